@@ -1,0 +1,1 @@
+"""The two folders that pass between the stages: RUN (from training) and BUNDLE (from export)."""

@@ -1,0 +1,124 @@
+"""The BUNDLE folder: what export leaves, every file vouched for by size and hash."""
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lora_deploy import atomic
+from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.errors import ArtifactError
+
+MANIFEST = "bundle.json"
+ONNX = "onnx/model.onnx"
+MODEL = "model"
+ADAPTERS = "adapters"
+CERTIFICATE = "certificate.json"
+CERTIFICATE_PAGE = "certificate.html"
+CARD = "README.md"
+
+
+class FileRecord(BaseModel):
+    """How a file looked when the bundle was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+class BundleManifest(Manifest):
+    """``bundle.json``."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
+    """In the order of the logits."""
+    contract: PixelContract
+    temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it before the softmax."""
+    unknown_threshold: float | None = None
+    base: BaseIdentity
+    precision: Literal["fp32"] = "fp32"
+    adapters: tuple[str, ...]
+    """Names of the folders under ``adapters/``."""
+    files: dict[str, FileRecord]
+    """Every file of the bundle but this one, by its path with forward slashes."""
+    versions: dict[str, str]
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file under a folder, the manifest left out."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(
+            bytes=path.stat().st_size, sha256=sha256_of_file(path)
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+
+
+def write_bundle_manifest(folder: Path, manifest: BundleManifest) -> None:
+    """Write ``bundle.json``, last of all files."""
+    atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def read_bundle_manifest(folder: Path) -> BundleManifest:
+    """Read ``bundle.json``.
+
+    Raises:
+        ArtifactError: Missing, torn or newer.
+    """
+    return read_manifest(folder / MANIFEST, BundleManifest)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder claims to be a BUNDLE."""
+    return (folder / MANIFEST).is_file()
+
+
+def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
+    """The content of a file of a bundle, checked against its record.
+
+    The very bytes that were checked are returned, so nothing can change in between.
+
+    Raises:
+        ArtifactError: The file is unknown to the manifest, missing, or has changed.
+    """
+    record = _record(folder, manifest, name)
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{folder / name} can't be read: {error.strerror}") from None
+    if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
+        raise ArtifactError(_changed(folder, name))
+    return content
+
+
+def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> None:
+    """Check size and hash of all files whose path begins with ``under``.
+
+    Raises:
+        ArtifactError: One is missing or has changed.
+    """
+    for name in manifest.files:
+        if name.startswith(under):
+            record = _record(folder, manifest, name)
+            path = folder / name
+            if not path.is_file():
+                raise ArtifactError(f"{folder} lacks {name}; copy or make the bundle again")
+            if path.stat().st_size != record.bytes or sha256_of_file(path) != record.sha256:
+                raise ArtifactError(_changed(folder, name))
+
+
+def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:
+    if name not in manifest.files or ".." in PurePosixPath(name).parts:
+        raise ArtifactError(f"{folder / MANIFEST} does not vouch for {name}; make the bundle again")
+    return manifest.files[name]
+
+
+def _changed(folder: Path, name: str) -> str:
+    return (
+        f"{folder / name} is not the file that {MANIFEST} vouches for (size or hash differs); "
+        "copy or make the bundle again"
+    )

@@ -1,0 +1,74 @@
+"""Reading a manifest: the JSON file that makes a folder a RUN or a BUNDLE, checked on opening."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lora_deploy.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+
+
+class Manifest(BaseModel):
+    """What RUN and BUNDLE manifests share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """One hash for the whole folder: of this manifest, which holds those of its files."""
+        return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"
+
+
+class BaseIdentity(BaseModel):
+    """Which base a run stands on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    """As the user gave it."""
+    revision: str | None
+    fingerprint: str
+    licence: str | None
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hash of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+def read_manifest(path: Path, kind: type[M]) -> M:
+    """Read and check a manifest.
+
+    Raises:
+        ArtifactError: It is missing, torn, or written by a newer version of this program.
+    """
+    folder, name = path.parent, path.name
+    if not path.is_file():
+        what = "is no folder" if not folder.is_dir() else f"holds no {name}"
+        raise ArtifactError(f"{folder} {what}; a folder with {name} is needed here")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} can't be read: {error}") from None
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(found, int) and found > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {found}; this program knows up to {SCHEMA_VERSION}: "
+            "install a newer lora-deploy"
+        )
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ArtifactError(f"{path} is damaged: {where}: {problem['msg'].lower()}") from None

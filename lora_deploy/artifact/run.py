@@ -1,0 +1,92 @@
+"""The RUN folder: what training leaves and every later stage reads."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lora_deploy import atomic
+from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.errors import ArtifactError
+
+MANIFEST = "run.json"
+SETTINGS = "config.yaml"
+CHECKPOINT = "best_model.pth"
+ADAPTER = "best_model_lora_adapter"
+METRICS = "metrics.jsonl"
+SPLITS = "splits.csv"
+REPORT = "report.html"
+
+
+class BestEpoch(BaseModel):
+    """Figures of the epoch whose weights were kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    val_accuracy: float
+    val_loss: float
+    val_clips: int
+
+
+class RunManifest(Manifest):
+    """``run.json``: enough for every later stage to ask nothing twice."""
+
+    kind: Literal["lora", "full"]
+    """``full`` is any training without an adapter, the head alone included."""
+    labels: tuple[str, ...] = Field(min_length=2)
+    """In the order of the logits."""
+    contract: PixelContract
+    base: BaseIdentity
+    model_config_values: dict[str, Any]
+    """The transformers configuration of the classifier."""
+    head_modules: tuple[str, ...]
+    """Modules that the base did not supply."""
+    targets: tuple[str, ...]
+    """Full names of the layers under the adapter; empty without one."""
+    parameters: dict[str, int]
+    """total, trainable, lora and head, as counted."""
+    versions: dict[str, str]
+    best: BestEpoch
+    finished: bool
+    """False while training goes on, and after it was interrupted."""
+    training_seconds: float
+    weights: dict[str, str]
+    """SHA-256 of the weight files by their path in the folder."""
+
+
+def write_run_manifest(folder: Path, manifest: RunManifest) -> None:
+    """Write ``run.json``; done last, so that what it speaks of is there."""
+    atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def read_run_manifest(folder: Path) -> RunManifest:
+    """Read ``run.json``.
+
+    Raises:
+        ArtifactError: Missing, torn or newer.
+    """
+    return read_manifest(folder / MANIFEST, RunManifest)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder claims to be a RUN."""
+    return (folder / MANIFEST).is_file()
+
+
+def verify_weights(folder: Path, manifest: RunManifest, name: str) -> Path:
+    """The path of a weight file, its hash checked.
+
+    Raises:
+        ArtifactError: It is missing, or not the file that training left.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactError(f"{folder} lacks {name}; copy the folder again, or train again")
+    if manifest.weights.get(name) != sha256_of_file(path):
+        raise ArtifactError(
+            f"{path} is not the file that training left (its hash differs from {MANIFEST}); "
+            "copy the folder again, or train again"
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Batch inference: any pile of videos in, one row a clip out."""

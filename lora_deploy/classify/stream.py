@@ -1,0 +1,83 @@
+"""Videos in, rows out, in the order of the inputs; a bad file costs one row and nothing else."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lora_deploy.classify.rows import Row
+from lora_deploy.clips.dataset import find_videos
+from lora_deploy.clips.decode import DecodedClip, decode
+from lora_deploy.errors import ClipError, DataError
+from lora_deploy.runtime.base import Recogniser
+
+_DECODED_AHEAD = 4
+"""Clips that wait, decoded, for the model."""
+
+
+def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
+    """Files as they were named, folders as the videos in them, each once.
+
+    Raises:
+        DataError: A folder holds no video.
+    """
+    found: dict[str, None] = {}
+    for given in inputs:
+        if Path(given).is_dir():
+            videos = find_videos(Path(given))
+            if not videos:
+                raise DataError(
+                    f"{given} holds no file with a video ending; name files to force it"
+                )
+            found.update(dict.fromkeys(str(path) for path in videos))
+        else:
+            found[str(given)] = None
+    return list(found)
+
+
+def classify(
+    recogniser: Recogniser,
+    paths: Iterable[str],
+    *,
+    top_k: int = 5,
+) -> Iterator[Row]:
+    """Yield one row a path, in order, as soon as it is known.
+
+    Clips are decoded a few ahead in threads while the model works.
+    """
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
+        waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
+        for path in paths:
+            waiting.append((path, pool.submit(decode, Path(path), recogniser.contract)))
+            if len(waiting) > _DECODED_AHEAD:
+                yield _row(recogniser, *waiting.popleft(), top_k)
+        while waiting:
+            yield _row(recogniser, *waiting.popleft(), top_k)
+
+
+def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top_k: int) -> Row:
+    try:
+        clip = decoding.result()
+    except ClipError as error:
+        return Row(
+            path=path, status="error", label=None, score=None, top_k=(), duration_seconds=None,
+            warning=None, error_kind=error.kind, error=str(error), model=recogniser.digest,
+        )  # fmt: skip
+    prediction = recogniser.predict(
+        recogniser.logits(clip.frames[None])[0],
+        top_k=top_k,
+        duration_seconds=clip.duration_seconds,
+        warning=clip.warning,
+    )
+    return Row(
+        path=path,
+        status="ok",
+        label=prediction.label,
+        score=prediction.score,
+        top_k=prediction.top_k,
+        duration_seconds=clip.duration_seconds,
+        warning=clip.warning,
+        error_kind=None,
+        error=None,
+        model=recogniser.digest,
+    )

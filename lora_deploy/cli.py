@@ -1,0 +1,379 @@
+"""The command line: each command reads options, calls one function, prints what it returned.
+
+Nothing heavy is imported here; a command imports its stage when it runs.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from lora_deploy.errors import LoraDeployError
+from lora_deploy.progress import Advance
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
+BACKENDS = ("auto", "onnxruntime", "torch")
+
+
+def main() -> None:
+    """Entry point of ``lora-deploy``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 a check did not pass or some clips failed, 2 the user's mistake,
+        3 a fault of ours, 130 and 143 interrupted.
+    """
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = commands.main(args=list(arguments), prog_name="lora-deploy", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except LoraDeployError as error:
+        click.echo(f"error: {error}", err=True)
+        if _is_verbose():
+            traceback.print_exc()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        click.echo(
+            f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
+            "please report it with the output of the same command under -v",
+            err=True,
+        )
+        if _is_verbose():
+            traceback.print_exc()
+        return 3
+
+
+def _terminated(*_: object) -> None:
+    click.echo("terminated", err=True)
+    raise SystemExit(143)
+
+
+def _is_verbose() -> bool:
+    return logging.getLogger("lora_deploy").level <= logging.DEBUG
+
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or context.resilient_parsing:
+        return
+    from lora_deploy.versions import installed_versions
+
+    versions = installed_versions()
+    click.echo(f"lora-deploy {versions.pop('lora-deploy', 'unknown')}")
+    click.echo(", ".join(f"{package} {version}" for package, version in versions.items()))
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Print the versions that matter and exit.",
+)  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def commands(verbose: bool, quiet: bool) -> None:
+    """From a folder of labelled videos to a proven, swappable action recogniser."""
+    logger = logging.getLogger("lora_deploy")
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    logger.handlers = [_Stderr()]
+    logger.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Messages as they are; warnings are marked as such."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{mark}{record.getMessage()}", err=True)
+
+
+@contextmanager
+def _progress(description: str, total: int) -> Iterator[Advance]:
+    """A bar where a person watches, else nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    quiet = logging.getLogger("lora_deploy").level > logging.INFO
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+@commands.command()
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("quickstart"),
+    show_default=True,
+    help="Folder for all of it.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+def quickstart(out: Path, seed: int) -> None:
+    """Make example clips, train, merge, export, prove and classify, all in one folder."""
+    from lora_deploy.extras import import_backend
+
+    stage = import_backend(
+        "lora_deploy.quickstart", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
+        purpose="for the quickstart",
+    )  # fmt: skip
+    click.echo(stage.quickstart(out, seed=seed, progress=_progress).as_text())
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "source",
+    default="config",
+    show_default=True,
+    help="A YAML file, or the name of a recipe.",
+)
+@click.option(
+    "--data",
+    type=FILE_OR_FOLDER,
+    required=True,
+    help="A folder per class, or a CSV or JSONL manifest.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The RUN folder to make.")
+@click.option(
+    "--base", help="Embedded base, transformers folder or hub id; same as --set model.base=…"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting; may be repeated.",
+)
+@click.option(
+    "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
+)
+@click.option("--device", help="cpu or cuda; the best there is by default.")
+@_json_option
+def train(
+    source: str,
+    data: Path,
+    out: Path,
+    base: str | None,
+    overrides: tuple[str, ...],
+    cache: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter (or the whole model) on labelled clips."""
+    from lora_deploy.extras import import_backend
+
+    settings = _settings(source, overrides, base)
+    stage = import_backend(
+        "lora_deploy.train.fit", "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
+        purpose="to train",
+    )  # fmt: skip
+    manifest = stage.fit(
+        settings, data, out, cache_folder=cache, device_name=device, progress=_progress
+    )
+    if as_json:
+        click.echo(manifest.model_dump_json(indent=1))
+        return
+    best = manifest.best
+    click.echo(
+        f"{out}: validation accuracy {best.val_accuracy:.3f} on {best.val_clips} clips "
+        f"(epoch {best.epoch}), trained in {manifest.training_seconds:.0f} s"
+    )
+
+
+def _settings(source: str, overrides: Sequence[str], base: str | None) -> Any:
+    from lora_deploy.config import load_settings, recipe_path
+
+    path = Path(source)
+    if not path.exists() and not path.suffix:
+        path = recipe_path(source)
+    return load_settings(path, [*overrides, *([f"model.base={json.dumps(base)}"] if base else [])])
+
+
+@commands.command()
+@click.argument("recipe", default="config")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting; may be repeated.",
+)
+@click.option("--list", "list_recipes", is_flag=True, help="Print the names of the recipes.")
+@click.option(
+    "--effective", is_flag=True, help="Print every setting with its value, without comments."
+)
+def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effective: bool) -> None:
+    """Print a recipe (or check a YAML file), to be saved and edited."""
+    from lora_deploy.config import recipe_names, recipe_path, to_yaml
+
+    if list_recipes:
+        click.echo("\n".join(recipe_names()))
+        return
+    settings = _settings(recipe, overrides, None)
+    is_file = Path(recipe).exists()
+    if overrides or effective or is_file:
+        click.echo(to_yaml(settings), nl=False)
+    else:
+        click.echo(recipe_path(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@commands.command("merge-export")
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The BUNDLE folder to make.")
+@click.option(
+    "--to",
+    "targets",
+    default="onnx",
+    show_default=True,
+    help="Compiled forms, comma-separated; today: onnx.",
+)
+@click.option("--precision", default="fp32", show_default=True, help="Today: fp32.")
+@click.option(
+    "--verify-on",
+    type=FILE_OR_FOLDER,
+    help="Labelled clips for the proof; the RUN's validation clips by default.",
+)
+@_json_option
+def merge_export(
+    run_folder: Path, out: Path, targets: str, precision: str, verify_on: Path | None, as_json: bool
+) -> None:
+    """Merge LoRA into the base, export, prove all forms equal on real clips."""
+    from lora_deploy.extras import import_backend
+
+    for given, allowed, option in ((targets, "onnx", "--to"), (precision, "fp32", "--precision")):
+        if given != allowed:
+            raise click.UsageError(f"{option} {given} is not built yet; allowed: {allowed}")
+    stage = import_backend(
+        "lora_deploy.export.pipeline",
+        "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
+        purpose="to export and to prove what was exported",
+    )  # fmt: skip
+    shipped = stage.merge_export(run_folder, out, verify_on=verify_on, progress=_progress)
+    certificate = shipped.certificate
+    if as_json:
+        click.echo(certificate.model_dump_json(indent=1))
+        return
+    if certificate.liveness is not None:
+        click.echo(
+            f"adapter on ≠ off: logits change by up to {certificate.liveness.largest_logit_difference:.3g} "
+            f"(needed {certificate.liveness.needed:.2g})"
+        )
+    for link in certificate.links:
+        click.echo(
+            f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {certificate.clips} clips, "
+            f"{len(link.flips)} flips, probabilities differ by at most {link.largest_probability_difference:.1e}"
+        )
+    click.echo(f"{out}: proved and shipped")
+
+
+@commands.command()
+@click.argument("model", type=FOLDER)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
+)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+def classify(
+    model: Path,
+    inputs: tuple[str, ...],
+    out: Path | None,
+    backend: str,
+    adapter: str | None,
+    top_k: int,
+) -> int:
+    """Classify files and folders of videos; one row a clip, whatever its state."""
+    from lora_deploy.classify import rows, stream
+    from lora_deploy.runtime.load import load
+
+    if out is not None:
+        rows.check_ending(out)
+    recogniser = load(model, backend=backend, adapter=adapter)
+    paths = stream.find_inputs(inputs)
+    written = []
+    failed = 0
+    with _progress("classifying", len(paths)) as advance:
+        for row in stream.classify(recogniser, paths, top_k=top_k):
+            advance()
+            failed += row.status == "error"
+            if out is None:
+                click.echo(row.as_json())
+            else:
+                written.append(row)
+    if out is not None:
+        rows.write_rows(written, out)
+        click.echo(f"{out}: {len(paths)} rows, {failed} of them errors", err=True)
+    elif failed:
+        click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
+    return 1 if failed else 0
+
+
+@commands.command()
+@click.argument("model", type=FOLDER)
+@click.option("--data", type=FILE_OR_FOLDER, help="Labelled clips; a RUN's own by default.")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
+)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@_json_option
+def evaluate(model: Path, data: Path | None, split: str, backend: str, as_json: bool) -> int:
+    """Measure accuracy on labelled clips, with its 95% interval."""
+    from lora_deploy import evaluate as stage
+    from lora_deploy.runtime.load import load
+
+    source = stage.choose_data(model, data)
+    recogniser = load(model, backend=backend)
+    result = stage.evaluate(recogniser, source, split=cast(stage.Split, split), progress=_progress)
+    if as_json:
+        click.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
+    else:
+        low, high = result.interval
+        click.echo(
+            f"accuracy {result.accuracy:.3f} on {result.clips} clips "
+            f"(95% interval {low:.3f} to {high:.3f}; chance {result.chance:.3f})"
+        )
+        for label, part in result.per_class.items():
+            click.echo(f"  {label:<24} {part:.3f}")
+    for reason in result.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    return 1 if result.left_out else 0

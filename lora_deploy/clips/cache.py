@@ -1,0 +1,285 @@
+"""Decoded frames on disk: every file of a data set decoded once, read many times.
+
+One uint8 array for all clips, memory-mapped, with an index of which file became which row.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lora_deploy.atomic import replacing, write_text
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.decode import DecodedClip, decode
+from lora_deploy.clips.transforms import Frames
+from lora_deploy.errors import ClipError, ClipErrorKind, DataError
+
+_SPARE_BYTES = 16 << 20
+"""Left free on the disk for the index and for others."""
+
+
+class _Entry(BaseModel):
+    """What became of one file; size and time tell whether it is still the same file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    size: int | None
+    modified_ns: int | None
+    row: int
+    warning: str | None = None
+    error_kind: ClipErrorKind | None = None
+    error: str | None = None
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    contract: PixelContract
+    frames_file: str
+    frames_file_bytes: int
+    entries: tuple[_Entry, ...]
+
+
+@dataclass(frozen=True)
+class FrameCache:
+    """The frames of many clips, on disk."""
+
+    contract: PixelContract
+    array: Frames
+    """uint8 [clips, frames, crop_height, crop_width, 3], memory-mapped, read-only."""
+    errors: Mapping[Path, ClipError]
+    """Files that gave no clip, and why; paths as they were given."""
+    warnings: Mapping[Path, str]
+    """Files that gave a part of what they promise."""
+    rows: Mapping[Path, int]
+    """Path, as it was given, to its row in ``array``."""
+
+    def frames(self, path: Path) -> Frames:
+        """The frames of one file, uint8 [frames, crop_height, crop_width, 3], read-only.
+
+        Raises:
+            ClipError: The file gave no clip.
+            KeyError: The cache was not built for this path.
+        """
+        if path in self.errors:
+            known = self.errors[path]
+            raise ClipError(known.kind, str(known))
+        frames: Frames = self.array[self.rows[path]]
+        return frames
+
+
+def build_cache(
+    paths: Sequence[Path],
+    contract: PixelContract,
+    folder: Path,
+    *,
+    on_clip: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+) -> FrameCache:
+    """Decode each distinct file once into ``folder``, or take what is there if nothing changed.
+
+    What is there is taken if the contract is the same and no file has another size or time of
+    change. Files that can't be read are listed in `FrameCache.errors` and stop nothing.
+
+    Args:
+        paths: Video files; one that is given twice or under two names is decoded once.
+        contract: What to decode of each.
+        folder: Made if need be; may hold caches of several contracts.
+        on_clip: Called with the number of files done and of all files, in this thread.
+        workers: Threads that decode.
+
+    Raises:
+        DataError: The disk has no room, or the folder can't be written.
+    """
+    real_paths = {path: os.path.realpath(path) for path in paths}
+    distinct = sorted(set(real_paths.values()))
+    digest = hashlib.sha256(contract.model_dump_json().encode()).hexdigest()[:16]
+    index_path = folder / f"index-{digest}.json"
+    try:
+        index = _read_index(index_path, contract)
+        if index is None or not _still_holds(index, distinct):
+            index = _build(distinct, contract, index_path, digest, on_clip, workers)
+        return _open(index, folder, real_paths)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk of {folder} is full; free some space or choose another folder"
+            ) from error
+        raise DataError(
+            f"the frame cache {folder} can't be used ({os.strerror(error.errno or 0)}); choose a "
+            "folder that can be written"
+        ) from error
+
+
+def _build(
+    distinct: Sequence[str],
+    contract: PixelContract,
+    index_path: Path,
+    digest: str,
+    on_clip: Callable[[int, int], None] | None,
+    workers: int,
+) -> _Index:
+    folder = index_path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # An index must never stand beside frames that are not its own.
+    index_path.unlink(missing_ok=True)
+    frames_path = folder / f"frames-{digest}.npy"
+    frames_path.unlink(missing_ok=True)
+    _check_space(folder, len(distinct) * _row_bytes(contract))
+    with replacing(frames_path) as partial, partial.open("r+b") as file:
+        offset = _write_header(file, len(distinct), contract)
+        entries = _decode_all(distinct, contract, file, offset, on_clip, workers)
+    index = _Index(
+        contract=contract,
+        frames_file=frames_path.name,
+        frames_file_bytes=frames_path.stat().st_size,
+        entries=entries,
+    )
+    write_text(index_path, index.model_dump_json(indent=1))
+    return index
+
+
+def _decode_all(
+    distinct: Sequence[str],
+    contract: PixelContract,
+    file: BinaryIO,
+    offset: int,
+    on_clip: Callable[[int, int], None] | None,
+    workers: int,
+) -> tuple[_Entry, ...]:
+    # Plain writes and not a writable memory map: a full disk is then an error, not a SIGBUS.
+    def decode_one(row: int) -> _Entry:
+        path = distinct[row]
+        size, modified_ns = _size_and_time(path)
+        try:
+            clip: DecodedClip | ClipError = decode(Path(path), contract)
+        except ClipError as error:
+            clip = error
+        if isinstance(clip, ClipError):
+            pixels = bytes(_row_bytes(contract))
+            outcome: dict[str, str | None] = {"error_kind": clip.kind, "error": str(clip)}
+        else:
+            pixels = clip.frames.tobytes()
+            outcome = {"warning": clip.warning}
+        _write_all(file.fileno(), pixels, offset + row * _row_bytes(contract))
+        return _Entry.model_validate(
+            {"path": path, "size": size, "modified_ns": modified_ns, "row": row, **outcome}
+        )
+
+    entries: dict[int, _Entry] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(decode_one, row) for row in range(len(distinct))]
+        try:
+            for done in as_completed(waiting):
+                entry = done.result()
+                entries[entry.row] = entry
+                if on_clip is not None:
+                    on_clip(len(entries), len(distinct))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return tuple(entries[row] for row in range(len(distinct)))
+
+
+def _write_header(file: BinaryIO, clips: int, contract: PixelContract) -> int:
+    """Write the head of an ``.npy`` file and reserve its room; gives where the rows start."""
+    np.lib.format.write_array_header_1_0(
+        file,
+        {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)),
+            "fortran_order": False,
+            "shape": (clips, *contract.frames_shape),
+        },
+    )
+    file.flush()
+    offset = file.tell()
+    file.truncate(offset + clips * _row_bytes(contract))
+    return offset
+
+
+def _write_all(descriptor: int, pixels: bytes, offset: int) -> None:
+    remaining = memoryview(pixels)
+    while remaining:
+        written = os.pwrite(descriptor, remaining, offset)
+        remaining, offset = remaining[written:], offset + written
+
+
+def _row_bytes(contract: PixelContract) -> int:
+    frames, height, width, channels = contract.frames_shape
+    return frames * height * width * channels
+
+
+def _check_space(folder: Path, needed_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes + _SPARE_BYTES:
+        raise DataError(
+            f"the decoded frames need {_megabytes(needed_bytes + _SPARE_BYTES)} MB and the disk "
+            f"of {folder} has {_megabytes(free_bytes)} MB free; free some space or choose another "
+            "folder"
+        )
+
+
+def _megabytes(count: int) -> int:
+    return -(-count // 1_000_000)
+
+
+def _read_index(index_path: Path, contract: PixelContract) -> _Index | None:
+    """The index that is there, if it is whole and of this contract and its frames are there."""
+    try:
+        index = _Index.model_validate_json(index_path.read_bytes())
+        frames_file_bytes = (index_path.parent / index.frames_file).stat().st_size
+    except (FileNotFoundError, ValidationError):
+        return None
+    sound = (
+        index.schema_version == 1
+        and index.contract == contract
+        and Path(index.frames_file).name == index.frames_file
+        and index.frames_file_bytes == frames_file_bytes
+    )
+    return index if sound else None
+
+
+def _still_holds(index: _Index, distinct: Sequence[str]) -> bool:
+    known = {entry.path: (entry.size, entry.modified_ns) for entry in index.entries}
+    return all(path in known and known[path] == _size_and_time(path) for path in distinct)
+
+
+def _size_and_time(path: str) -> tuple[int | None, int | None]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (a string that realpath gave)
+    except (OSError, ValueError):
+        return None, None
+    return status.st_size, status.st_mtime_ns
+
+
+def _open(index: _Index, folder: Path, real_paths: Mapping[Path, str]) -> FrameCache:
+    entries = {entry.path: entry for entry in index.entries}
+    of_path = {path: entries[real_path] for path, real_path in real_paths.items()}
+    array = (
+        np.load(folder / index.frames_file, mmap_mode="r")
+        if index.entries
+        else np.zeros((0, *index.contract.frames_shape), np.uint8)
+    )
+    return FrameCache(
+        contract=index.contract,
+        array=array,
+        errors={
+            path: ClipError(entry.error_kind, entry.error or "")
+            for path, entry in of_path.items()
+            if entry.error_kind is not None
+        },
+        warnings={
+            path: entry.warning for path, entry in of_path.items() if entry.warning is not None
+        },
+        rows={path: entry.row for path, entry in of_path.items()},
+    )

@@ -1,0 +1,53 @@
+"""The pixel contract: everything that decides which numbers a model sees of a video file.
+
+It is written into every RUN and BUNDLE and into the ONNX metadata, and obeyed by
+training, evaluation, the proofs and every backend alike.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Sampling = Literal["uniform", "middle_frame"]
+ResizeFilter = Literal["bilinear", "bicubic", "nearest"]
+
+
+class PixelContract(BaseModel):
+    """How a video file becomes the array that a model is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int = Field(gt=0, le=1024)
+    """Frames per clip."""
+    sampling: Sampling = "uniform"
+    """``uniform``: the middles of equal stretches of the whole clip; ``middle_frame``: one frame,
+    repeated, a probe that shows what can be told without motion."""
+    clips_per_video: Literal[1] = 1
+    crops_per_clip: Literal[1] = 1
+    short_side: int = Field(gt=0, le=4096)
+    """Pixels of the shorter side after resizing; the aspect ratio is kept."""
+    crop_height: int = Field(gt=0, le=4096)
+    crop_width: int = Field(gt=0, le=4096)
+    """Pixels cut from the centre after resizing; padded with zeros where the frame is smaller."""
+    resize_filter: ResizeFilter = "bilinear"
+    """Pillow's antialiased filter of this name."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Subtracted from and divided into red, green and blue after scaling to 0..1."""
+    channel_order: Literal["rgb"] = "rgb"
+    colour_matrix: Literal["as_tagged"] = "as_tagged"
+    """The file's own matrix; FFmpeg's guess where it names none."""
+    colour_range: Literal["as_tagged"] = "as_tagged"
+
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the uint8 frames of one clip: [frames, height, width, 3]."""
+        return (self.frames, self.crop_height, self.crop_width, 3)
+
+    @property
+    def pixel_values_shape(self) -> tuple[int, int, int, int]:
+        """Shape of what a model is given for one clip: [frames, 3, height, width], float32."""
+        return (self.frames, 3, self.crop_height, self.crop_width)

@@ -1,0 +1,466 @@
+"""Which clip has which label and belongs to which split: folders and manifests, no decoding."""
+
+import csv
+import io
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lora_deploy.errors import DataError
+
+Split = Literal["train", "val", "test"]
+
+VIDEO_ENDINGS = frozenset(
+    {
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogg",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    }
+)
+"""Endings, in lower case, by which a folder is searched for videos."""
+
+SPLIT_WORDS: Mapping[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""What a folder or a manifest may call a split."""
+
+_NAMED_IN_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One video file of a data set."""
+
+    path: Path
+    label: str
+    split: Split
+    group: str | None
+    """Clips of one group (a person, a scene, a recording) are never parted; None: on its own."""
+
+
+@dataclass(frozen=True)
+class ClipDataset:
+    """Labelled clips, each in one split."""
+
+    clips: tuple[LabelledClip, ...]
+    labels: tuple[str, ...]
+    """The labels of all splits, sorted; each has at least one clip to train on."""
+
+    def of(self, split: Split) -> tuple[LabelledClip, ...]:
+        """The clips of one split, in the order of the data set."""
+        return tuple(clip for clip in self.clips if clip.split == split)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A clip whose split may still be open."""
+
+    path: Path
+    label: str
+    split: Split | None
+    group: str | None
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All files under ``folder`` with a video ending, sorted; hidden files and folders are skipped."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def read_dataset(
+    source: Path, *, val_fraction: float, test_fraction: float, seed: int
+) -> ClipDataset:
+    """Read a labelled data set and give every clip a split.
+
+    Args:
+        source: A folder with a folder per class; or one with ``train``, ``val`` and ``test``
+            folders, each with a folder per class; or a manifest, ``.csv`` or ``.jsonl``, with
+            ``path``, ``label`` and, if wanted, ``split`` and ``group``, where paths are
+            absolute or count from the manifest's folder.
+        val_fraction: Part of the clips that becomes ``val`` where the source names no split.
+            Where all splits are named but ``val``, that part of ``train`` becomes ``val``.
+        test_fraction: The same for ``test``, if no clip has a split.
+        seed: Decides which clips; the same seed gives the same splits on any machine.
+
+    Raises:
+        DataError: The source does not hold labelled clips of at least two classes, or its
+            splits share a file or a group.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    rows = _read_rows(source)
+    _check_groups(rows)
+    labels = tuple(sorted({row.label for row in rows}))
+    if len(labels) < 2:
+        raise DataError(f"{source} holds only one class, {labels[0]}; at least two are needed")
+    clips = _assign_splits(rows, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    trained = {clip.label for clip in clips if clip.split == "train"}
+    untrained = [label for label in labels if label not in trained]
+    if untrained:
+        raise DataError(
+            f"no train clip shows {_first_few(untrained)}; every class needs at least one in train"
+        )
+    return ClipDataset(clips=clips, labels=labels)
+
+
+def read_split(source: Path, split: Split | Literal["all"]) -> tuple[LabelledClip, ...]:
+    """Read the labelled clips that a model is to be judged on; nothing is drawn at random.
+
+    Args:
+        source: As `read_dataset`; one class and no train clips will do.
+        split: A split that the source names, or ``all``. Of clips without one, ``test`` is told.
+
+    Raises:
+        DataError: The source holds no labelled clips, or none in that split.
+    """
+    rows = _read_rows(source)
+    if split != "all" and not any(row.split for row in rows):
+        raise DataError(
+            f"{source} names no splits, so clips that the model learned from can't be told from "
+            f"others; say --split all if it has seen none of them, or give the RUN's splits.csv"
+        )
+    clips = tuple(
+        LabelledClip(row.path, row.label, row.split or "test", row.group)
+        for row in rows
+        if split in ("all", row.split)
+    )
+    if not clips:
+        named = ", ".join(sorted({row.split for row in rows if row.split}))
+        raise DataError(f"{source} has no clips in the split {split}; it has: {named}")
+    return clips
+
+
+def _read_rows(source: Path) -> list[_Row]:
+    if source.is_dir():
+        rows = _read_folder(source)
+    elif source.is_file():
+        rows = _read_manifest(source)
+    else:
+        raise DataError(f"there is nothing at {source}; give a folder or a manifest")
+    if not rows:
+        raise DataError(f"no videos are in {source}; known endings are {_known_endings()}")
+    return _without_repeats(rows)
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise DataError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to "
+            "train on; each must be at least 0 and their sum below 1"
+        )
+
+
+# Folders
+
+
+def _read_folder(source: Path) -> list[_Row]:
+    parts = [folder for folder in _visible_folders(source) if find_videos(folder)]
+    splits = {folder: SPLIT_WORDS.get(folder.name.lower()) for folder in parts}
+    has_train = any(
+        split == "train" and any(find_videos(inner) for inner in _visible_folders(folder))
+        for folder, split in splits.items()
+    )
+    if not has_train:
+        return _read_class_folders(source, None)
+    strangers = [folder.name for folder, split in splits.items() if split is None]
+    if strangers:
+        raise DataError(
+            f"{source} holds a train folder beside {_first_few(strangers)}; allowed beside it are "
+            f"only {_allowed_splits()}"
+        )
+    return [row for folder in parts for row in _read_class_folders(folder, splits[folder])]
+
+
+def _read_class_folders(source: Path, split: Split | None) -> list[_Row]:
+    loose = [path.name for path in find_videos(source) if path.parent == source]
+    if loose:
+        raise DataError(
+            f"{source} holds videos outside of any class folder ({_first_few(loose)}); put each "
+            "into a folder named after its class"
+        )
+    rows = []
+    folders = _visible_folders(source)
+    for folder in folders:
+        rows += [_Row(path, folder.name, split, None) for path in find_videos(folder)]
+    empty = sorted({folder.name for folder in folders} - {row.label for row in rows})
+    if rows and empty:
+        raise DataError(
+            f"no videos are in the class folder {_first_few(empty)} of {source}; fill or remove "
+            f"it (known endings are {_known_endings()})"
+        )
+    return rows
+
+
+def _visible_folders(source: Path) -> list[Path]:
+    return sorted(
+        path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+# Manifests
+
+
+def _read_manifest(manifest: Path) -> list[_Row]:
+    ending = manifest.suffix.lower()
+    if ending not in (".csv", ".jsonl"):
+        raise DataError(
+            f"a manifest can't end in {ending or manifest.name!r}; allowed are .csv and .jsonl"
+        )
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"the manifest {manifest} can't be read as UTF-8 text") from None
+    records = _csv_records(text) if ending == ".csv" else _jsonl_records(text)
+    rows = [_row_of(record, line, manifest.parent) for line, record in records]
+    missing = [str(row.path) for row in rows if not row.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(rows)} files of {manifest} do not exist: {_first_few(missing)}; "
+            "paths count from the manifest's folder"
+        )
+    return rows
+
+
+def _csv_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise DataError(
+            f"line {reader.reader.line_num} of the manifest is no CSV: {error}"
+        ) from None
+
+
+def _jsonl_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
+    # Split at newlines only: JSON may hold other line separators inside of a string.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(
+                f"line {line} of the manifest is no JSON object; "
+                'one looks like {"path": "a.mp4", "label": "wave"}'
+            )
+        yield line, record
+
+
+def _row_of(record: Mapping[object, object], line: int, folder: Path) -> _Row:
+    missing = [column for column in ("path", "label") if column not in record]
+    if missing:
+        found = ", ".join(str(column) for column in record if column is not None)
+        raise DataError(
+            f"the manifest has no {' and no '.join(missing)} in line {line}, only {found}; needed "
+            "are path and label, allowed are split and group"
+        )
+    path, label = _text(record, "path", line), _text(record, "label", line)
+    for column, value in (("path", path), ("label", label)):
+        if not value:
+            raise DataError(f"the {column} in line {line} of the manifest is empty; give one")
+    word = _text(record, "split", line)
+    if word and word.lower() not in SPLIT_WORDS:
+        raise DataError(
+            f"line {line} of the manifest has the split {word!r}; allowed are {_allowed_splits()}"
+        )
+    return _Row(
+        path=folder / path,
+        label=label,
+        split=SPLIT_WORDS[word.lower()] if word else None,
+        group=_text(record, "group", line) or None,
+    )
+
+
+def _text(record: Mapping[object, object], column: str, line: int) -> str:
+    value = record.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(
+            f"the {column} in line {line} of the manifest is {value!r}; it must be a text"
+        )
+    return str(value).strip()
+
+
+# Checks across rows
+
+
+def _without_repeats(rows: Sequence[_Row]) -> list[_Row]:
+    """Each file once, however it is spelled; rows that contradict each other are refused."""
+    kept: dict[Path, _Row] = {}
+    for row in rows:
+        first = kept.setdefault(row.path.resolve(), row)
+        for what, one, other in (
+            ("labels", first.label, row.label),
+            ("splits", first.split, row.split),
+            ("groups", first.group, row.group),
+        ):
+            if one != other:
+                raise DataError(
+                    f"the file {row.path} has two {what}, {one or 'none'} and {other or 'none'}; "
+                    "keep one"
+                )
+    return list(kept.values())
+
+
+def _check_groups(rows: Iterable[_Row]) -> None:
+    split_of: dict[str, Split] = {}
+    for row in rows:
+        if row.group is None or row.split is None:
+            continue
+        if split_of.setdefault(row.group, row.split) != row.split:
+            raise DataError(
+                f"the group {row.group} is in both {split_of[row.group]} and {row.split}, so what "
+                "is tested was seen in training; keep each group in one split"
+            )
+
+
+# Splitting
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that stay together: a group, or one clip."""
+
+    rows: tuple[int, ...]
+    labels: frozenset[str]
+    main_label: str
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+
+def _assign_splits(
+    rows: Sequence[_Row], *, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[LabelledClip, ...]:
+    # 1. A clip without a split follows its group.
+    split_of_group = {row.group: row.split for row in rows if row.group and row.split}
+    rows = [
+        replace(row, split=split_of_group[row.group])
+        if row.split is None and row.group in split_of_group
+        else row
+        for row in rows
+    ]
+    # 2. The rest is divided among the splits that nobody named, and train.
+    named = {row.split for row in rows if row.split}
+    open_rows = [index for index, row in enumerate(rows) if row.split is None]
+    fractions: dict[Split, float] = {}
+    if open_rows:
+        fractions = {"val": val_fraction, "test": test_fraction}
+        fractions = {split: part for split, part in fractions.items() if split not in named}
+    elif "val" not in named:
+        open_rows = [index for index, row in enumerate(rows) if row.split == "train"]
+        fractions = {"val": val_fraction}
+    drawn = _draw(
+        _units(rows, open_rows),
+        {split: part for split, part in fractions.items() if part > 0},
+        seed,
+    )
+    return tuple(
+        LabelledClip(row.path, row.label, drawn.get(index) or row.split or "train", row.group)
+        for index, row in enumerate(rows)
+    )
+
+
+def _units(rows: Sequence[_Row], indexes: Iterable[int]) -> list[_Unit]:
+    together: dict[tuple[str, str | int], list[int]] = defaultdict(list)
+    for index in indexes:
+        group = rows[index].group
+        together[("clip", index) if group is None else ("group", group)].append(index)
+    units = []
+    for members in together.values():
+        labels = [rows[index].label for index in members]
+        main_label = min(labels, key=lambda label: (-labels.count(label), label))
+        units.append(_Unit(tuple(members), frozenset(labels), main_label))
+    return units
+
+
+def _draw(units: Sequence[_Unit], fractions: Mapping[Split, float], seed: int) -> dict[int, Split]:
+    """Give each row a split, label by label so that each split shows all classes alike."""
+    by_label: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        by_label[unit.main_label].append(unit)
+    split_of: dict[_Unit, Split] = {}
+    for label, pool in sorted(by_label.items()):
+        random.Random(f"{seed}/{label}").shuffle(pool)  # noqa: S311 (no secret)
+        wanted = sum(unit.size for unit in pool)
+        for position, (split, fraction) in enumerate(fractions.items()):
+            later_splits = len(fractions) - position  # train among them
+            taken = _take(pool, fraction * wanted, at_most=len(pool) - later_splits)
+            split_of |= dict.fromkeys(taken, split)
+            pool = [unit for unit in pool if unit not in split_of]
+        split_of |= dict.fromkeys(pool, "train")
+    _bring_all_labels_to_train(split_of)
+    return {row: split for unit, split in split_of.items() for row in unit.rows}
+
+
+def _take(pool: Sequence[_Unit], clips_wanted: float, *, at_most: int) -> list[_Unit]:
+    """Units from ``pool`` in its order, as near to ``clips_wanted`` clips as can be, one at least."""
+    taken: list[_Unit] = []
+    count = 0
+    for unit in pool:
+        if len(taken) < at_most and abs(count + unit.size - clips_wanted) < abs(
+            count - clips_wanted
+        ):
+            taken.append(unit)
+            count += unit.size
+    if not taken and at_most > 0:
+        taken = [min(pool, key=lambda unit: unit.size)]
+    return taken
+
+
+def _bring_all_labels_to_train(split_of: dict[_Unit, Split]) -> None:
+    """Groups of several labels can leave one without a train clip: move its smallest unit."""
+    for label in sorted({label for unit in split_of for label in unit.labels}):
+        showing = [unit for unit in split_of if label in unit.labels]
+        if all(split_of[unit] != "train" for unit in showing):
+            split_of[min(showing, key=lambda unit: unit.size)] = "train"
+
+
+# Wording
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_IN_ERRORS
+    return ", ".join(names[:_NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _allowed_splits() -> str:
+    return ", ".join(SPLIT_WORDS)
+
+
+def _known_endings() -> str:
+    return " ".join(sorted(VIDEO_ENDINGS))

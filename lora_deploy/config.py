@@ -1,0 +1,325 @@
+"""The settings of a training: one typed tree, read from YAML and ``--set``, refused in one clear line.
+
+The keys under ``model.lora`` and ``training.batch_size`` are those of the user's guide. The
+recipes (commented YAML files) live in ``assets/configs`` and stand in ``train/configs`` too.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from lora_deploy.clips.contract import Sampling
+from lora_deploy.errors import SettingsError
+
+RECIPES_FOLDER = Path(__file__).parent / "assets" / "configs"
+DEFAULT_RECIPE = "config"
+
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LoraSettings(_Section):
+    """What kind of adapter is attached, and where."""
+
+    r: int = Field(default=8, ge=1, le=1024)
+    """Rank of the update B·A."""
+    lora_alpha: int = Field(default=16, ge=1, le=65536)
+    """The update is scaled by lora_alpha / r."""
+    lora_dropout: Fraction = 0.1
+    target_modules: list[str] = Field(default=["qkv"], min_length=1)
+    """Words such as qkv, proj, fc, all-linear, or exact layer names."""
+    bias: Literal["none"] = "none"
+
+
+class ModelSettings(_Section):
+    """Which base, and how much of it learns."""
+
+    base: str = Field(default="videomae-nano", min_length=1)
+    """The embedded base's name, a transformers folder, or a hub id."""
+    revision: str | None = None
+    """Commit or tag of a hub id."""
+    use_lora: bool = True
+    """False is full fine-tuning, or the head alone with ``freeze_base``."""
+    freeze_base: bool = False
+    """With ``use_lora: false``: train nothing but the head, to compare against."""
+    random_weights: bool = False
+    """Start from random weights, to see what the base is worth."""
+    lora: LoraSettings = LoraSettings()
+
+
+class ClipSettings(_Section):
+    """Which frames make a clip; sizes and spread come from the base."""
+
+    sampling: Sampling = "uniform"
+
+
+class DataSettings(_Section):
+    """How clips are divided where the data does not say."""
+
+    val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
+    test_fraction: Fraction = 0.15
+
+
+class TrainingSettings(_Section):
+    """How long and how fast it learns."""
+
+    batch_size: int = Field(default=8, ge=1, le=65536)
+    epochs: int = Field(default=40, ge=1, le=100_000)
+    learning_rate: float = Field(default=1e-4, gt=0, le=10, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.01, ge=0, le=10, allow_inf_nan=False)
+    warmup_fraction: Fraction = 0.1
+    """Part of all steps during which the learning rate rises."""
+    lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    label_smoothing: Fraction = 0.0
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=65536)
+    early_stopping_patience: int = Field(default=10, ge=0, le=100_000)
+    """Epochs without a better validation accuracy before it stops; 0 never stops early."""
+    random_crop_padding: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0625
+    """Training clips are moved by up to this part of the frame; 0 switches it off."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class Settings(_Section):
+    """Everything that decides a training, beside the data."""
+
+    model: ModelSettings = ModelSettings()
+    clip: ClipSettings = ClipSettings()
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def load_settings(source: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Read settings from a YAML file and ``KEY=VALUE`` overrides.
+
+    Args:
+        source: A YAML file; None gives the defaults.
+        overrides: Each ``a.b=value``, the value written as in YAML. Later ones win.
+
+    Raises:
+        SettingsError: One line with the key, what was given and what is allowed.
+    """
+    tree = _read_yaml(source) if source is not None else {}
+    where = source.name if source is not None else "--set"
+    for override in overrides:
+        _set(tree, override)
+    return settings_from(tree, where=where)
+
+
+def settings_from(tree: Mapping[str, Any], *, where: str) -> Settings:
+    """Check a nested mapping of settings; ``where`` names its origin in an error.
+
+    Raises:
+        SettingsError: As `load_settings`.
+    """
+    tree = _guide_spelling(tree, where)
+    try:
+        settings = Settings.model_validate(_numbers(tree))
+    except ValidationError as error:
+        raise SettingsError(f"{where}: {_explain(error)}") from None
+    if settings.model.use_lora and settings.model.freeze_base:
+        raise SettingsError(
+            f"{where}: model.freeze_base is true while model.use_lora is true; LoRA freezes the "
+            "base already: set model.use_lora to false to train the head alone"
+        )
+    if settings.model.use_lora and settings.model.random_weights:
+        raise SettingsError(
+            f"{where}: model.random_weights is true while model.use_lora is true; an adapter on "
+            "forgotten weights fits no base: set model.use_lora to false"
+        )
+    return settings
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, the default first."""
+    names = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
+    return sorted(names, key=lambda name: name != DEFAULT_RECIPE)
+
+
+def recipe_path(name: str) -> Path:
+    """The commented YAML file of a recipe.
+
+    Raises:
+        SettingsError: There is no recipe of that name.
+    """
+    path = RECIPES_FOLDER / f"{name.removesuffix('.yaml')}.yaml"
+    if name.removesuffix(".yaml") not in recipe_names():
+        raise SettingsError(
+            f"there is no recipe called {name!r}; there are: {', '.join(recipe_names())}"
+        )
+    return path
+
+
+def to_yaml(settings: Settings) -> str:
+    """The effective settings as a YAML text that `load_settings` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def known_keys() -> list[str]:
+    """Every key of the tree in dotted form, sections too."""
+    return list(_keys(Settings))
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"there is no settings file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} can't be read as text: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it can't be parsed"
+        raise SettingsError(f"{path.name} is not valid YAML{line}: {problem}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(
+            f"{path.name} holds a {type(tree).__name__}; it must hold sections: "
+            f"{', '.join(Settings.model_fields)}"
+        )
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    """Put one ``a.b=value`` into the tree, in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(
+            f"--set {override!r} is not of the form KEY=VALUE, as in --set training.batch_size=4"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {key}: {text!r} can't be read as a YAML value") from None
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise SettingsError(f"--set {key}: {section} is a value, not a section")
+        tree = below
+    tree[name] = value
+
+
+def _guide_spelling(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The guide's excerpts write ``lora:`` at the top; it means ``model.lora``."""
+    result = dict(tree)
+    if "lora" not in result:
+        return result
+    model = result.get("model") or {}
+    if isinstance(model, dict) and "lora" in model:
+        raise SettingsError(f"{where}: lora is given at the top and under model; keep model.lora")
+    result["model"] = {**model, "lora": result.pop("lora")}
+    return result
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-4`` as text; turn such texts into numbers, and absent sections into {}."""
+    if isinstance(value, Mapping):
+        return {
+            key: _numbers({} if item is None and key in _SECTIONS else item)
+            for key, item in value.items()
+        }
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+_SECTIONS = (*Settings.model_fields, "lora")
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a validation as one line."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    given = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting called {key}{_nearest(key)}"
+    field = _field_at(location)
+    allowed = _allowed(field) if field is not None else problem["msg"].lower()
+    return f"{key} is {given!r}; allowed: {allowed}"
+
+
+def _nearest(key: str) -> str:
+    """A pointer to the known key most like ``key``, judged by its last word first."""
+    known = known_keys()
+    by_name = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75) or [
+        by_name[match]
+        for match in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_name, n=1, cutoff=0.5)
+    ]
+    if close:
+        return f"; the nearest is {close[0]}"
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    return f"; known here: {', '.join(siblings or Settings.model_fields)}"
+
+
+def _field_at(location: list[str]) -> FieldInfo | None:
+    section: type[BaseModel] = Settings
+    field: FieldInfo | None = None
+    for part in location:
+        field = section.model_fields.get(part, field)
+        if field is None:
+            return None
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = field.annotation
+    return field
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words: its choices, or its type and bounds."""
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return ", ".join(str(choice) for choice in get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a section with {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is list:
+        return "a list of one or more texts, as in [qkv]"
+    if type(None) in get_args(annotation):
+        return "a text, or nothing"
+    words = _TYPE_WORDS.get(annotation, "text") if isinstance(annotation, type) else "a text"
+    bounds = [bound for mark in field.metadata if (bound := _bound(mark))]
+    return " ".join([words, " and ".join(bounds)]).strip()
+
+
+def _bound(mark: object) -> str | None:
+    match mark:
+        case Ge(ge=value):
+            return f"at least {value}"
+        case Gt(gt=value):
+            return f"above {value}"
+        case Le(le=value):
+            return f"at most {value}"
+        case Lt(lt=value):
+            return f"below {value}"
+        case MinLen(min_length=1):
+            return "that is not empty"
+    return None

@@ -1,0 +1,1 @@
+"""From a RUN to a BUNDLE: merge, compile, prove, ship."""

@@ -1,0 +1,281 @@
+"""Open a base model as a classifier of our labels, and know which part of it is new.
+
+The head is every parameter that the base does not supply: the classifier, and a fresh
+``fc_norm`` where the base is a masked autoencoder. Parts that exist only for pre-training are
+dropped by name. Any other missing or unexpected key is an error.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForVideoClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from lora_deploy.artifact.fingerprint import fingerprint
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.transforms import contract_from_processor
+from lora_deploy.errors import CheckpointError, ModelError
+from lora_deploy.model.embedded import EMBEDDED_BASES, embedded_base
+
+PRETRAINING_ONLY = ("decoder.", "encoder_to_decoder.", "mask_token")
+"""First words of the parameters that a masked autoencoder has and a classifier does not."""
+
+HEAD_MODULES = ("classifier", "fc_norm")
+"""Modules of a classifier that a base may leave to be learned."""
+
+SUPPORTED_ARCHITECTURES = ("videomae",)
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class OpenedBase:
+    """A base as a classifier: pretrained below, new at the head."""
+
+    model: PreTrainedModel
+    """In evaluation mode, float32, on the CPU."""
+    base_id: str
+    """As the user gave it; never a path of this installation for an embedded base."""
+    revision: str | None
+    """The commit of a hub id that was really opened."""
+    licence: str | None
+    """What the base's model card states."""
+    contract: PixelContract
+    """From the base's preprocessor; sampling is the default."""
+    head_modules: tuple[str, ...]
+    """Modules whose parameters the base did not supply."""
+    fingerprint: str
+    """Of the base's own tensors, the head left out."""
+
+
+def open_base(
+    base: str,
+    labels: Sequence[str],
+    *,
+    revision: str | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+) -> OpenedBase:
+    """Open a base as a classifier of ``labels``.
+
+    Args:
+        base: Name of an embedded base, a transformers folder, or a hub id.
+        labels: In the order of the logits.
+        revision: Commit or tag of a hub id.
+        random_weights: Keep the architecture and forget what the base has learned.
+        seed: Of the new parameters.
+
+    Raises:
+        ModelError: It can't be found or is of an architecture that is not supported.
+        CheckpointError: Its weights lack something, or hold something unknown.
+    """
+    source = _locate(base)
+    config = _read_config(source, base, revision)
+    _check_architecture(config, base)
+    id2label = dict(enumerate(labels))
+    torch.manual_seed(seed)
+    if random_weights:
+        _set_labels(config, id2label)
+        model = AutoModelForVideoClassification.from_config(config)
+        new = {"classifier"}
+    else:
+        model, new = _load(source, base, revision, id2label)
+        if config_labels(config) != tuple(labels) or "classifier" in new:
+            _restart_classifier(model, seed)
+            new.add("classifier")
+    # The classifier is trained even where a base with the very same labels supplies one.
+    head_modules = tuple(name for name in HEAD_MODULES if name in new | {"classifier"})
+    model.eval()
+    return OpenedBase(
+        model=model,
+        base_id=base,
+        revision=getattr(config, "_commit_hash", None),
+        licence=_licence(source),
+        contract=read_contract(source, base, config),
+        head_modules=head_modules,
+        fingerprint=base_fingerprint(model, head_modules),
+    )
+
+
+def from_config(config: dict[str, Any]) -> PreTrainedModel:
+    """A model of this configuration with fresh weights, to load a full checkpoint into."""
+    values = dict(config)
+    model_type = values.pop("model_type")
+    model: PreTrainedModel = AutoModelForVideoClassification.from_config(
+        AutoConfig.for_model(model_type, **values)
+    )
+    return model
+
+
+def config_labels(config: PretrainedConfig) -> tuple[str, ...]:
+    """The labels that a transformers configuration names, in the order of the logits."""
+    id2label = {int(index): label for index, label in (config.id2label or {}).items()}
+    return tuple(id2label[index] for index in sorted(id2label))
+
+
+def base_fingerprint(model: PreTrainedModel, head_modules: Sequence[str]) -> str:
+    """Fingerprint of the parameters that came from the base."""
+    return fingerprint(
+        {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name.split(".", 1)[0] not in head_modules
+        }
+    )
+
+
+def read_contract(source: str, base: str, config: PretrainedConfig) -> PixelContract:
+    """The pixel contract that a base was trained with.
+
+    Raises:
+        ModelError: Its preprocessor says something that can't be obeyed.
+    """
+    frames = int(config.num_frames)
+    path = Path(source) / "preprocessor_config.json"
+    if path.is_file():
+        return contract_from_processor(json.loads(path.read_text(encoding="utf-8")), frames)
+    if Path(source).is_dir():
+        # A folder without one gets the transform that VideoMAE's own preprocessor defaults to.
+        side = int(config.image_size)
+        return PixelContract(frames=frames, short_side=side, crop_height=side, crop_width=side)
+    from transformers import BaseImageProcessor
+
+    values, _ = BaseImageProcessor.get_image_processor_dict(base)
+    return contract_from_processor(values, frames)
+
+
+def _locate(base: str) -> str:
+    """Where transformers finds this base: a folder, or a hub id."""
+    if base in EMBEDDED_BASES:
+        return str(embedded_base(base))
+    if Path(base).is_dir():
+        return base
+    if _HUB_ID.match(base) and not base.startswith((".", "/")):
+        return base
+    raise ModelError(
+        f"there is no base called {base!r}; allowed: an embedded base "
+        f"({', '.join(EMBEDDED_BASES)}), an existing folder in transformers format, "
+        "or a hub id such as MCG-NJU/videomae-base"
+    )
+
+
+def _read_config(source: str, base: str, revision: str | None) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"base {base!r} can't be opened: {first_line}; give a folder with config.json and "
+            "model.safetensors, or a hub id that this computer can reach"
+        ) from error
+    return config
+
+
+def _check_architecture(config: PretrainedConfig, base: str) -> None:
+    if config.model_type not in SUPPORTED_ARCHITECTURES:
+        raise ModelError(
+            f"base {base!r} is a {config.model_type}; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+
+
+def _set_labels(config: PretrainedConfig, id2label: dict[int, str]) -> None:
+    config.id2label = id2label
+    config.label2id = {label: index for index, label in id2label.items()}
+
+
+def _load(
+    source: str, base: str, revision: str | None, id2label: dict[int, str]
+) -> tuple[PreTrainedModel, set[str]]:
+    """Load the weights; returns the model and the names of its new modules."""
+    try:
+        with quiet_loading():
+            model, report = AutoModelForVideoClassification.from_pretrained(
+                source,
+                revision=revision,
+                trust_remote_code=False,
+                id2label=id2label,
+                label2id={label: index for index, label in id2label.items()},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"the weights of base {base!r} can't be opened: {first_line}"
+        ) from error
+    mismatched = {entry[0] for entry in report["mismatched_keys"]}
+    missing = set(report["missing_keys"]) | mismatched
+    _check_keys(
+        base, missing, set(report["unexpected_keys"]), mean_pooling=model.config.use_mean_pooling
+    )
+    return model, {name.split(".", 1)[0] for name in missing}
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from reporting on keys (we judge them) and from drawing bars on stderr."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_keys(base: str, missing: set[str], unexpected: set[str], *, mean_pooling: bool) -> None:
+    """Apply the rule for the head and for parts that exist only for pre-training."""
+    lost = sorted(name for name in missing if name.split(".", 1)[0] not in HEAD_MODULES)
+    # A masked autoencoder norms its last tokens; a classifier with mean pooling uses fc_norm instead.
+    dropped = (*PRETRAINING_ONLY, *(("videomae.layernorm.",) if mean_pooling else ()))
+    unknown = sorted(name for name in unexpected if not name.startswith(dropped))
+    if lost or unknown:
+        raise CheckpointError(
+            f"the weights of base {base!r} don't fit its config: "
+            f"missing: {_some(lost)}; unexpected: {_some(unknown)}; only the head "
+            f"({', '.join(HEAD_MODULES)}) may be missing"
+        )
+
+
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def _restart_classifier(model: PreTrainedModel, seed: int) -> None:
+    """Forget a classifier that was learned for other labels of the same number."""
+    classifier = model.get_submodule("classifier")
+    if not isinstance(classifier, torch.nn.Linear):
+        raise TypeError(f"the classifier is a {type(classifier).__name__}, not a linear layer")
+    generator = torch.Generator().manual_seed(seed)
+    torch.nn.init.trunc_normal_(classifier.weight, std=0.02, generator=generator)
+    torch.nn.init.zeros_(classifier.bias)
+
+
+def _licence(source: str) -> str | None:
+    """The ``license:`` line of the front matter of a base's model card."""
+    card = Path(source) / "README.md"
+    if not card.is_file():
+        return None
+    match = re.search(
+        r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8")[:4000], re.MULTILINE
+    )
+    return match.group(1) if match else None

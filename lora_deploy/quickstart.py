@@ -1,0 +1,128 @@
+"""The whole path in one folder: example clips, training, evaluation, proof, new clips classified."""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_deploy import atomic
+from lora_deploy.classify.rows import Row, write_rows
+from lora_deploy.classify.stream import classify, find_inputs
+from lora_deploy.clips.example import GESTURES, write_example
+from lora_deploy.config import load_settings, recipe_path
+from lora_deploy.errors import ArtifactError
+from lora_deploy.evaluate import Evaluation, evaluate
+from lora_deploy.export.pipeline import Shipped, merge_export
+from lora_deploy.progress import Progress, silent
+from lora_deploy.runtime.load import load
+from lora_deploy.train.fit import fit
+
+logger = logging.getLogger(__name__)
+
+RECORDED = Path(__file__).parent / "assets" / "example-comparison.json"
+"""Figures of the kept runs; `benchmarks/example_comparison.py` writes it."""
+
+RECIPE = "quickstart"
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What the quickstart measured."""
+
+    folder: Path
+    trainable_parameters: int
+    training_seconds: float
+    evaluation: Evaluation
+    shipped: Shipped
+    rows: tuple[Row, ...]
+    seconds: float
+    recorded: dict[str, Any] | None
+
+    def as_text(self) -> str:
+        """The table and the commands to type next."""
+        return "\n".join([*self._table(), "", *self._proof(), "", *self._next()])
+
+    def _table(self) -> list[str]:
+        low, high = self.evaluation.interval
+        lines = [
+            f"{self.evaluation.clips} held-out clips of {len(self.evaluation.labels)} gestures, "
+            f"chance {self.evaluation.chance:.2f}",
+            "",
+            f"{'method':<34}{'learns':>10}  accuracy",
+            f"{'LoRA, this run':<34}{self.trainable_parameters:>10,}  "
+            f"{self.evaluation.accuracy:.3f} ({low:.2f} to {high:.2f})",
+        ]
+        if self.recorded is not None:
+            for row in self.recorded["rows"]:
+                lines.append(
+                    f"{row['method'] + ', kept runs':<34}{row['trainable']:>10,}  "
+                    f"{row['accuracy_mean']:.3f} ± {row['accuracy_spread']:.3f}"
+                )
+            lines.append(
+                f"Kept runs: mean ± standard deviation of {self.recorded['seeds']} seeds, made by "
+                f"{self.recorded['command']}"
+            )
+        return lines
+
+    def _proof(self) -> list[str]:
+        certificate = self.shipped.certificate
+        return [
+            f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {certificate.clips} "
+            f"clips, probabilities differ by at most {link.largest_probability_difference:.1e}"
+            for link in certificate.links
+        ] + [f"all of it took {self.seconds:.0f} s, the training {self.training_seconds:.0f} s"]
+
+    def _next(self) -> list[str]:
+        bundle = self.folder / "bundle"
+        return [
+            "Next:",
+            f"  lora-deploy classify {bundle} YOUR_CLIP.mp4",
+            f"  lora-deploy evaluate {bundle} --data {self.folder / 'data'}",
+            "  lora-deploy config > my.yaml        # then edit it",
+            "  lora-deploy train --config my.yaml --data YOUR_FOLDER --out runs/mine",
+            "  lora-deploy merge-export runs/mine --out bundles/mine",
+        ]
+
+
+def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Quickstart:
+    """Do all of it in ``out``, which must not exist or be empty.
+
+    Raises:
+        ArtifactError: Something is there already.
+        CheckFailed: The exported model answers differently from the trained one.
+    """
+    if not atomic.is_free(out):
+        raise ArtifactError(f"{out} exists already; choose another --out, or delete it first")
+    started = time.monotonic()
+    logger.info("1/5 drawing clips of %d gestures: %s", len(GESTURES), ", ".join(GESTURES))
+    data = write_example(out / "data", seed=seed)
+    logger.info("2/5 training")
+    settings = load_settings(recipe_path(RECIPE), [f"training.seed={seed}"])
+    manifest = fit(settings, data, out / "run", progress=progress)
+    logger.info("3/5 merging, exporting, proving")
+    shipped = merge_export(out / "run", out / "bundle", progress=progress)
+    logger.info("4/5 evaluating on clips that it never saw")
+    recogniser = load(out / "bundle")
+    evaluation = evaluate(recogniser, data, split="test", progress=progress)
+    logger.info("5/5 classifying the held-out clips to %s", out / "predictions.jsonl")
+    rows = tuple(classify(recogniser, find_inputs([data / "test"])))
+    write_rows(rows, out / "predictions.jsonl")
+    return Quickstart(
+        folder=out,
+        trainable_parameters=manifest.parameters["trainable"],
+        training_seconds=manifest.training_seconds,
+        evaluation=evaluation,
+        shipped=shipped,
+        rows=rows,
+        seconds=time.monotonic() - started,
+        recorded=_recorded(),
+    )
+
+
+def _recorded() -> dict[str, Any] | None:
+    if not RECORDED.is_file():
+        return None
+    values: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    return values

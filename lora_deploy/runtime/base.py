@@ -1,0 +1,129 @@
+"""What every backend offers, and what every backend's user gets: no heavy package here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_deploy.clips import decode, transforms
+from lora_deploy.clips.contract import PixelContract
+
+
+class Backend(Protocol):
+    """A compiled or loaded model. It knows nothing of files, labels or probabilities."""
+
+    @property
+    def name(self) -> str:
+        """As ``--backend`` names it."""
+
+    @property
+    def form(self) -> str:
+        """Which form of the model runs: ``merged``, ``unmerged``."""
+
+    @property
+    def batch_size(self) -> int:
+        """The one batch shape that is ever run."""
+
+    def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            pixel_values: [batch_size, frames, 3, height, width].
+
+        Returns:
+            [batch_size, labels].
+        """
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one clip."""
+
+    label: str
+    score: float
+    """Probability of ``label``, 0 to 1."""
+    top_k: tuple[tuple[str, float], ...]
+    """Label and probability, the most probable first."""
+    logits: tuple[float, ...]
+    """In the order of the model's labels."""
+    duration_seconds: float
+    """Of the clip."""
+    warning: str | None
+    """What was lost or odd in the file, if anything."""
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model with its labels and its pixel contract: files in, predictions out."""
+
+    backend: Backend
+    labels: tuple[str, ...]
+    """In the order of the logits."""
+    contract: PixelContract
+    temperature: float
+    digest: str
+    """Of the model, for the rows that `classify` writes."""
+
+    def classify(self, path: str | Path, *, top_k: int = 5) -> Prediction:
+        """Decode a video file and say what happens in it.
+
+        Raises:
+            ClipError: The file gives no clip; the error's ``kind`` says why.
+        """
+        clip = decode.decode(Path(path), self.contract)
+        logits = self.logits(clip.frames[None])[0]
+        return self.predict(
+            logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning
+        )
+
+    def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits of clips that are decoded already.
+
+        Args:
+            frames: [clips, frames, height, width, 3], cropped as the contract says.
+
+        Returns:
+            [clips, labels]. Each batch has the same shape, the last one padded, so a clip's
+            numbers don't depend on its company.
+        """
+        size = self.backend.batch_size
+        rows = []
+        for start in range(0, len(frames), size):
+            pixel_values = transforms.normalise(frames[start : start + size], self.contract)
+            clips = len(pixel_values)
+            if clips < size:
+                padding = np.zeros((size - clips, *pixel_values.shape[1:]), np.float32)
+                pixel_values = np.concatenate([pixel_values, padding])
+            rows.append(self.backend.logits(pixel_values)[:clips])
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def predict(
+        self,
+        logits: NDArray[np.float32],
+        *,
+        top_k: int,
+        duration_seconds: float,
+        warning: str | None,
+    ) -> Prediction:
+        """Turn one clip's logits [labels] into a prediction."""
+        probabilities = softmax(logits / self.temperature)
+        order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
+        ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)
+        return Prediction(
+            label=ranked[0][0],
+            score=ranked[0][1],
+            top_k=ranked,
+            logits=tuple(float(value) for value in logits),
+            duration_seconds=duration_seconds,
+            warning=warning,
+        )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities along the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result

@@ -1,0 +1,1 @@
+"""Training: from labelled clips and a base to a RUN folder."""

@@ -1,0 +1,112 @@
+"""What happens beside the training steps: keep the best epoch, stop early, write metrics."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What one evaluation on the validation clips found."""
+
+    epoch: int
+    val_accuracy: float
+    val_loss: float
+
+    def is_better_than(self, other: "EpochFigures | None") -> bool:
+        """A higher accuracy wins; at the same accuracy a lower loss."""
+        if other is None:
+            return True
+        return (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
+
+
+class KeepBest(TrainerCallback):
+    """Hands each better epoch to ``save``, and stops when none has come for a while."""
+
+    def __init__(self, save: Callable[[EpochFigures], None], *, patience: int) -> None:
+        """``patience`` in epochs; 0 never stops."""
+        self.best: EpochFigures | None = None
+        self._save = save
+        self._patience = patience
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Judge the epoch that was just evaluated."""
+        values = metrics or {}
+        figures = EpochFigures(
+            epoch=round(state.epoch or 0),
+            val_accuracy=values["eval_accuracy"],
+            val_loss=values["eval_loss"],
+        )
+        better = figures.is_better_than(self.best)
+        training_loss = next(
+            (log["loss"] for log in reversed(state.log_history) if "loss" in log), math.nan
+        )
+        logger.info(
+            "epoch %d/%d: training loss %.3f, validation loss %.3f, validation accuracy %.3f%s",
+            figures.epoch, int(args.num_train_epochs), training_loss, figures.val_loss,
+            figures.val_accuracy, " (best so far)" if better else "",
+        )  # fmt: skip
+        if better:
+            self.best = figures
+            self._save(figures)
+        elif self._patience and self.best and figures.epoch - self.best.epoch >= self._patience:
+            logger.info("stopped early: no better epoch since epoch %d", self.best.epoch)
+            control.should_training_stop = True
+
+
+class WriteMetrics(TrainerCallback):
+    """One JSON line per logged step and per evaluation."""
+
+    def __init__(self, path: Path) -> None:
+        """``path`` is appended to."""
+        self._path = path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append what was logged."""
+        line = {"step": state.global_step, "epoch": state.epoch, **(logs or {})}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class StopOnBadLoss(TrainerCallback):
+    """Ends a training whose loss is no number any more, so that no NaN is ever saved."""
+
+    def __init__(self) -> None:
+        """Nothing has gone wrong yet."""
+        self.found: float | None = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Look at the training loss."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            self.found = loss
+            control.should_training_stop = True

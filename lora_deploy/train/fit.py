@@ -1,0 +1,405 @@
+"""Train on a folder of labelled clips and leave a RUN folder."""
+
+import csv
+import io
+import logging
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch.utils.tensorboard import SummaryWriter
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from lora_deploy import atomic, device
+from lora_deploy.artifact import run
+from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
+from lora_deploy.artifact.run import BestEpoch, RunManifest
+from lora_deploy.clips.cache import FrameCache, build_cache
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.dataset import ClipDataset, read_dataset
+from lora_deploy.config import Settings, TrainingSettings, to_yaml
+from lora_deploy.errors import ArtifactError, DataError, LoraDeployError
+from lora_deploy.evaluate import Evaluation, tally
+from lora_deploy.model.adapter import ADAPTER_WEIGHTS, ParameterCounts, attach, count, save_adapter
+from lora_deploy.model.base import OpenedBase, open_base
+from lora_deploy.model.liveness import check_alive
+from lora_deploy.model.targets import ResolvedTargets, resolve
+from lora_deploy.progress import Progress, silent
+from lora_deploy.runtime.load import load
+from lora_deploy.train import cards, report
+from lora_deploy.train.callbacks import EpochFigures, KeepBest, StopOnBadLoss, WriteMetrics
+from lora_deploy.train.tensors import ClipSamples
+from lora_deploy.versions import installed_versions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model of which the right part learns."""
+
+    model: PreTrainedModel | PeftModel
+    targets: ResolvedTargets | None
+    parameters: ParameterCounts
+
+
+def fit(
+    settings: Settings,
+    data: Path,
+    out: Path,
+    *,
+    cache_folder: Path | None = None,
+    device_name: str | None = None,
+    progress: Progress = silent,
+) -> RunManifest:
+    """Train, validate after each epoch, and keep the best one.
+
+    Each better epoch is on disk before the next begins, so an interrupted training leaves a
+    sound RUN of the best epoch so far.
+
+    Args:
+        settings: What to train and how.
+        data: A folder per class, or a CSV or JSONL manifest.
+        out: The RUN folder; it must not exist or be empty.
+        cache_folder: Where decoded frames are kept for another training on the same clips; by
+            default beside the RUN's files until the training ends.
+        device_name: As `device.choose`.
+        progress: Told of clips as they are decoded.
+
+    Raises:
+        LoraDeployError: Settings, data, base or target that can't be used.
+    """
+    if not atomic.is_free(out):
+        raise ArtifactError(f"{out} exists already; choose another --out, or delete it first")
+    # 1. What to learn from.
+    dataset = read_dataset(
+        data,
+        val_fraction=settings.data.val_fraction,
+        test_fraction=settings.data.test_fraction,
+        seed=settings.training.seed,
+    )
+    if not dataset.of("val"):
+        raise DataError(f"{data} has no validation clips; give some clips the split val")
+    # 2. What learns.
+    base = open_base(
+        settings.model.base,
+        dataset.labels,
+        revision=settings.model.revision,
+        random_weights=settings.model.random_weights,
+        seed=settings.training.seed,
+    )
+    contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
+    learner = prepare(base, settings)
+    _tell(settings, learner)
+    # 3. The frames.
+    out.mkdir(parents=True, exist_ok=True)
+    frames_folder = cache_folder or out / ".frames"
+    try:
+        cache = _cache(dataset, contract, frames_folder, progress)
+        run_folder = _RunFolder(out, settings, dataset, base, contract, learner)
+        return _train(settings, dataset, cache, learner, run_folder, device_name)
+    finally:
+        if cache_folder is None:
+            shutil.rmtree(frames_folder, ignore_errors=True)
+        if not any(out.iterdir()):
+            out.rmdir()
+
+
+def prepare(base: OpenedBase, settings: Settings) -> Learner:
+    """Make the part of a base learn that the settings name.
+
+    Raises:
+        TargetError: A target word names no layer.
+    """
+    torch.manual_seed(settings.training.seed)
+    targets = None
+    model: PreTrainedModel | PeftModel = base.model
+    if settings.model.use_lora:
+        targets = resolve(base.model, settings.model.lora.target_modules)
+        model = attach(
+            base.model,
+            settings.model.lora,
+            layers=targets.layers,
+            head_modules=base.head_modules,
+            base_id=base.base_id,
+            revision=base.revision,
+        )
+    elif settings.model.freeze_base:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.split(".", 1)[0] in base.head_modules
+    return Learner(model, targets, count(model))
+
+
+def _tell(settings: Settings, learner: Learner) -> None:
+    """Say what learns, as counted; the lines are those of the user's guide."""
+    counts = learner.parameters
+    if settings.model.use_lora:
+        lora = settings.model.lora
+        logger.info("🎯 LoRA Configuration:")
+        logger.info("   Rank (r): %d", lora.r)
+        logger.info("   Alpha: %d", lora.lora_alpha)
+        logger.info("   Target modules: %s", list(lora.target_modules))
+        logger.info("   Resolved to: %s", learner.targets)
+    else:
+        logger.info("🎯 %s:", "Head only" if settings.model.freeze_base else "Full fine-tuning")
+    logger.info(
+        "   Trainable params: %s (%.2f%%)", f"{counts.trainable:,}", counts.trainable_percent
+    )
+    logger.info("   Total params: %s", f"{counts.total:,}")
+
+
+def _cache(
+    dataset: ClipDataset, contract: PixelContract, folder: Path, progress: Progress
+) -> FrameCache:
+    """Decode every training and validation clip once; unreadable ones are named and left out."""
+    paths = [clip.path for split in ("train", "val") for clip in dataset.of(split)]
+    with progress("decoding clips", len(paths)) as advance:
+        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance(), workers=2)
+    for path, error in cache.errors.items():
+        logger.warning("left out: %s: %s", path, error)
+    for split in ("train", "val"):
+        whole = [clip for clip in dataset.of(split) if clip.path not in cache.errors]
+        lost = set(dataset.labels) - {clip.label for clip in whole}
+        if not whole or (split == "train" and lost):
+            what = f"of {', '.join(sorted(lost))} " if whole else ""
+            raise DataError(f"no {split} clip {what}could be decoded; see the warnings above")
+    return cache
+
+
+def _train(
+    settings: Settings,
+    dataset: ClipDataset,
+    cache: FrameCache,
+    learner: Learner,
+    run_folder: "_RunFolder",
+    device_name: str | None,
+) -> RunManifest:
+    training = settings.training
+    train_samples = ClipSamples(
+        dataset.of("train"), dataset.labels, cache,
+        random_crop_padding=training.random_crop_padding, seed=training.seed,
+    )  # fmt: skip
+    val_samples = ClipSamples(dataset.of("val"), dataset.labels, cache)
+    target_device = device.choose(device_name)
+    if isinstance(learner.model, PeftModel):
+        batch = torch.stack(
+            [train_samples[i]["pixel_values"] for i in range(min(2, len(train_samples)))]
+        )
+        check_alive(learner.model, batch)
+    keep_best = KeepBest(
+        lambda figures: run_folder.save(figures, len(val_samples)),
+        patience=training.early_stopping_patience,
+    )
+    stop_on_bad_loss = StopOnBadLoss()
+    writer = SummaryWriter(str(run_folder.path / "tensorboard"))
+    trainer = Trainer(
+        model=learner.model,
+        args=training_arguments(training, run_folder.path, use_cpu=target_device.type == "cpu"),
+        train_dataset=train_samples,
+        eval_dataset=val_samples,
+        compute_metrics=_accuracy,
+        callbacks=[
+            WriteMetrics(run_folder.path / run.METRICS),
+            stop_on_bad_loss,
+            keep_best,
+            TensorBoardCallback(writer),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not sys.stderr.isatty():
+        trainer.remove_callback(ProgressCallback)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        if keep_best.best is not None:
+            logger.warning(
+                "interrupted; %s holds epoch %d, the best so far",
+                run_folder.path,
+                keep_best.best.epoch,
+            )
+        raise
+    finally:
+        writer.close()
+    if stop_on_bad_loss.found is not None:
+        raise LoraDeployError(
+            f"the training loss became {stop_on_bad_loss.found}; lower training.learning_rate "
+            f"(now {training.learning_rate}) or set training.mixed_precision to no"
+        )
+    manifest = run_folder.finish()
+    report.write_report(
+        run_folder.path, manifest, _validate(run_folder.path, val_samples, cache), cache
+    )
+    return manifest
+
+
+def _validate(folder: Path, samples: ClipSamples, cache: FrameCache) -> Evaluation:
+    """What the model that was kept says of the validation clips, opened from the RUN as any user would."""
+    recogniser = load(folder, device="cpu")
+    answers = []
+    for clip in samples.clips:
+        prediction = recogniser.predict(
+            recogniser.logits(cache.frames(clip.path)[None])[0],
+            top_k=1, duration_seconds=0.0, warning=None,
+        )  # fmt: skip
+        answers.append((str(clip.path), clip.label, prediction.label, prediction.score))
+    return tally(recogniser.labels, answers)
+
+
+def training_arguments(
+    training: TrainingSettings, out: Path, *, use_cpu: bool
+) -> TrainingArguments:
+    """Our settings in the words of transformers."""
+    return TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup_fraction,  # below 1: a part of all steps
+        lr_scheduler_type=training.lr_scheduler,
+        label_smoothing_factor=training.label_smoothing,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.mixed_precision == "bf16",
+        fp16=training.mixed_precision == "fp16",
+        seed=training.seed,
+        data_seed=training.seed,
+        eval_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the best epoch is kept by our own callback
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=not use_cpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=use_cpu,
+    )
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    logits = (
+        prediction.predictions[0]
+        if isinstance(prediction.predictions, tuple)
+        else prediction.predictions
+    )
+    return {"accuracy": float(np.mean(np.argmax(logits, axis=-1) == prediction.label_ids))}
+
+
+class _RunFolder:
+    """Writes a RUN: what is known at the start, then each better epoch, then that it is done."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        dataset: ClipDataset,
+        base: OpenedBase,
+        contract: PixelContract,
+        learner: Learner,
+    ) -> None:
+        self.path = path
+        self._settings = settings
+        self._dataset = dataset
+        self._base = base
+        self._contract = contract
+        self._learner = learner
+        self._started = time.monotonic()
+        self._manifest: RunManifest | None = None
+        atomic.write_text(path / run.SETTINGS, to_yaml(settings))
+        atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
+
+    def save(self, figures: EpochFigures, val_clips: int) -> None:
+        """Write the weights of this epoch and then the manifest that vouches for them."""
+        with atomic.replacing(self.path / run.CHECKPOINT) as partial:
+            torch.save(self._checkpoint(), partial)
+        weights = {run.CHECKPOINT: sha256_of_file(self.path / run.CHECKPOINT)}
+        manifest = self._describe(figures, val_clips, weights)
+        model = self._learner.model
+        if isinstance(model, PeftModel):
+            with atomic.replacing_folder(self.path / run.ADAPTER) as stage:
+                save_adapter(model, stage)
+                atomic.write_text(stage / "labels.json", cards.labels_json(manifest.labels))
+                atomic.write_text(stage / "README.md", cards.adapter_card(manifest, self._settings))
+            name = f"{run.ADAPTER}/{ADAPTER_WEIGHTS}"
+            manifest = manifest.model_copy(
+                update={"weights": {**weights, name: sha256_of_file(self.path / name)}}
+            )
+        run.write_run_manifest(self.path, manifest)
+        self._manifest = manifest
+
+    def finish(self) -> RunManifest:
+        """Say in the manifest that the training came to its end."""
+        if self._manifest is None:
+            raise LoraDeployError(
+                "the training ended before its first evaluation; nothing was kept"
+            )
+        self._manifest = self._manifest.model_copy(
+            update={"finished": True, "training_seconds": time.monotonic() - self._started}
+        )
+        run.write_run_manifest(self.path, self._manifest)
+        return self._manifest
+
+    def _describe(
+        self, figures: EpochFigures, val_clips: int, weights: dict[str, str]
+    ) -> RunManifest:
+        learner = self._learner
+        return RunManifest(
+            kind="lora" if self._settings.model.use_lora else "full",
+            labels=self._dataset.labels,
+            contract=self._contract,
+            base=BaseIdentity(
+                id=self._base.base_id,
+                revision=self._base.revision,
+                fingerprint=self._base.fingerprint,
+                licence=self._base.licence,
+            ),
+            model_config_values=self._model_config(),
+            head_modules=self._base.head_modules,
+            targets=learner.targets.layers if learner.targets else (),
+            parameters=learner.parameters.as_dict(),
+            versions=installed_versions(),
+            best=BestEpoch(
+                epoch=figures.epoch,
+                val_accuracy=figures.val_accuracy,
+                val_loss=figures.val_loss,
+                val_clips=val_clips,
+            ),
+            finished=False,
+            training_seconds=time.monotonic() - self._started,
+            weights=weights,
+        )
+
+    def _model_config(self) -> dict[str, Any]:
+        values: dict[str, Any] = self._learner.model.config.to_dict()
+        values.pop("_name_or_path", None)  # a path of this computer
+        return values
+
+    def _checkpoint(self) -> dict[str, Any]:
+        """Plain tensors and plain types, for ``torch.load(weights_only=True)``."""
+        state = self._learner.model.state_dict()
+        return {
+            "kind": "lora" if self._settings.model.use_lora else "full",
+            "labels": list(self._dataset.labels),
+            "settings": self._settings.model_dump(mode="json"),
+            "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
+        }
+
+
+def _splits_csv(dataset: ClipDataset) -> str:
+    """Which clip was in which split, as a manifest that ``--data`` takes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split", "group"])
+    for clip in dataset.clips:
+        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or ""])
+    return text.getvalue()

@@ -1,0 +1,151 @@
+"""Real clips, a tiny real base, and a RUN and a BUNDLE made from them once for all tests."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.config import settings_from
+from lora_deploy.model.base import quiet_loading
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+MEDIA = Path(__file__).parents[2] / "shared" / "media"
+REFERENCE = MEDIA.parent / "reference"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``gpu`` tests skip without a CUDA device, and fail where ``REQUIRE_GPU=1`` promised one."""
+    if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _needed(folder: Path) -> Path:
+    if folder.is_dir():
+        return folder
+    reason = f"the folder {folder.name} of real test material is not beside the checkout"
+    if os.environ.get("REQUIRE_SHARED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """Real, awkward and hostile videos."""
+    return _needed(MEDIA)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Checkpoints with the outputs that the original code computed from them."""
+    return _needed(REFERENCE)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VideoMAE of two thin layers with random weights, in transformers format."""
+    folder = tmp_path_factory.mktemp("tiny-base")
+    config = VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=4, tubelet_size=2, hidden_size=32,
+        num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = VideoMAEForVideoClassification(config)
+    with torch.no_grad():  # weights that leave something of the input in the answer
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4.0)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    with quiet_loading():
+        model.save_pretrained(folder)
+    contract = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)
+    (folder / "preprocessor_config.json").write_text(json.dumps(contract_to_processor(contract)))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
+    """A manifest of real clips: two actions of Weizmann, three people a split."""
+    manifest = tmp_path_factory.mktemp("few-clips") / "clips.csv"
+    lines = ["path,label,split,group"]
+    folder = (media / "dataset" / "weizmann4").resolve()
+    for label in ("bend", "wave_two_hands"):
+        for split, people in (("train", (0, 1, 2)), ("val", (5, 6)), ("test", (7, 8))):
+            for person in people:
+                for view in ("orig", "mirror"):
+                    path = folder / label / f"s{person}_{view}.mp4"
+                    lines.append(f"{path},{label},{split},s{person}")
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
+TINY_TRAINING = {
+    "batch_size": 4,
+    "epochs": 3,
+    "learning_rate": 2e-2,
+    "early_stopping_patience": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, few_clips: Path) -> Path:
+    """A RUN with an adapter. Tests must not change it."""
+    from lora_deploy.train.fit import fit
+
+    out = tmp_path_factory.mktemp("lora") / "run"
+    settings = settings_from(
+        {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"
+    )
+    fit(settings, few_clips, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, few_clips: Path) -> Path:
+    """A fully fine-tuned RUN. Tests must not change it."""
+    from lora_deploy.train.fit import fit
+
+    out = tmp_path_factory.mktemp("full") / "run"
+    settings = settings_from(
+        {
+            "model": {"base": str(tiny_base), "use_lora": False},
+            "training": {**TINY_TRAINING, "epochs": 1},
+        },
+        where="test",
+    )
+    fit(settings, few_clips, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, lora_run: Path) -> Path:
+    """A BUNDLE of ``lora_run``. Tests must not change it."""
+    from lora_deploy.export.pipeline import merge_export
+
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    merge_export(lora_run, out)
+    return out
+
+
+@pytest.fixture
+def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
+    """A BUNDLE that a test may damage."""
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def test_clips(few_clips: Path) -> list[Path]:
+    """The real clips of the test split, in the order of the manifest."""
+    rows = [line.split(",") for line in few_clips.read_text().splitlines()[1:]]
+    return [Path(row[0]) for row in rows if row[2] == "test"]

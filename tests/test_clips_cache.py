@@ -1,0 +1,145 @@
+"""Frames decoded once and read many times."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lora_deploy.clips import cache as cache_module
+from lora_deploy.clips.cache import build_cache
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.decode import DecodedClip, decode
+from lora_deploy.errors import ClipError, DataError
+
+MEDIA = Path(__file__).parents[2] / "shared" / "media"
+pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
+
+CONTRACT = PixelContract(frames=4, short_side=24, crop_height=20, crop_width=24)
+SOUND = MEDIA / "derived/book_base_h264.mp4"
+BROKEN = MEDIA / "derived/book_truncated_no_moov.mp4"
+PARTIAL = MEDIA / "derived/book_truncated_60pct_moov_first.mp4"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are really decoded, as it happens."""
+    names: list[str] = []
+
+    def counting(path: Path, contract: PixelContract) -> DecodedClip:
+        names.append(path.name)
+        return decode(path, contract)
+
+    monkeypatch.setattr(cache_module, "decode", counting)
+    return names
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_frames_errors_and_warnings_are_those_of_the_decoder(tmp_path: Path, workers: int) -> None:
+    paths = [SOUND, BROKEN, PARTIAL, tmp_path / "gone.mp4", MEDIA / "clips/asl/book.mkv"]
+    cache = build_cache(paths, CONTRACT, tmp_path / "cache", workers=workers)
+    for path in (SOUND, PARTIAL, paths[-1]):
+        assert np.array_equal(cache.frames(path), decode(path, CONTRACT).frames)
+    assert {path: error.kind for path, error in cache.errors.items()} == {
+        BROKEN: "unreadable",
+        tmp_path / "gone.mp4": "not_found",
+    }
+    assert list(cache.warnings) == [PARTIAL]
+    with pytest.raises(ClipError) as caught:
+        cache.frames(BROKEN)
+    assert str(caught.value) == str(cache.errors[BROKEN])
+    with pytest.raises(ValueError, match="read-only"):
+        cache.frames(SOUND)[0] = 0
+
+
+def test_each_file_is_decoded_once_whatever_it_is_called(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    (tmp_path / "link.mp4").symlink_to(SOUND)
+    calls: list[tuple[int, int]] = []
+    cache = build_cache(
+        [SOUND, SOUND, tmp_path / "link.mp4", PARTIAL],
+        CONTRACT,
+        tmp_path / "cache",
+        on_clip=lambda done, total: calls.append((done, total)),
+    )
+    assert sorted(decoded) == sorted([SOUND.name, PARTIAL.name])
+    assert calls == [(1, 2), (2, 2)]
+    assert np.array_equal(cache.frames(SOUND), cache.frames(tmp_path / "link.mp4"))
+
+
+def test_what_is_there_is_taken_again(tmp_path: Path, decoded: list[str]) -> None:
+    first = build_cache([SOUND, BROKEN, PARTIAL], CONTRACT, tmp_path / "cache")
+    decoded.clear()
+    again = build_cache([PARTIAL, BROKEN], CONTRACT, tmp_path / "cache")
+    assert decoded == []
+    assert np.array_equal(again.frames(PARTIAL), first.frames(PARTIAL))
+    assert [error.kind for error in again.errors.values()] == ["unreadable"]
+    assert list(again.warnings) == [PARTIAL]
+
+
+def test_a_changed_file_another_contract_or_a_new_file_is_decoded(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    path = tmp_path / "clip.mp4"
+    shutil.copyfile(SOUND, path)
+    build_cache([path], CONTRACT, tmp_path / "cache")
+    shutil.copyfile(PARTIAL, path)
+    changed = build_cache([path], CONTRACT, tmp_path / "cache")
+    assert np.array_equal(changed.frames(path), decode(PARTIAL, CONTRACT).frames)
+    other = build_cache([path], CONTRACT.model_copy(update={"frames": 2}), tmp_path / "cache")
+    assert other.frames(path).shape == (2, 20, 24, 3)
+    build_cache([path, SOUND], CONTRACT, tmp_path / "cache")
+    assert decoded[:3] == ["clip.mp4"] * 3
+    assert sorted(decoded[3:]) == sorted([SOUND.name, "clip.mp4"])
+
+
+@pytest.mark.parametrize("damage", ["index torn", "frames gone", "frames short"])
+def test_a_damaged_cache_is_built_anew(tmp_path: Path, damage: str, decoded: list[str]) -> None:
+    folder = tmp_path / "cache"
+    build_cache([SOUND], CONTRACT, folder)
+    (index,), (frames,) = folder.glob("index-*.json"), folder.glob("frames-*.npy")
+    if damage == "index torn":
+        index.write_bytes(index.read_bytes()[:50])
+    elif damage == "frames gone":
+        frames.unlink()
+    else:
+        frames.write_bytes(frames.read_bytes()[:-1])
+    cache = build_cache([SOUND], CONTRACT, folder)
+    assert decoded == [SOUND.name] * 2
+    assert np.array_equal(cache.frames(SOUND), decode(SOUND, CONTRACT).frames)
+
+
+def test_too_little_space_is_said_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    usage = SimpleNamespace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match="has 1 MB free; free some space"):
+        build_cache([SOUND], CONTRACT, tmp_path / "cache")
+    assert decoded == []
+
+
+def test_a_disk_that_fills_up_leaves_no_torn_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, pixels: bytes, offset: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "_write_all", full)
+        with pytest.raises(DataError, match="is full"):
+            build_cache([SOUND, PARTIAL], CONTRACT, tmp_path / "cache", workers=2)
+    assert list((tmp_path / "cache").iterdir()) == []
+    build_cache([SOUND], CONTRACT, tmp_path / "cache").frames(SOUND)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="choose a folder that can be written"):
+        build_cache([SOUND], CONTRACT, tmp_path / "file" / "cache")
+
+
+def test_no_files_give_an_empty_cache(tmp_path: Path) -> None:
+    assert build_cache([], CONTRACT, tmp_path / "cache").array.shape == (0, 4, 20, 24, 3)

@@ -1,0 +1,127 @@
+"""Settings: read, overridden, refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_deploy import config
+from lora_deploy.config import Settings, load_settings, recipe_path, to_yaml
+from lora_deploy.errors import SettingsError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_guides_own_file_is_understood(tmp_path: Path) -> None:
+    text = """
+model:
+  use_lora: true  # Enable/disable LoRA
+  lora:
+    r: 8  # Rank (higher = more params, better performance)
+    lora_alpha: 16  # Scaling factor
+    lora_dropout: 0.1
+    target_modules: ["qkv"]  # Apply LoRA to attention layers
+    bias: "none"
+"""
+    settings = load_settings(written(tmp_path, text))
+    assert settings.model == Settings().model
+
+
+def test_the_guides_excerpts_write_lora_at_the_top(tmp_path: Path) -> None:
+    text = "training:\n  batch_size: 4\nlora:\n  r: 4\n  lora_dropout: 0.0\n"
+    settings = load_settings(written(tmp_path, text))
+    assert (settings.model.lora.r, settings.model.lora.lora_dropout) == (4, 0.0)
+    assert settings.training.batch_size == 4
+
+
+def test_lora_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"keep model\.lora"):
+        load_settings(written(tmp_path, "lora: {r: 4}\nmodel: {lora: {r: 8}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.batchsize=4", ["training.batchsize", "training.batch_size"]),
+        ("model.lora.rank=4", ["model.lora.rank", "model.lora.r"]),
+        ("learning_rate=1", ["learning_rate", "training.learning_rate"]),
+        ("model.lora.r=0", ["model.lora.r", "0", "at least 1"]),
+        ("model.lora.r='8'", ["model.lora.r", "'8'", "a whole number"]),
+        ("model.lora.r=true", ["model.lora.r", "True", "a whole number"]),
+        ("model.lora.lora_dropout=1.5", ["lora_dropout", "1.5", "below 1"]),
+        ("model.lora.bias=all", ["model.lora.bias", "'all'", "none"]),
+        ("model.lora.target_modules=qkv", ["target_modules", "'qkv'", "a list"]),
+        ("model.lora.target_modules=[]", ["target_modules", "[]", "one or more"]),
+        ("model.use_lora=perhaps", ["use_lora", "'perhaps'", "true or false"]),
+        ("training.epochs=3.5", ["training.epochs", "3.5", "a whole number"]),
+        ("training.learning_rate=.nan", ["training.learning_rate", "nan", "above 0"]),
+        ("training.lr_scheduler=cos", ["lr_scheduler", "'cos'", "cosine, linear, constant"]),
+        ("clip.sampling=random", ["clip.sampling", "'random'", "uniform, middle_frame"]),
+        ("model=3", ["model", "3", "a section"]),
+        ("nonsense", ["nonsense", "KEY=VALUE"]),
+        ("model.base.x=1", ["model.base"]),
+    ],
+)
+def test_what_is_not_allowed_is_refused_in_one_line(override: str, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not valid YAML at line"),
+        ("- 1\n- 2\n", "holds a list"),
+        ("model:\n\tbase: x\n", "not valid YAML at line 2"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        load_settings(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_numbers_as_people_write_them() -> None:
+    settings = load_settings(None, ["training.learning_rate=1e-3", "training.weight_decay=0"])
+    assert settings.training.learning_rate == 0.001
+    assert settings.training.weight_decay == 0
+
+
+def test_later_overrides_win_and_empty_sections_are_defaults(tmp_path: Path) -> None:
+    source = written(tmp_path, "model:\ntraining:\n  epochs: 2\n")
+    settings = load_settings(source, ["training.epochs=3", "training.epochs=5"])
+    assert settings.training.epochs == 5
+    assert settings.model == Settings().model
+
+
+def test_effective_settings_read_back_as_they_were(tmp_path: Path) -> None:
+    settings = load_settings(None, ["model.lora.r=4", "training.learning_rate=3e-5"])
+    assert load_settings(written(tmp_path, to_yaml(settings))) == settings
+
+
+@pytest.mark.parametrize("name", config.recipe_names())
+def test_every_recipe_loads_and_says_what_it_is(name: str) -> None:
+    load_settings(recipe_path(name))
+    assert recipe_path(name).read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_default_recipe_holds_the_defaults() -> None:
+    assert load_settings(recipe_path("config")) == Settings()
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match="use_lora to false"):
+        load_settings(None, ["model.freeze_base=true"])
+    with pytest.raises(SettingsError, match="use_lora to false"):
+        load_settings(None, ["model.random_weights=true"])

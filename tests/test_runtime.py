@@ -1,0 +1,191 @@
+"""Opening models: the right backend, damaged bundles refused, a row's bits independent of its company."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lora_deploy
+from lora_deploy.artifact import bundle as bundles
+from lora_deploy.clips import decode
+from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError
+from lora_deploy.runtime.base import softmax
+from lora_deploy.runtime.load import load
+
+
+def test_the_five_lines_of_the_readme(bundle: Path, test_clips: list[Path]) -> None:
+    recogniser = lora_deploy.load(bundle)
+    prediction = recogniser.classify(test_clips[0], top_k=5)
+    assert prediction.label == prediction.top_k[0][0]
+    assert prediction.score == prediction.top_k[0][1]
+    assert sum(score for _, score in prediction.top_k) == pytest.approx(1)
+    assert len(prediction.top_k) == 2  # there are only two labels
+    assert prediction.duration_seconds > 0
+
+
+def test_every_form_gives_the_same_answer(
+    bundle: Path, lora_run: Path, test_clips: list[Path]
+) -> None:
+    forms = [
+        load(bundle),
+        load(bundle, backend="torch"),
+        load(bundle, adapter="default"),
+        load(lora_run),
+    ]
+    assert [(form.backend.name, form.backend.form) for form in forms] == [
+        ("onnxruntime", "merged"),
+        ("torch", "merged"),
+        ("torch", "unmerged"),
+        ("torch", "unmerged"),
+    ]
+    for path in test_clips:
+        expected = forms[0].classify(path).logits
+        for form in forms[1:]:
+            np.testing.assert_allclose(form.classify(path).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_a_rows_bits_depend_neither_on_its_place_nor_on_its_company(
+    bundle: Path, test_clips: list[Path], backend: str
+) -> None:
+    recogniser = load(bundle, backend=backend, batch_size=4)
+    frames = np.stack([decode.decode(path, recogniser.contract).frames for path in test_clips])
+    together = recogniser.logits(frames)
+    backwards = recogniser.logits(frames[::-1])[::-1]
+    alone = np.concatenate([recogniser.logits(clip[None]) for clip in frames])
+    np.testing.assert_array_equal(together, backwards)
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_no_clips_give_no_rows(bundle: Path) -> None:
+    recogniser = load(bundle)
+    empty = np.zeros((0, *recogniser.contract.frames_shape), np.uint8)
+    assert recogniser.logits(empty).shape == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "model/model.safetensors"])
+def test_a_changed_byte_is_found_before_the_file_is_used(bundle_copy: Path, name: str) -> None:
+    path = bundle_copy / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    backend = "onnxruntime" if name.startswith("onnx") else "torch"
+    with pytest.raises(ArtifactError, match=r"is not the file that bundle\.json vouches for"):
+        load(bundle_copy, backend=backend)
+
+
+def test_a_file_that_the_manifest_does_not_vouch_for_is_not_opened(bundle_copy: Path) -> None:
+    path = bundle_copy / "bundle.json"
+    values = json.loads(path.read_text())
+    del values["files"]["onnx/model.onnx"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"does not vouch for onnx/model\.onnx"):
+        load(bundle_copy)
+
+
+def test_a_missing_file_is_named(bundle_copy: Path) -> None:
+    (bundle_copy / "model" / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"lacks model/model\.safetensors"):
+        load(bundle_copy, backend="torch")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 2}, "install a newer lora-deploy"),
+        ({"labels": ["a"]}, "damaged: labels"),
+        ({"labels": ["wave_two_hands", "bend"]}, "exported for the labels"),
+        ({"surprise": 1}, "damaged: surprise"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused(
+    bundle_copy: Path, change: dict[str, object], words: str
+) -> None:
+    path = bundle_copy / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ArtifactError, match=words):
+        load(bundle_copy)
+
+
+def test_another_pixel_contract_than_the_graphs_is_refused(bundle_copy: Path) -> None:
+    path = bundle_copy / "bundle.json"
+    values = json.loads(path.read_text())
+    values["contract"]["mean"] = [0.5, 0.5, 0.5]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match="disagree on the pixel contract"):
+        load(bundle_copy)
+
+
+def test_a_torn_manifest_is_refused(bundle_copy: Path) -> None:
+    path = bundle_copy / "bundle.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ArtifactError, match="can't be read"):
+        load(bundle_copy)
+
+
+def test_an_adapter_on_another_base_is_refused(bundle_copy: Path) -> None:
+    path = bundle_copy / "bundle.json"
+    values = json.loads(path.read_text())
+    values["base"]["fingerprint"] = "sha256:" + "0" * 64
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="is not the one that default was trained on"):
+        load(bundle_copy, adapter="default")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "magic"}, "allowed: auto, onnxruntime, torch"),
+        ({"adapter": "nobody"}, "it has: default"),
+        ({"backend": "onnxruntime", "adapter": "default"}, "--backend torch"),
+        ({"batch_size": 0}, "allowed: 1 or more"),
+        ({"backend": "torch", "device": "tpu"}, "allowed: auto, cpu, cuda"),
+    ],
+)
+def test_what_can_not_be_done_is_said(bundle: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(BackendError, match=words):
+        load(bundle, **options)  # type: ignore[arg-type]
+
+
+def test_a_run_needs_torch(lora_run: Path) -> None:
+    with pytest.raises(BackendError, match="merge-export"):
+        load(lora_run, backend="onnxruntime")
+
+
+def test_a_folder_that_is_neither_says_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"run\.json or bundle\.json"):
+        load(tmp_path)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_clip_that_can_not_be_read_raises_its_kind(bundle: Path, media: Path) -> None:
+    with pytest.raises(ClipError) as caught:
+        load(bundle).classify(media / "malformed" / "audio_only.mp4")
+    assert caught.value.kind == "no_video"
+
+
+def test_the_onnx_path_imports_no_torch(bundle: Path, test_clips: list[Path]) -> None:
+    script = (
+        "import sys, lora_deploy\n"
+        f"lora_deploy.load({str(bundle)!r}).classify({str(test_clips[0])!r})\n"
+        "heavy = {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ})
+
+
+def test_softmax_survives_large_logits() -> None:
+    np.testing.assert_allclose(
+        softmax(np.array([[1000.0, 1000.0, -1000.0]], np.float32)), [[0.5, 0.5, 0.0]]
+    )
+
+
+def test_files_are_hashed_whole(bundle: Path) -> None:
+    manifest = bundles.read_bundle_manifest(bundle)
+    content = bundles.verified_bytes(bundle, manifest, "onnx/model.onnx")
+    assert len(content) == manifest.files["onnx/model.onnx"].bytes
