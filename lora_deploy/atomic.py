@@ -45,6 +45,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
     try:
         yield stage
         for path in stage.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~_umask())  # some writers leave files that only we can read
             _sync(path)
         _sync(stage)
         stage.chmod(0o777 & ~_umask())

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,31 @@ class Quickstart:
         ]
 
 
-def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Quickstart:
+@dataclass(frozen=True)
+class ExampleSize:
+    """Clips per gesture."""
+
+    train: int = 100
+    val: int = 25
+    test: int = 50
+
+
+def quickstart(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: ExampleSize = ExampleSize(),
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Quickstart:
     """Do all of it in ``out``, which must not exist or be empty.
+
+    Args:
+        out: Gets ``data/``, ``run/``, ``bundle/`` and ``predictions.jsonl``.
+        seed: Of the clips and of the training.
+        size: How many clips to draw.
+        overrides: Changes to the quickstart's recipe, as ``--set`` takes them.
+        progress: Told of clips drawn, decoded and classified.
 
     Raises:
         ArtifactError: Something is there already.
@@ -97,9 +121,9 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Quic
         raise ArtifactError(f"{out} exists already; choose another --out, or delete it first")
     started = time.monotonic()
     logger.info("1/5 drawing clips of %d gestures: %s", len(GESTURES), ", ".join(GESTURES))
-    data = write_example(out / "data", seed=seed)
+    data = _draw_clips(out / "data", seed, size, progress)
     logger.info("2/5 training")
-    settings = load_settings(recipe_path(RECIPE), [f"training.seed={seed}"])
+    settings = load_settings(recipe_path(RECIPE), [f"training.seed={seed}", *overrides])
     manifest = fit(settings, data, out / "run", progress=progress)
     logger.info("3/5 merging, exporting, proving")
     shipped = merge_export(out / "run", out / "bundle", progress=progress)
@@ -119,6 +143,19 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Quic
         seconds=time.monotonic() - started,
         recorded=_recorded(),
     )
+
+
+def _draw_clips(folder: Path, seed: int, size: ExampleSize, progress: Progress) -> Path:
+    clips = len(GESTURES) * (size.train + size.val + size.test)
+    with progress("drawing clips", clips) as advance:
+        return write_example(
+            folder,
+            seed=seed,
+            train_clips=size.train,
+            val_clips=size.val,
+            test_clips=size.test,
+            on_clip=lambda *_: advance(),
+        )
 
 
 def _recorded() -> dict[str, Any] | None:

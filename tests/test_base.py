@@ -1,7 +1,10 @@
 """Opening bases: every age of checkpoint, the rule for the head, other keys refused."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +109,25 @@ def test_the_embedded_base_opens_by_name_and_is_small() -> None:
     assert base.licence == "apache-2.0"
     size = sum(tensor.numel() * 4 for tensor in base.model.state_dict().values())
     assert size <= 8_000_000
+
+
+def test_a_hub_id_is_opened_at_its_revision_from_the_local_cache(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--somebody--tiny"
+    shutil.copytree(tiny_base, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    script = (
+        "from lora_deploy.model.base import open_base\n"
+        "base = open_base('somebody/tiny', ['x', 'y'])\n"
+        "print(base.base_id, base.revision, base.contract.short_side, base.fingerprint)\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    printed = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    fingerprint = open_base(str(tiny_base), ["x", "y"]).fingerprint
+    assert printed == ["somebody/tiny", commit, "32", fingerprint]

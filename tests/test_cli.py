@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -110,8 +109,8 @@ def test_training_prints_the_guides_lines_with_counted_figures(
         "   Rank (r): 8",
         "   Alpha: 16",
         "   Target modules: ['qkv']",
-        "   Trainable params: 3,138 (12.69%)",
-        "   Total params: 24,738",
+        "   Trainable params: 3,138 (9.64%)",
+        "   Total params: 32,546",
     ):
         assert line in printed.err.splitlines(), printed.err
     assert "validation accuracy" in printed.out
@@ -128,23 +127,21 @@ def test_json_is_the_only_thing_on_stdout(
 
 def interrupted(arguments: list[str], number: signal.Signals, when: str) -> tuple[int, str]:
     """Start the command, wait until it has printed ``when``, send the signal."""
-    process = subprocess.Popen(
+    seen = []
+    with subprocess.Popen(
         [sys.executable, "-m", "lora_deploy", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-    )
-    assert process.stderr is not None
-    seen = []
-    deadline = time.monotonic() + 120
-    for line in process.stderr:
-        seen.append(line)
-        if when in line:
-            process.send_signal(number)
-            break
-        assert time.monotonic() < deadline, seen
-    rest = process.stderr.read()
-    return process.wait(timeout=60), "".join(seen) + rest
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen.append(line)
+            if when in line:
+                process.send_signal(number)
+                break
+        seen.append(process.stderr.read())
+    return process.returncode, "".join(seen)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -186,7 +186,7 @@ def _paint_hand(picture: Floats, track: Track, index: int, look: Look) -> None:
 
 def _hand_distance(u: Floats, v: Floats, look: Look) -> Floats:
     """Signed distance to the hand's outline in palm radii, negative inside."""
-    palm: Floats = np.sqrt(u * u + v * v) - 1.0
+    palm = np.sqrt(u * u + v * v) - 1.0
     nearest = np.full_like(palm, np.inf)  # squared distance to the middle lines of the fingers
     angles = (_THUMB_DEGREES, *_FINGER_DEGREES)
     for stretched, degrees, length in zip(look.fingers, angles, _LENGTHS, strict=True):
@@ -197,6 +197,5 @@ def _hand_distance(u: Floats, v: Floats, look: Look) -> Floats:
         along = np.clip(u * tip_u + v * tip_v, 0.0, length)
         gap_u, gap_v = u - along * tip_u, v - along * tip_v
         np.minimum(nearest, gap_u * gap_u + gap_v * gap_v, out=nearest)
-    fingers = np.sqrt(nearest) - np.float32(look.finger_width)
-    distance: Floats = np.minimum(palm, fingers)
-    return distance
+    fingers = np.sqrt(nearest) - look.finger_width
+    return np.minimum(palm, fingers).astype(np.float32, copy=False)

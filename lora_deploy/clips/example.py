@@ -18,7 +18,7 @@ from lora_deploy.clips.drawn import Frames, Track, draw_drift, draw_look, place,
 
 PAIRS: tuple[tuple[str, str], ...] = (
     ("circle_left", "circle_right"),
-    ("push_pull", "pull_push"),
+    ("nod_up", "nod_down"),
     ("wave_left", "wave_right"),
 )
 """Each pair's second gesture is the first one backwards."""
@@ -67,14 +67,10 @@ def _draw_track(gesture: str, rng: np.random.Generator) -> Track:
         turn = lowest - 2 * np.pi * rng.uniform(0.85, 1.15) * (done - 0.5)
         x = x + rng.uniform(0.13, 0.22) * np.cos(turn)
         y = y + rng.uniform(0.13, 0.22) * np.sin(turn)
-    elif gesture == "push_pull":
-        log_scale = log_scale + rng.uniform(0.25, 0.5) * there_and_back
-    elif gesture == "wave_left":
-        x = x - rng.uniform(0.12, 0.22) * there_and_back
     elif gesture == "nod_up":
         y = y - rng.uniform(0.12, 0.22) * there_and_back
-    elif gesture == "twist_left":
-        angle = angle - rng.uniform(0.4, 0.9) * there_and_back
+    elif gesture == "wave_left":
+        x = x - rng.uniform(0.12, 0.22) * there_and_back
     return Track(
         x=place(rng, x),
         y=place(rng, y),
@@ -99,8 +95,8 @@ def write_example(
     *,
     seed: int = 0,
     train_clips: int = 100,
-    val_clips: int = 25,
-    test_clips: int = 50,
+    val_clips: int = 30,
+    test_clips: int = 60,
     on_clip: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write ``folder/{train,val,test}/<label>/<name>.mp4``; counts are per gesture.

@@ -166,7 +166,7 @@ def _merged_as_transformers_opens_it(stage: Path, manifest: RunManifest) -> Reco
     """``model/`` with the labels and the preprocessor that stand beside the weights, not ours."""
     folder = stage / bundle.MODEL
     model = eager.open_merged(folder)
-    contract = read_contract(str(folder), str(folder), model.config)
+    contract = read_contract(folder, model.config)
     return Recogniser(
         backend=TorchBackend(model, form="merged"),
         labels=config_labels(model.config),

@@ -77,7 +77,10 @@ def attach(
 
 def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     config.base_model_name_or_path = None
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.2x for this by an old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        adapted = get_peft_model(model, config)
     if not isinstance(adapted, PeftModel):
         raise TypeError(f"peft returned a {type(adapted).__name__}")
     return adapted

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
@@ -80,8 +82,8 @@ def open_base(
         ModelError: It can't be found or is of an architecture that is not supported.
         CheckpointError: Its weights lack something, or hold something unknown.
     """
-    source = _locate(base)
-    config = _read_config(source, base, revision)
+    folder, commit = _locate(base, revision)
+    config = _read_config(folder, base)
     _check_architecture(config, base)
     id2label = dict(enumerate(labels))
     torch.manual_seed(seed)
@@ -90,7 +92,7 @@ def open_base(
         model = AutoModelForVideoClassification.from_config(config)
         new = {"classifier"}
     else:
-        model, new = _load(source, base, revision, id2label)
+        model, new = _load(folder, base, id2label)
         if config_labels(config) != tuple(labels) or "classifier" in new:
             _restart_classifier(model, seed)
             new.add("classifier")
@@ -100,9 +102,9 @@ def open_base(
     return OpenedBase(
         model=model,
         base_id=base,
-        revision=getattr(config, "_commit_hash", None),
-        licence=_licence(source),
-        contract=read_contract(source, base, config),
+        revision=commit,
+        licence=_licence(folder),
+        contract=read_contract(folder, config),
         head_modules=head_modules,
         fingerprint=base_fingerprint(model, head_modules),
     )
@@ -135,34 +137,30 @@ def base_fingerprint(model: PreTrainedModel, head_modules: Sequence[str]) -> str
     )
 
 
-def read_contract(source: str, base: str, config: PretrainedConfig) -> PixelContract:
-    """The pixel contract that a base was trained with.
+def read_contract(folder: Path, config: PretrainedConfig) -> PixelContract:
+    """The pixel contract that a transformers folder was trained with.
 
     Raises:
         ModelError: Its preprocessor says something that can't be obeyed.
     """
     frames = int(config.num_frames)
-    path = Path(source) / "preprocessor_config.json"
+    path = folder / "preprocessor_config.json"
     if path.is_file():
         return contract_from_processor(json.loads(path.read_text(encoding="utf-8")), frames)
-    if Path(source).is_dir():
-        # A folder without one gets the transform that VideoMAE's own preprocessor defaults to.
-        side = int(config.image_size)
-        return PixelContract(frames=frames, short_side=side, crop_height=side, crop_width=side)
-    from transformers import BaseImageProcessor
-
-    values, _ = BaseImageProcessor.get_image_processor_dict(base)
-    return contract_from_processor(values, frames)
+    # A folder without one gets what VideoMAE's own preprocessor does by default.
+    side = int(config.image_size)
+    return PixelContract(frames=frames, short_side=side, crop_height=side, crop_width=side)
 
 
-def _locate(base: str) -> str:
-    """Where transformers finds this base: a folder, or a hub id."""
+def _locate(base: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a base, and the commit if it came from a hub."""
     if base in EMBEDDED_BASES:
-        return str(embedded_base(base))
+        return embedded_base(base), None
     if Path(base).is_dir():
-        return base
-    if _HUB_ID.match(base) and not base.startswith((".", "/")):
-        return base
+        return Path(base), None
+    if _HUB_ID.match(base) and not base.startswith("."):
+        folder = _download(base, revision)
+        return folder, folder.name
     raise ModelError(
         f"there is no base called {base!r}; allowed: an embedded base "
         f"({', '.join(EMBEDDED_BASES)}), an existing folder in transformers format, "
@@ -170,16 +168,34 @@ def _locate(base: str) -> str:
     )
 
 
-def _read_config(source: str, base: str, revision: str | None) -> PretrainedConfig:
+def _download(hub_id: str, revision: str | None) -> Path:
+    """Fetch a base into the hub's own cache; the folder is named after the commit."""
+    patterns = [["config.json", "preprocessor_config.json", "README.md", "*.safetensors*"]]
+    patterns.append([*patterns[0], "pytorch_model*.bin*"])  # where there are no safetensors
+    try:
+        for allowed in patterns:
+            folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=allowed))
+            if any(folder.glob("*.safetensors")):
+                break
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise ModelError(
+            f"base {hub_id!r} can't be fetched from the hub ({type(error).__name__}), and is not "
+            "in this computer's cache; check the name, the revision and the connection, or give "
+            "a folder with config.json and model.safetensors"
+        ) from error
+    return folder
+
+
+def _read_config(folder: Path, base: str) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=False
+            folder, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"base {base!r} can't be opened: {first_line}; give a folder with config.json and "
-            "model.safetensors, or a hub id that this computer can reach"
+            f"base {base!r} can't be opened: {first_line}; a folder with config.json and "
+            "model.safetensors in transformers format is needed"
         ) from error
     return config
 
@@ -196,15 +212,13 @@ def _set_labels(config: PretrainedConfig, id2label: dict[int, str]) -> None:
     config.label2id = {label: index for index, label in id2label.items()}
 
 
-def _load(
-    source: str, base: str, revision: str | None, id2label: dict[int, str]
-) -> tuple[PreTrainedModel, set[str]]:
+def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrainedModel, set[str]]:
     """Load the weights; returns the model and the names of its new modules."""
     try:
         with quiet_loading():
             model, report = AutoModelForVideoClassification.from_pretrained(
-                source,
-                revision=revision,
+                folder,
+                local_files_only=True,
                 trust_remote_code=False,
                 id2label=id2label,
                 label2id={label: index for index, label in id2label.items()},
@@ -270,9 +284,9 @@ def _restart_classifier(model: PreTrainedModel, seed: int) -> None:
     torch.nn.init.zeros_(classifier.bias)
 
 
-def _licence(source: str) -> str | None:
+def _licence(folder: Path) -> str | None:
     """The ``license:`` line of the front matter of a base's model card."""
-    card = Path(source) / "README.md"
+    card = folder / "README.md"
     if not card.is_file():
         return None
     match = re.search(

@@ -1,14 +1,9 @@
 """Train on a folder of labelled clips and leave a RUN folder."""
 
-import csv
-import io
 import logging
 import shutil
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +15,25 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lora_deploy import atomic, device
 from lora_deploy.artifact import run
-from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
-from lora_deploy.artifact.run import BestEpoch, RunManifest
+from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.cache import FrameCache, build_cache
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
-from lora_deploy.config import Settings, TrainingSettings, to_yaml
+from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.errors import ArtifactError, DataError, LoraDeployError
 from lora_deploy.evaluate import Evaluation, tally
-from lora_deploy.model.adapter import ADAPTER_WEIGHTS, ParameterCounts, attach, count, save_adapter
+from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.base import OpenedBase, open_base
 from lora_deploy.model.liveness import check_alive
-from lora_deploy.model.targets import ResolvedTargets, resolve
+from lora_deploy.model.targets import resolve
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
-from lora_deploy.train import cards, report
-from lora_deploy.train.callbacks import EpochFigures, KeepBest, StopOnBadLoss, WriteMetrics
+from lora_deploy.train import report
+from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
+from lora_deploy.train.run_folder import Learner, RunFolder
 from lora_deploy.train.tensors import ClipSamples
-from lora_deploy.versions import installed_versions
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A model of which the right part learns."""
-
-    model: PreTrainedModel | PeftModel
-    targets: ResolvedTargets | None
-    parameters: ParameterCounts
 
 
 def fit(
@@ -104,7 +89,7 @@ def fit(
     frames_folder = cache_folder or out / ".frames"
     try:
         cache = _cache(dataset, contract, frames_folder, progress)
-        run_folder = _RunFolder(out, settings, dataset, base, contract, learner)
+        run_folder = RunFolder(out, settings, dataset, base, contract, learner)
         return _train(settings, dataset, cache, learner, run_folder, device_name)
     finally:
         if cache_folder is None:
@@ -179,7 +164,7 @@ def _train(
     dataset: ClipDataset,
     cache: FrameCache,
     learner: Learner,
-    run_folder: "_RunFolder",
+    run_folder: RunFolder,
     device_name: str | None,
 ) -> RunManifest:
     training = settings.training
@@ -293,113 +278,3 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
         else prediction.predictions
     )
     return {"accuracy": float(np.mean(np.argmax(logits, axis=-1) == prediction.label_ids))}
-
-
-class _RunFolder:
-    """Writes a RUN: what is known at the start, then each better epoch, then that it is done."""
-
-    def __init__(
-        self,
-        path: Path,
-        settings: Settings,
-        dataset: ClipDataset,
-        base: OpenedBase,
-        contract: PixelContract,
-        learner: Learner,
-    ) -> None:
-        self.path = path
-        self._settings = settings
-        self._dataset = dataset
-        self._base = base
-        self._contract = contract
-        self._learner = learner
-        self._started = time.monotonic()
-        self._manifest: RunManifest | None = None
-        atomic.write_text(path / run.SETTINGS, to_yaml(settings))
-        atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
-
-    def save(self, figures: EpochFigures, val_clips: int) -> None:
-        """Write the weights of this epoch and then the manifest that vouches for them."""
-        with atomic.replacing(self.path / run.CHECKPOINT) as partial:
-            torch.save(self._checkpoint(), partial)
-        weights = {run.CHECKPOINT: sha256_of_file(self.path / run.CHECKPOINT)}
-        manifest = self._describe(figures, val_clips, weights)
-        model = self._learner.model
-        if isinstance(model, PeftModel):
-            with atomic.replacing_folder(self.path / run.ADAPTER) as stage:
-                save_adapter(model, stage)
-                atomic.write_text(stage / "labels.json", cards.labels_json(manifest.labels))
-                atomic.write_text(stage / "README.md", cards.adapter_card(manifest, self._settings))
-            name = f"{run.ADAPTER}/{ADAPTER_WEIGHTS}"
-            manifest = manifest.model_copy(
-                update={"weights": {**weights, name: sha256_of_file(self.path / name)}}
-            )
-        run.write_run_manifest(self.path, manifest)
-        self._manifest = manifest
-
-    def finish(self) -> RunManifest:
-        """Say in the manifest that the training came to its end."""
-        if self._manifest is None:
-            raise LoraDeployError(
-                "the training ended before its first evaluation; nothing was kept"
-            )
-        self._manifest = self._manifest.model_copy(
-            update={"finished": True, "training_seconds": time.monotonic() - self._started}
-        )
-        run.write_run_manifest(self.path, self._manifest)
-        return self._manifest
-
-    def _describe(
-        self, figures: EpochFigures, val_clips: int, weights: dict[str, str]
-    ) -> RunManifest:
-        learner = self._learner
-        return RunManifest(
-            kind="lora" if self._settings.model.use_lora else "full",
-            labels=self._dataset.labels,
-            contract=self._contract,
-            base=BaseIdentity(
-                id=self._base.base_id,
-                revision=self._base.revision,
-                fingerprint=self._base.fingerprint,
-                licence=self._base.licence,
-            ),
-            model_config_values=self._model_config(),
-            head_modules=self._base.head_modules,
-            targets=learner.targets.layers if learner.targets else (),
-            parameters=learner.parameters.as_dict(),
-            versions=installed_versions(),
-            best=BestEpoch(
-                epoch=figures.epoch,
-                val_accuracy=figures.val_accuracy,
-                val_loss=figures.val_loss,
-                val_clips=val_clips,
-            ),
-            finished=False,
-            training_seconds=time.monotonic() - self._started,
-            weights=weights,
-        )
-
-    def _model_config(self) -> dict[str, Any]:
-        values: dict[str, Any] = self._learner.model.config.to_dict()
-        values.pop("_name_or_path", None)  # a path of this computer
-        return values
-
-    def _checkpoint(self) -> dict[str, Any]:
-        """Plain tensors and plain types, for ``torch.load(weights_only=True)``."""
-        state = self._learner.model.state_dict()
-        return {
-            "kind": "lora" if self._settings.model.use_lora else "full",
-            "labels": list(self._dataset.labels),
-            "settings": self._settings.model_dump(mode="json"),
-            "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
-        }
-
-
-def _splits_csv(dataset: ClipDataset) -> str:
-    """Which clip was in which split, as a manifest that ``--data`` takes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group"])
-    for clip in dataset.clips:
-        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or ""])
-    return text.getvalue()
