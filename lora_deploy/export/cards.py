@@ -29,7 +29,7 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             "lora-deploy classify THIS_FOLDER clip.mp4",
             "```",
             "",
-            f"Proved on {certificate.clips} validation clips before it was shipped:",
+            f"Proved on {certificate.clips} real clips before it was shipped:",
             "",
             "| forms | same label | largest difference in probability |",
             "|---|---|---|",

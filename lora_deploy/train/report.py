@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from lora_deploy import atomic
@@ -80,11 +81,12 @@ def _curves(metrics: list[dict[str, Any]]) -> Figure:
     points = [(line["epoch"], line["eval_accuracy"]) for line in metrics if "eval_accuracy" in line]
     accuracies.plot(*zip(*points, strict=True), color="tab:orange")
     accuracies.set_ylim(0, 1.02)
-    losses.set_ylim(bottom=0)
+    losses.set_ylim(0, 1.05 * losses.get_ylim()[1])
     losses.legend(frameon=False)
     for axes, title in ((losses, "loss"), (accuracies, "validation accuracy")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -95,8 +97,9 @@ def _confusion(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(evaluation.confusion, cmap="Blues", vmin=0)
-    axes.set_xticks(range(count), evaluation.labels, rotation=45, ha="right")
-    axes.set_yticks(range(count), evaluation.labels)
+    # a label may hold dollar signs, which are no formula here
+    axes.set_xticks(range(count), evaluation.labels, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(count), evaluation.labels, parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("true label")
     most = max(map(max, evaluation.confusion))
