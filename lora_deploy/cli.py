@@ -59,15 +59,27 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone, as `head` does; nothing is left to be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        click.echo(
-            f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
-            "please report it with the output of the same command under -v",
-            err=True,
-        )
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            return _our_fault(error)
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"error: {error.strerror or error}{where}", err=True)
         if _is_verbose():
             traceback.print_exc()
-        return 3
+        return 2
+    except Exception as error:
+        return _our_fault(error)
+
+
+def _our_fault(error: Exception) -> int:
+    click.echo(
+        f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
+        "please report it with the output of the same command under -v",
+        err=True,
+    )
+    if _is_verbose():
+        traceback.print_exc()
+    return 3
 
 
 def _terminated(*_: object) -> None:
@@ -221,7 +233,7 @@ def _settings(source: str, overrides: Sequence[str], base: str | None) -> Any:
     from lora_deploy.config import load_settings, recipe_path
 
     path = Path(source)
-    if not path.exists() and not path.suffix:
+    if not path.is_file() and not path.suffix:
         path = recipe_path(source)
     return load_settings(path, [*overrides, *([f"model.base={json.dumps(base)}"] if base else [])])
 
@@ -247,7 +259,7 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
         click.echo("\n".join(recipe_names()))
         return
     settings = _settings(recipe, overrides, None)
-    is_file = Path(recipe).exists()
+    is_file = Path(recipe).is_file()
     if overrides or effective or is_file:
         click.echo(to_yaml(settings), nl=False)
     else:

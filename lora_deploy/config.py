@@ -5,7 +5,8 @@ recipes (commented YAML files) live in ``assets/configs`` and stand in ``train/c
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -110,22 +111,31 @@ def load_settings(source: Path | None = None, overrides: Iterable[str] = ()) -> 
         SettingsError: One line with the key, what was given and what is allowed.
     """
     tree = _read_yaml(source) if source is not None else {}
-    where = source.name if source is not None else "--set"
-    for override in overrides:
-        _set(tree, override)
-    return settings_from(tree, where=where)
+    where = source.name if source is not None else "settings"
+    tree = _guide_spelling(tree, where)
+    keys = [_set(tree, override) for override in overrides]
+    return settings_from(tree, where=where, overridden=keys)
 
 
-def settings_from(tree: Mapping[str, Any], *, where: str) -> Settings:
-    """Check a nested mapping of settings; ``where`` names its origin in an error.
+def settings_from(
+    tree: Mapping[str, Any], *, where: str, overridden: Sequence[str] = ()
+) -> Settings:
+    """Check a nested mapping of settings.
+
+    Args:
+        tree: Sections and values.
+        where: Names its origin in an error.
+        overridden: Keys that came from ``--set`` instead.
 
     Raises:
         SettingsError: As `load_settings`.
     """
-    tree = _guide_spelling(tree, where)
     try:
-        settings = Settings.model_validate(_numbers(tree))
+        settings = Settings.model_validate(_without_empty_sections(tree))
     except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        if any(key == name or key.startswith(f"{name}.") for name in overridden):
+            where = "--set"
         raise SettingsError(f"{where}: {_explain(error)}") from None
     if settings.model.use_lora and settings.model.freeze_base:
         raise SettingsError(
@@ -185,7 +195,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} can't be read as text: {error}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = _parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
@@ -201,24 +211,59 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
-    """Put one ``a.b=value`` into the tree, in place."""
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but 1e-4 is a number, and a key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                problem = f"a key must be a text, not {key!r}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if key in seen:
+                problem = f"the key {key} is given twice; keep one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# As YAML 1.2 has it: 1.1 takes a number with an exponent but without a point for a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+
+
+def _set(tree: dict[str, Any], override: str) -> str:
+    """Put one ``a.b=value`` into the tree, in place; returns its key."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SettingsError(
             f"--set {override!r} is not of the form KEY=VALUE, as in --set training.batch_size=4"
         )
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
     except yaml.YAMLError:
         raise SettingsError(f"--set {key}: {text!r} can't be read as a YAML value") from None
-    *sections, name = key.strip().split(".")
+    key = key.strip()
+    if key.split(".")[0] == "lora":  # as the guide's excerpts write it
+        key = f"model.{key}"
+    *sections, name = key.split(".")
     for section in sections:
-        below = tree.setdefault(section, {})
+        if tree.get(section) is None:
+            tree[section] = {}
+        below = tree[section]
         if not isinstance(below, dict):
             raise SettingsError(f"--set {key}: {section} is a value, not a section")
         tree = below
     tree[name] = value
+    return key
 
 
 def _guide_spelling(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -233,19 +278,14 @@ def _guide_spelling(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     return result
 
 
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-4`` as text; turn such texts into numbers, and absent sections into {}."""
-    if isinstance(value, Mapping):
-        return {
-            key: _numbers({} if item is None and key in _SECTIONS else item)
-            for key, item in value.items()
-        }
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _without_empty_sections(value: Any) -> Any:
+    """A section with nothing in it, or only comments, is one with all defaults."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _without_empty_sections({} if item is None and key in _SECTIONS else item)
+        for key, item in value.items()
+    }
 
 
 _SECTIONS = (*Settings.model_fields, "lora")

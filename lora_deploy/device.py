@@ -1,5 +1,7 @@
 """Which device PyTorch works on."""
 
+import re
+
 import torch
 
 from lora_deploy.errors import BackendError
@@ -15,10 +17,13 @@ def choose(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    if name == "cuda" or (name or "").startswith("cuda:"):
-        if not torch.cuda.is_available():
+    if name == "cuda" or re.fullmatch(r"cuda:\d+", name or ""):
+        device = torch.device(name or "cuda")
+        there = torch.cuda.device_count()
+        if (device.index or 0) >= there:
             raise BackendError(
-                f"device {name!r} was asked for, but PyTorch sees no CUDA device; use cpu"
+                f"device {name!r} was asked for, but PyTorch sees {there} CUDA devices; "
+                "use cpu, or one that is there"
             )
-        return torch.device(name or "cuda")
+        return device
     raise BackendError(f"device {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")

@@ -23,7 +23,7 @@ from lora_deploy.train.fit import fit
 logger = logging.getLogger(__name__)
 
 RECORDED = Path(__file__).parent / "assets" / "example-comparison.json"
-"""Figures of the kept runs; `benchmarks/example_comparison.py` writes it."""
+"""Figures of the kept runs; `benchmarks/methods.py --record` writes it."""
 
 RECIPE = "quickstart"
 

@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def pytest_sessionstart() -> None:
+    """Nothing skips for want of real clips where they were promised."""
+    if os.environ.get("REQUIRE_SHARED") == "1" and not MEDIA.is_dir():
+        raise pytest.UsageError(
+            "REQUIRE_SHARED=1, but the test material is not beside the checkout"
+        )
+
+
 def _needed(folder: Path) -> Path:
     if folder.is_dir():
         return folder

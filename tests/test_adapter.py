@@ -138,3 +138,27 @@ def test_an_infinite_alpha_is_refused(tiny_base: Path, lora_run: Path, tmp_path:
 def test_a_folder_without_an_adapter_says_what_it_lacks(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"lacks adapter_config\.json"):
         load_adapter(open_base(str(tiny_base), LABELS).model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"query": 64}}, {"bias": "all"},
+     {"init_lora_weights": "pissa"}],
+)  # fmt: skip
+def test_what_is_not_plain_lora_is_refused(
+    tiny_base: Path, lora_run: Path, tmp_path: Path, option: dict[str, object]
+) -> None:
+    folder = damaged(lora_run, tmp_path)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **option}))
+    with pytest.raises(CheckpointError, match=next(iter(option))):
+        load_adapter(open_base(str(tiny_base), LABELS).model, folder)
+
+
+def test_a_torn_adapter_configuration_is_refused(
+    tiny_base: Path, lora_run: Path, tmp_path: Path
+) -> None:
+    folder = damaged(lora_run, tmp_path)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is no LoRA configuration"):
+        load_adapter(open_base(str(tiny_base), LABELS).model, folder)

@@ -121,7 +121,7 @@ def test_a_hub_id_is_opened_at_its_revision_from_the_local_cache(
     (repository / "refs" / "main").write_text(commit)
     script = (
         "from lora_deploy.model.base import open_base\n"
-        "base = open_base('somebody/tiny', ['x', 'y'])\n"
+        "base = open_base('somebody/tiny', ['x', 'y'], may_download=False)\n"
         "print(base.base_id, base.revision, base.contract.short_side, base.fingerprint)\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -130,3 +131,15 @@ def test_the_command_prints_json_lines_and_nothing_else(
     assert [line["path"] for line in lines] == paths
     assert all(len(line["top_k"]) == 1 for line in lines)
     assert printed.err == ""
+
+
+def test_a_name_that_is_no_utf8_costs_nothing(
+    bundle: Path, test_clips: list[Path], tmp_path: Path
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
+    shutil.copy(test_clips[0], odd)
+    rows = list(classify(load(bundle), find_inputs([odd, "x" * 300 + ".mp4", str(test_clips[0])])))
+    assert [row.status for row in rows] == ["ok", "error", "ok"]
+    assert rows[0].path.endswith("/\\xff.mp4")
+    for ending in ("jsonl", "csv", "parquet"):
+        write_rows(rows, tmp_path / f"rows.{ending}")

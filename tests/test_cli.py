@@ -1,7 +1,6 @@
 """The command line: exit codes, one clear line for a mistake, stdout for results alone."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import yaml
 
 from lora_deploy import cli
-from lora_deploy.config import recipe_names
+from lora_deploy.config import recipe_names, recipe_path
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,9 +45,13 @@ def test_version_names_the_packages_that_matter(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_code_2(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert cli.run(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -77,9 +80,7 @@ def test_a_fault_of_ours_is_told_as_such(
 @pytest.mark.parametrize("name", recipe_names())
 def test_config_prints_each_recipe_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["config", name]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("# ")
-    yaml.safe_load(text)
+    assert capsys.readouterr().out == recipe_path(name).read_text(encoding="utf-8")
 
 
 def test_config_prints_effective_settings_and_checks_files(
@@ -161,3 +162,26 @@ def test_an_interrupted_training_leaves_the_best_epoch_so_far(
     assert not json.loads((out / "run.json").read_text())["finished"]
     assert load(out).labels == ("bend", "wave_two_hands")
     assert not (out / ".frames").exists()
+
+
+def test_a_folder_named_like_a_recipe_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quickstart").mkdir()  # as `scripts/quickstart` leaves it
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["config", "quickstart"]) == 0
+    assert "videomae-nano" in capsys.readouterr().out
+    arguments = ["train", "--config", "quickstart", "--data", "/nowhere", "--out", "y"]
+    assert cli.run(arguments) == 2
+    assert "there is nothing at /nowhere" in capsys.readouterr().err
+
+
+def test_a_place_that_can_not_be_written_is_the_users_mistake(
+    bundle: Path, lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    below_a_file = str(tmp_path / "file" / "inner")
+    assert cli.run(["merge-export", str(lora_run), "--out", below_a_file]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    assert cli.run(["classify", str(bundle), "x.mp4", "--out", "/proc/rows.jsonl"]) == 2
+    assert "/proc" in capsys.readouterr().err

@@ -125,3 +125,34 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         load_settings(None, ["model.freeze_base=true"])
     with pytest.raises(SettingsError, match="use_lora to false"):
         load_settings(None, ["model.random_weights=true"])
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    text = "training:\n  epochs: 2\nmodel:\n  use_lora: true\ntraining:\n  batch_size: 4\n"
+    with pytest.raises(SettingsError, match=r"at line 5: the key training is given twice"):
+        load_settings(written(tmp_path, text))
+
+
+def test_a_mistake_is_blamed_on_where_it_was_made(tmp_path: Path) -> None:
+    source = written(tmp_path, "training: {epochs: 2}\n")
+    with pytest.raises(SettingsError, match=r"^--set: training\.epochs is 0"):
+        load_settings(source, ["training.epochs=0"])
+    with pytest.raises(SettingsError, match=r"^my\.yaml: training\.epochs is 0"):
+        load_settings(written(tmp_path, "training: {epochs: 0}\n"), ["model.lora.r=4"])
+
+
+def test_an_empty_section_can_be_set_into(tmp_path: Path) -> None:
+    source = written(tmp_path, "model:\n  # use_lora: true\n")
+    assert not load_settings(source, ["model.use_lora=false"]).model.use_lora
+
+
+def test_the_guides_spelling_goes_with_set(tmp_path: Path) -> None:
+    source = written(tmp_path, "lora:\n  r: 4\n")
+    assert load_settings(source, ["model.lora.r=16"]).model.lora.r == 16
+    assert load_settings(source, ["lora.r=32"]).model.lora.r == 32
+
+
+def test_a_quoted_number_is_a_text() -> None:
+    assert load_settings(None, ["model.revision='4e7'"]).model.revision == "4e7"
+    with pytest.raises(SettingsError, match="allowed: a text"):
+        load_settings(None, ["model.revision=4e7"])

@@ -71,3 +71,22 @@ def test_a_run_is_evaluated_on_its_own_test_clips(
 ) -> None:
     assert cli.run(["evaluate", str(lora_run)]) == 0
     assert "on 8 clips (95% interval" in capsys.readouterr().out
+
+
+def test_a_missing_training_clip_is_in_nobodys_way(bundle: Path, few_clips: Path) -> None:
+    manifest = few_clips.with_name("gone.csv")
+    manifest.write_text(few_clips.read_text().replace("s0_orig.mp4", "gone.mp4"))
+    assert evaluate(load(bundle), manifest, split="test").clips == 8
+    with pytest.raises(DataError, match="do not exist"):
+        evaluate(load(bundle), manifest, split="train")
+
+
+def test_clips_without_splits_are_judged_only_when_all_are_meant(
+    bundle: Path, few_clips: Path
+) -> None:
+    manifest = few_clips.with_name("unsplit.csv")
+    rows = [line.split(",") for line in few_clips.read_text().splitlines()]
+    manifest.write_text("\n".join(",".join(row[:2]) for row in rows) + "\n")
+    with pytest.raises(DataError, match="--split all"):
+        evaluate(load(bundle), manifest, split="test")
+    assert evaluate(load(bundle), manifest, split="all").clips == len(rows) - 1

@@ -318,3 +318,26 @@ def test_a_changed_weight_file_of_the_run_is_refused(lora_run: Path, tmp_path: P
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="is not the file that training left"):
         pipeline.merge_export(copy, tmp_path / "bundle")
+
+
+def test_a_strangers_run_can_not_smuggle_files_into_a_bundle(
+    bundle: Path, lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not yours")
+    copy = shutil.copytree(lora_run, tmp_path / "run")
+    (copy / "best_model_lora_adapter" / "notes.txt").symlink_to(secret)
+    shipped = pipeline.merge_export(copy, tmp_path / "bundle")
+    assert not (shipped.bundle / "adapters" / "default" / "notes.txt").exists()
+    (copy / "best_model_lora_adapter" / "labels.json").unlink()
+    (copy / "best_model_lora_adapter" / "labels.json").symlink_to(secret)
+    with pytest.raises(ArtifactError, match=r"lacks best_model_lora_adapter/labels\.json"):
+        pipeline.merge_export(copy, tmp_path / "other")
+
+
+def test_training_clips_prove_nothing(lora_run: Path, few_clips: Path, tmp_path: Path) -> None:
+    manifest = few_clips.with_name("training-only.csv")
+    lines = few_clips.read_text().splitlines()
+    manifest.write_text("\n".join([lines[0], *(x for x in lines if ",train," in x)]) + "\n")
+    with pytest.raises(DataError, match="nothing but training clips"):
+        pipeline.merge_export(lora_run, tmp_path / "bundle", verify_on=manifest)

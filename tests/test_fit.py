@@ -1,6 +1,7 @@
 """Training leaves a RUN that is what it says."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ from transformers import AutoModelForVideoClassification
 from lora_deploy.artifact import run
 from lora_deploy.clips import decode, transforms
 from lora_deploy.config import load_settings, settings_from
-from lora_deploy.errors import ArtifactError, DataError
+from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
 from lora_deploy.model.base import open_base
+from lora_deploy.model.liveness import check_alive
 from lora_deploy.runtime.load import load
+from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.fit import fit
+from lora_deploy.train.run_folder import RunFolder
+from lora_deploy.train.tensors import ClipSamples, Sample
 from tests.conftest import TINY_TRAINING
 
 
@@ -177,4 +182,72 @@ def test_a_mistake_leaves_no_folder(tiny_base: Path, few_clips: Path, tmp_path: 
         fit(settings, few_clips, tmp_path / "run")
     with pytest.raises(DataError):
         fit(load_settings(), tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
+    tiny_base: Path,
+    few_clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+) -> None:
+    read = ClipSamples.__getitem__
+
+    def spoilt(self: ClipSamples, index: int) -> Sample:
+        sample = read(self, index)
+        if self._padding and self._epoch >= epoch - 1 and started:
+            sample["pixel_values"] = sample["pixel_values"] * torch.nan
+        return sample
+
+    started: list[bool] = []
+
+    def alive(model: PeftModel, pixel_values: torch.Tensor) -> None:
+        check_alive(model, pixel_values)
+        started.append(True)
+
+    monkeypatch.setattr("lora_deploy.train.fit.check_alive", alive)
+    monkeypatch.setattr(ClipSamples, "__getitem__", spoilt)
+    settings = settings_from(
+        {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"
+    )
+    with pytest.raises(LoraDeployError, match=r"loss became nan; lower training\.learning_rate"):
+        fit(settings, few_clips, tmp_path / "run")
+    if epoch == 1:
+        assert not (tmp_path / "run" / "run.json").exists()
+    else:
+        kept = run.read_run_manifest(tmp_path / "run")
+        assert kept.best.epoch == 1
+        assert all(
+            np.isfinite(load(tmp_path / "run").classify(clip).logits).all()
+            for clip in [Path(few_clips.read_text().splitlines()[1].split(",")[0])]
+        )
+
+
+def test_ctrl_c_waits_until_a_better_epoch_is_whole(
+    tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RunFolder._write
+
+    def interrupted(self: RunFolder, figures: EpochFigures, val_clips: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(self, figures, val_clips)
+
+    monkeypatch.setattr(RunFolder, "_write", interrupted)
+    settings = settings_from(
+        {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, few_clips, tmp_path / "run")
+    assert run.read_run_manifest(tmp_path / "run").best.epoch == 1
+    load(tmp_path / "run")
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(
+    few_clips: Path, tmp_path: Path
+) -> None:
+    for name, words in (("cuda:99", "CUDA devices"), ("tpu", "allowed: auto, cpu, cuda")):
+        with pytest.raises(BackendError, match=words):
+            fit(load_settings(), few_clips, tmp_path / "run", device_name=name)
     assert not (tmp_path / "run").exists()

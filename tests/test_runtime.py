@@ -2,17 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import lora_deploy
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.clips import decode
-from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError
+from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError, ModelError
 from lora_deploy.runtime.base import softmax
 from lora_deploy.runtime.load import load
 
@@ -189,3 +191,66 @@ def test_files_are_hashed_whole(bundle: Path) -> None:
     manifest = bundles.read_bundle_manifest(bundle)
     content = bundles.verified_bytes(bundle, manifest, "onnx/model.onnx")
     assert len(content) == manifest.files["onnx/model.onnx"].bytes
+
+
+def vouch_again(folder: Path, **changes: object) -> None:
+    """Rewrite ``bundle.json``, as somebody with a hex editor could."""
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_weights_that_nobody_vouches_for_are_not_opened(bundle_copy: Path) -> None:
+    files = json.loads((bundle_copy / "bundle.json").read_text())["files"]
+    vouch_again(bundle_copy, files={n: f for n, f in files.items() if not n.startswith("model/")})
+    with pytest.raises(ArtifactError, match="does not vouch for model/"):
+        load(bundle_copy, backend="torch")
+
+
+def test_a_file_put_beside_the_weights_is_refused(bundle_copy: Path) -> None:
+    """transformers would load an adapter that it finds there, without a word."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(bundle_copy / "adapters" / "default" / name, bundle_copy / "model" / name)
+    with pytest.raises(ArtifactError, match=r"does not vouch for model/adapter_config\.json"):
+        load(bundle_copy, backend="torch")
+
+
+def test_a_link_in_a_bundle_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
+    path = bundle_copy / "model" / "model.safetensors"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="is not the file that"):
+        load(bundle_copy, backend="torch")
+
+
+def test_an_edited_alpha_of_a_run_is_refused(lora_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(lora_run, tmp_path / "run")
+    path = copy / "best_model_lora_adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 64}))
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json is not the file"):
+        load(copy)
+
+
+def test_a_run_can_not_bring_code_or_another_architecture(full_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(full_run, tmp_path / "run")
+    path = copy / "run.json"
+    values = json.loads(path.read_text())
+    values["model_config_values"] |= {
+        "model_type": "bert",
+        "auto_map": {"AutoModelForVideoClassification": "evil/repo--mod.Cls"},
+    }
+    path.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match="the model is a bert; supported: videomae"):
+        load(copy)
+
+
+def test_a_graph_of_another_kind_is_refused(bundle_copy: Path) -> None:
+    path = bundle_copy / "onnx" / "model.onnx"
+    graph = onnx.load(path)
+    for node in graph.graph.node:
+        node.output[:] = ["answers" if name == "logits" else name for name in node.output]
+    graph.graph.output[0].name = "answers"
+    onnx.save(graph, path)
+    records = bundles.record_files(bundle_copy)
+    vouch_again(bundle_copy, files={n: r.model_dump() for n, r in records.items()})
+    with pytest.raises(ArtifactError, match=r"gives \['answers'\]"):
+        load(bundle_copy)

@@ -38,7 +38,7 @@ LAYERS = (
 HEAVY = {"torch", "transformers", "peft", "onnx", "onnxruntime", "openvino", "gradio", "pyarrow"}
 """What `--help` must not wait for."""
 
-COPIES = {"train/configs": "configs", "export/presets": "presets"}
+COPIES = {"train/configs": "configs"}
 """Folders at the root that a person edits, and their copies in the package's assets."""
 
 

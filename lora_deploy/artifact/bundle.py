@@ -96,19 +96,33 @@ def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
 
 
 def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> None:
-    """Check size and hash of all files whose path begins with ``under``.
+    """Check that the files below ``under`` are those of the manifest, by size and hash.
+
+    Args:
+        folder: The BUNDLE.
+        manifest: Its ``bundle.json``.
+        under: A folder inside the bundle; all of it by default.
 
     Raises:
-        ArtifactError: One is missing or has changed.
+        ArtifactError: A file is missing, has changed, or is not in the manifest.
     """
-    for name in manifest.files:
-        if name.startswith(under):
-            record = _record(folder, manifest, name)
-            path = folder / name
-            if not path.is_file():
-                raise ArtifactError(f"{folder} lacks {name}; copy or make the bundle again")
-            if path.stat().st_size != record.bytes or sha256_of_file(path) != record.sha256:
-                raise ArtifactError(_changed(folder, name))
+    listed = {name for name in manifest.files if name.startswith(under and f"{under}/")}
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in (folder / under).rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    } - {MANIFEST}
+    if missing := sorted(listed - found):
+        raise ArtifactError(f"{folder} lacks {missing[0]}; copy or make the bundle again")
+    if unknown := sorted(found - listed):
+        _record(folder, manifest, unknown[0])
+    for name in sorted(listed):
+        record = _record(folder, manifest, name)
+        path = folder / name
+        if path.is_symlink() or path.stat().st_size != record.bytes:
+            raise ArtifactError(_changed(folder, name))
+        if sha256_of_file(path) != record.sha256:
+            raise ArtifactError(_changed(folder, name))
 
 
 def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:

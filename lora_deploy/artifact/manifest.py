@@ -19,11 +19,6 @@ class Manifest(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
 
-    @property
-    def digest(self) -> str:
-        """One hash for the whole folder: of this manifest, which holds those of its files."""
-        return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"
-
 
 class BaseIdentity(BaseModel):
     """Which base a run stands on."""
@@ -35,6 +30,11 @@ class BaseIdentity(BaseModel):
     revision: str | None
     fingerprint: str
     licence: str | None
+
+
+def manifest_digest(path: Path) -> str:
+    """One hash for a whole RUN or BUNDLE: of its manifest, which holds those of its files."""
+    return f"sha256:{sha256_of_file(path)}"
 
 
 def sha256_of_file(path: Path) -> str:

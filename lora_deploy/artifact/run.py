@@ -53,7 +53,7 @@ class RunManifest(Manifest):
     """False while training goes on, and after it was interrupted."""
     training_seconds: float
     weights: dict[str, str]
-    """SHA-256 of the weight files by their path in the folder."""
+    """SHA-256 by path: of the checkpoint, and of every file of the adapter."""
 
 
 def write_run_manifest(folder: Path, manifest: RunManifest) -> None:
@@ -75,14 +75,24 @@ def is_run(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def verify_adapter(folder: Path, manifest: RunManifest) -> list[Path]:
+    """The files of the adapter, each one checked; anything else in its folder is passed over.
+
+    Raises:
+        ArtifactError: One is missing, or not the file that training left.
+    """
+    names = [name for name in manifest.weights if name.startswith(f"{ADAPTER}/")]
+    return [verify_weights(folder, manifest, name) for name in names]
+
+
 def verify_weights(folder: Path, manifest: RunManifest, name: str) -> Path:
-    """The path of a weight file, its hash checked.
+    """The path of a file, its hash checked.
 
     Raises:
         ArtifactError: It is missing, or not the file that training left.
     """
     path = folder / name
-    if not path.is_file():
+    if ".." in path.parts or path.is_symlink() or not path.is_file():
         raise ArtifactError(f"{folder} lacks {name}; copy the folder again, or train again")
     if manifest.weights.get(name) != sha256_of_file(path):
         raise ArtifactError(

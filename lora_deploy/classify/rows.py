@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,10 @@ def check_ending(out: Path) -> None:
         require("pyarrow", purpose="to write Parquet")
     if not out.parent.is_dir():
         raise LoraDeployError(f"the folder {out.parent} does not exist; make it first")
+    if out.is_dir():
+        raise LoraDeployError(f"{out} is a folder; name a file in it")
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass  # fails now, and not after hours of work, where nothing can be written
 
 
 def write_rows(rows: Sequence[Row], out: Path) -> None:

@@ -1,5 +1,6 @@
 """Videos in, rows out, in the order of the inputs; a bad file costs one row and nothing else."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
     """
     found: dict[str, None] = {}
     for given in inputs:
-        if Path(given).is_dir():
+        if os.path.isdir(given):  # noqa: PTH112 (never raises, however odd the name)
             videos = find_videos(Path(given))
             if not videos:
                 raise DataError(
@@ -56,11 +57,12 @@ def classify(
 
 
 def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top_k: int) -> Row:
+    told = _printable(path)
     try:
         clip = decoding.result()
     except ClipError as error:
         return Row(
-            path=path, status="error", label=None, score=None, top_k=(), duration_seconds=None,
+            path=told, status="error", label=None, score=None, top_k=(), duration_seconds=None,
             warning=None, error_kind=error.kind, error=str(error), model=recogniser.digest,
         )  # fmt: skip
     prediction = recogniser.predict(
@@ -70,7 +72,7 @@ def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top
         warning=clip.warning,
     )
     return Row(
-        path=path,
+        path=told,
         status="ok",
         label=prediction.label,
         score=prediction.score,
@@ -81,3 +83,8 @@ def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top
         error=None,
         model=recogniser.digest,
     )
+
+
+def _printable(path: str) -> str:
+    """The path as it was given; bytes that are no UTF-8 as ``\\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -6,6 +6,7 @@ One uint8 array for all clips, memory-mapped, with an index of which file became
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -131,10 +132,9 @@ def _build(
 ) -> _Index:
     folder = index_path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    # An index must never stand beside frames that are not its own.
-    index_path.unlink(missing_ok=True)
-    frames_path = folder / f"frames-{digest}.npy"
-    frames_path.unlink(missing_ok=True)
+    outdated = _read_index(index_path, contract)
+    # A name of its own, so that two builds at once never mix up their frames.
+    frames_path = folder / f"frames-{digest}-{secrets.token_hex(4)}.npy"
     _check_space(folder, len(distinct) * _row_bytes(contract))
     with replacing(frames_path) as partial, partial.open("r+b") as file:
         offset = _write_header(file, len(distinct), contract)
@@ -146,6 +146,9 @@ def _build(
         entries=entries,
     )
     write_text(index_path, index.model_dump_json(indent=1))
+    if outdated is not None:
+        # Whoever has it mapped keeps it until they are done.
+        (folder / outdated.frames_file).unlink(missing_ok=True)
     return index
 
 

@@ -4,12 +4,14 @@ It is written into every RUN and BUNDLE and into the ONNX metadata, and obeyed b
 training, evaluation, the proofs and every backend alike.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 Sampling = Literal["uniform", "middle_frame"]
 ResizeFilter = Literal["bilinear", "bicubic", "nearest"]
@@ -34,8 +36,8 @@ class PixelContract(BaseModel):
     """Pixels cut from the centre after resizing; padded with zeros where the frame is smaller."""
     resize_filter: ResizeFilter = "bilinear"
     """Pillow's antialiased filter of this name."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
     """Subtracted from and divided into red, green and blue after scaling to 0..1."""
     channel_order: Literal["rgb"] = "rgb"
     colour_matrix: Literal["as_tagged"] = "as_tagged"

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import logging
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from lora_deploy.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 
@@ -88,13 +92,19 @@ class _Row:
 
 def find_videos(folder: Path) -> list[Path]:
     """All files under ``folder`` with a video ending, sorted; hidden files and folders are skipped."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_ENDINGS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=_tell_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_ENDINGS
+        ]
+    return sorted(path for path in found if path.is_file())
+
+
+def _tell_unreadable(error: OSError) -> None:
+    logger.warning("passed over: the folder %s can't be read (%s)", error.filename, error.strerror)
 
 
 def read_dataset(
@@ -109,7 +119,7 @@ def read_dataset(
             absolute or count from the manifest's folder.
         val_fraction: Part of the clips that becomes ``val`` where the source names no split.
             Where all splits are named but ``val``, that part of ``train`` becomes ``val``.
-        test_fraction: The same for ``test``, if no clip has a split.
+        test_fraction: The same for ``test``, among the clips that have no split, if none is named.
         seed: Decides which clips; the same seed gives the same splits on any machine.
 
     Raises:
@@ -117,7 +127,8 @@ def read_dataset(
             splits share a file or a group.
     """
     _check_fractions(val_fraction, test_fraction)
-    rows = _read_rows(source)
+    rows = _read_rows(source, needs_train=True)
+    _check_exist(rows, source)
     _check_groups(rows)
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
@@ -132,17 +143,20 @@ def read_dataset(
     return ClipDataset(clips=clips, labels=labels)
 
 
-def read_split(source: Path, split: Split | Literal["all"]) -> tuple[LabelledClip, ...]:
+def read_split(
+    source: Path, split: Split | Literal["all"], *, must_exist: bool = True
+) -> tuple[LabelledClip, ...]:
     """Read the labelled clips that a model is to be judged on; nothing is drawn at random.
 
     Args:
         source: As `read_dataset`; one class and no train clips will do.
         split: A split that the source names, or ``all``. Of clips without one, ``test`` is told.
+        must_exist: Whether a manifest may name files that are not there.
 
     Raises:
         DataError: The source holds no labelled clips, or none in that split.
     """
-    rows = _read_rows(source)
+    rows = _read_rows(source, needs_train=False)
     if split != "all" and not any(row.split for row in rows):
         raise DataError(
             f"{source} names no splits, so clips that the model learned from can't be told from "
@@ -156,18 +170,37 @@ def read_split(source: Path, split: Split | Literal["all"]) -> tuple[LabelledCli
     if not clips:
         named = ", ".join(sorted({row.split for row in rows if row.split}))
         raise DataError(f"{source} has no clips in the split {split}; it has: {named}")
+    if must_exist:
+        _check_exist(clips, source)
     return clips
 
 
-def _read_rows(source: Path) -> list[_Row]:
+def _check_exist(clips: Sequence[_Row | LabelledClip], source: Path) -> None:
+    missing = [str(clip.path) for clip in clips if not clip.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(clips)} files of {source} do not exist: "
+            f"{_first_few(missing)}; paths count from the manifest's folder"
+        )
+
+
+def _read_rows(source: Path, *, needs_train: bool) -> list[_Row]:
     if source.is_dir():
-        rows = _read_folder(source)
+        rows = _read_folder(source, needs_train=needs_train)
     elif source.is_file():
         rows = _read_manifest(source)
     else:
         raise DataError(f"there is nothing at {source}; give a folder or a manifest")
     if not rows:
         raise DataError(f"no videos are in {source}; known endings are {_known_endings()}")
+    for row in rows:
+        try:
+            f"{row.path}{row.label}".encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name {os.fsencode(row.path)!r} is not UTF-8; rename it, because manifests "
+                "and reports can't hold it"
+            ) from None
     return _without_repeats(rows)
 
 
@@ -182,19 +215,20 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
 # Folders
 
 
-def _read_folder(source: Path) -> list[_Row]:
+def _read_folder(source: Path, *, needs_train: bool) -> list[_Row]:
     parts = [folder for folder in _visible_folders(source) if find_videos(folder)]
     splits = {folder: SPLIT_WORDS.get(folder.name.lower()) for folder in parts}
-    has_train = any(
-        split == "train" and any(find_videos(inner) for inner in _visible_folders(folder))
+    has_splits = any(
+        (split == "train" or (split and not needs_train and all(splits.values())))
+        and any(find_videos(inner) for inner in _visible_folders(folder))
         for folder, split in splits.items()
     )
-    if not has_train:
+    if not has_splits:
         return _read_class_folders(source, None)
     strangers = [folder.name for folder, split in splits.items() if split is None]
     if strangers:
         raise DataError(
-            f"{source} holds a train folder beside {_first_few(strangers)}; allowed beside it are "
+            f"{source} holds folders of splits beside {_first_few(strangers)}; allowed beside it are "
             f"only {_allowed_splits()}"
         )
     return [row for folder in parts for row in _read_class_folders(folder, splits[folder])]
@@ -210,8 +244,8 @@ def _read_class_folders(source: Path, split: Split | None) -> list[_Row]:
     rows = []
     folders = _visible_folders(source)
     for folder in folders:
-        rows += [_Row(path, folder.name, split, None) for path in find_videos(folder)]
-    empty = sorted({folder.name for folder in folders} - {row.label for row in rows})
+        rows += [_Row(path, folder.name.strip(), split, None) for path in find_videos(folder)]
+    empty = sorted({folder.name.strip() for folder in folders} - {row.label for row in rows})
     if rows and empty:
         raise DataError(
             f"no videos are in the class folder {_first_few(empty)} of {source}; fill or remove "
@@ -240,14 +274,7 @@ def _read_manifest(manifest: Path) -> list[_Row]:
     except (OSError, UnicodeDecodeError):
         raise DataError(f"the manifest {manifest} can't be read as UTF-8 text") from None
     records = _csv_records(text) if ending == ".csv" else _jsonl_records(text)
-    rows = [_row_of(record, line, manifest.parent) for line, record in records]
-    missing = [str(row.path) for row in rows if not row.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(rows)} files of {manifest} do not exist: {_first_few(missing)}; "
-            "paths count from the manifest's folder"
-        )
-    return rows
+    return [_row_of(record, line, manifest.parent) for line, record in records]
 
 
 def _csv_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
@@ -419,7 +446,10 @@ def _draw(units: Sequence[_Unit], fractions: Mapping[Split, float], seed: int) -
         wanted = sum(unit.size for unit in pool)
         for position, (split, fraction) in enumerate(fractions.items()):
             later_splits = len(fractions) - position  # train among them
-            taken = _take(pool, fraction * wanted, at_most=len(pool) - later_splits)
+            at_most = len(pool) - later_splits
+            if split == "val" and len(pool) == 2:
+                at_most = 1  # without validation clips there is no training at all
+            taken = _take(pool, fraction * wanted, at_most=at_most)
             split_of |= dict.fromkeys(taken, split)
             pool = [unit for unit in pool if unit not in split_of]
         split_of |= dict.fromkeys(pool, "train")

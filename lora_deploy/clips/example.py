@@ -29,6 +29,8 @@ SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 FRAMES_PER_SECOND = 12
 _FRAMES = (16, 24)  # a clip has between these many frames: 1.3 to 2 seconds
 
+_REACH = (0.09, 0.18)  # how far a gesture goes from its middle, in frame widths
+
 
 def render_gesture(label: str, rng: np.random.Generator) -> Frames:
     """Draw one clip of a gesture: uint8 [frames, height, width, 3], RGB.
@@ -52,28 +54,28 @@ def _draw_track(gesture: str, rng: np.random.Generator) -> Track:
     count = int(rng.integers(_FRAMES[0], _FRAMES[1] + 1))
     times = ((np.arange(count) + 0.5) / count).astype(np.float32)
     centred = times - 0.5
-    x = centred * rng.uniform(-0.1, 0.1)
-    y = centred * rng.uniform(-0.1, 0.1)
+    x = centred * rng.uniform(-0.15, 0.15)
+    y = centred * rng.uniform(-0.15, 0.15)
     log_scale = centred * rng.uniform(-0.15, 0.15) + rng.uniform(-0.25, 0.25)
     angle = centred * rng.uniform(-0.3, 0.3) + rng.uniform(-0.6, 0.6)
-    # A gesture fills most of the clip; before and after it the hand rests.
-    rest = rng.uniform(0.0, 0.1, size=2)
+    # Before and after the gesture the hand rests, so that when something moves says little.
+    rest = rng.uniform(0.0, 0.25, size=2)
     done = np.clip((times - rest[0]) / (1.0 - rest[0] - rest[1]), 0.0, 1.0)
     there_and_back = np.sin(2 * np.pi * done)
     if gesture == "circle_left":
         # Anticlockwise on the screen, where y grows downwards. About one turn, lowest in the
-        # middle of the gesture, give or take a sixth of a turn.
-        lowest = np.pi / 2 + rng.uniform(-np.pi / 3, np.pi / 3)
+        # middle of the gesture, give or take a quarter of a turn.
+        lowest = np.pi / 2 + rng.uniform(-np.pi / 2, np.pi / 2)
         turn = lowest - 2 * np.pi * rng.uniform(0.85, 1.15) * (done - 0.5)
-        x = x + rng.uniform(0.13, 0.22) * np.cos(turn)
-        y = y + rng.uniform(0.13, 0.22) * np.sin(turn)
+        x = x + rng.uniform(*_REACH) * np.cos(turn)
+        y = y + rng.uniform(*_REACH) * np.sin(turn)
     elif gesture == "nod_up":
-        y = y - rng.uniform(0.12, 0.22) * there_and_back
+        y = y - rng.uniform(*_REACH) * there_and_back
     elif gesture == "wave_left":
-        x = x - rng.uniform(0.12, 0.22) * there_and_back
+        x = x - rng.uniform(*_REACH) * there_and_back
     return Track(
-        x=place(rng, x),
-        y=place(rng, y),
+        x=place(rng, x, margin=0.15),
+        y=place(rng, y, margin=0.15),
         log_scale=log_scale.astype(np.float32),
         angle=angle.astype(np.float32),
         drift_x=draw_drift(rng, times),

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lora_deploy import atomic
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.transforms import contract_to_processor
@@ -72,7 +73,12 @@ def merge_export(
     with atomic.staged_folder(out) as stage:
         _write_forms(stage, run_folder, manifest, trained)
         _vouch(stage, manifest)
-        certificate = certify(_forms(stage, manifest, trained), clips, progress=progress)
+        certificate = certify(
+            _forms(stage, run_folder, manifest, trained),
+            clips,
+            source="named by the user" if verify_on else "validation clips of the training",
+            progress=progress,
+        )
         if not certificate.passed:
             raise CheckFailed(
                 f"no bundle was made, {out} is untouched: {'; '.join(certificate.objections)}"
@@ -94,7 +100,7 @@ def proof_clips(
     """
     source = verify_on or run_folder / run.SPLITS
     try:
-        clips = read_split(source, "all")
+        clips = _not_for_training(source)
     except DataError as error:
         if verify_on is not None:
             raise
@@ -102,15 +108,22 @@ def proof_clips(
             f"the validation clips of {run_folder} are not there any more ({error}); "
             "name others with --verify-on"
         ) from None
-    for split in ("val", "test"):
-        if any(clip.split == split for clip in clips):
-            clips = tuple(clip for clip in clips if clip.split == split)
-            break
     strange = sorted({clip.label for clip in clips} - set(labels))
     if strange:
         raise DataError(f"{source} has labels that the model does not know: {', '.join(strange)}")
     step = max(1.0, len(clips) / MOST_CLIPS)
     return [clips[int(index * step)] for index in range(min(len(clips), MOST_CLIPS))]
+
+
+def _not_for_training(source: Path) -> tuple[LabelledClip, ...]:
+    """The validation clips, else the test clips, else those of which no split is told."""
+    splits = {clip.split for clip in read_split(source, "all", must_exist=False)}
+    if splits == {"train"}:
+        raise DataError(f"{source} has nothing but training clips; others are needed for a proof")
+    if "val" in splits:
+        return read_split(source, "val")
+    told = splits != {"test"}  # of clips without a split, test is told
+    return read_split(source, "test" if told else "all")
 
 
 def _write_forms(
@@ -124,10 +137,13 @@ def _write_forms(
         stage / bundle.ONNX,
         labels=manifest.labels,
         contract=manifest.contract,
-        metadata={"run": manifest.digest},
+        metadata={"run": manifest_digest(run_folder / run.MANIFEST)},
     )
     if isinstance(trained, PeftModel):
-        shutil.copytree(run_folder / run.ADAPTER, stage / bundle.ADAPTERS / ADAPTER_NAME)
+        adapter = stage / bundle.ADAPTERS / ADAPTER_NAME
+        adapter.mkdir(parents=True)
+        for path in run.verify_adapter(run_folder, manifest):
+            shutil.copyfile(path, adapter / path.name)
 
 
 def save_model(merged: PreTrainedModel, folder: Path, manifest: RunManifest) -> None:
@@ -139,14 +155,16 @@ def save_model(merged: PreTrainedModel, folder: Path, manifest: RunManifest) -> 
     atomic.write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=1) + "\n")
 
 
-def _forms(stage: Path, manifest: RunManifest, trained: PreTrainedModel | PeftModel) -> list[Form]:
+def _forms(
+    stage: Path, run_folder: Path, manifest: RunManifest, trained: PreTrainedModel | PeftModel
+) -> list[Form]:
     """The trained model as it is, and the shipped forms as they lie in the staged folder."""
     first = Recogniser(
         backend=TorchBackend(trained, form="unmerged"),
         labels=manifest.labels,
         contract=manifest.contract,
         temperature=1.0,
-        digest=manifest.digest,
+        digest=manifest_digest(run_folder / run.MANIFEST),
     )
     try:
         merged = _merged_as_transformers_opens_it(stage, manifest)
@@ -173,7 +191,7 @@ def _merged_as_transformers_opens_it(stage: Path, manifest: RunManifest) -> Reco
         # transformers' preprocessor does not say which frames to take
         contract=contract.model_copy(update={"sampling": manifest.contract.sampling}),
         temperature=1.0,
-        digest=manifest.digest,
+        digest="",  # no row is written
     )
 
 

@@ -77,11 +77,13 @@ class Certificate(_Frozen):
     schema_version: int = 1
     passed: bool
     clips: int
+    source: str
+    """Whose clips these are."""
     clip_names: tuple[str, ...]
     left_out: tuple[str, ...]
     """Clips that could not be decoded."""
     accuracy: dict[str, float]
-    """Of each form, on the same clips; they chose the best epoch, so it is no test."""
+    """Of each form, on the same clips; validation clips chose the best epoch, so it is no test."""
     liveness: Liveness | None
     """None where there is no adapter."""
     links: tuple[Link, ...]
@@ -108,6 +110,7 @@ def certify(
     forms: Sequence[Form],
     clips: Sequence[LabelledClip],
     *,
+    source: str,
     progress: Progress = silent,
 ) -> Certificate:
     """Send clips through all forms and compare each form with the one before it.
@@ -115,6 +118,7 @@ def certify(
     Args:
         forms: The trained one first.
         clips: Real clips that the training did not learn from.
+        source: Whose clips these are, for the certificate.
         progress: Told of each clip and form.
 
     Raises:
@@ -143,6 +147,7 @@ def certify(
     return Certificate(
         passed=not objections,
         clips=len(readable),
+        source=source,
         clip_names=tuple(clip.path.name for clip in readable),
         left_out=tuple(left_out),
         accuracy={answer.form.name: _accuracy(answer, readable) for answer in answers},

@@ -1,5 +1,6 @@
 """The LoRA adapter: attach it, count it, switch its update off, save it, load it."""
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,13 @@ from lora_deploy.errors import ArtifactError, CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_PLAIN_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
+_HARMLESS_OPTIONS = (
+    "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type",
+    "auto_mapping", "task_type",
+)  # fmt: skip
+"""Told, or read only when an adapter is made; the base is never taken from here."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +150,50 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} is no adapter: it lacks {name}")
-    config = LoraConfig.from_pretrained(str(folder))
-    if not (config.r >= 1 and math.isfinite(config.lora_alpha) and config.lora_alpha > 0):
-        raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG}: r is {config.r} and lora_alpha is {config.lora_alpha}; "
-            "both must be finite and above 0"
-        )
-    adapted = _wrap(model, config)
+    adapted = _wrap(model, read_adapter_config(folder / ADAPTER_CONFIG))
     _load_weights(adapted, folder / ADAPTER_WEIGHTS)
     adapted.eval()
     return adapted
+
+
+def read_adapter_config(path: Path) -> LoraConfig:
+    """Read a plain LoRA's configuration; what would change the base or the sum is refused.
+
+    Raises:
+        CheckpointError: It is torn, or has an option that is not plain LoRA.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        given = {key: values.pop(key) for key in _PLAIN_OPTIONS}
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is no LoRA configuration ({type(error).__name__}: {error}); it needs "
+            f"{', '.join(_PLAIN_OPTIONS)}"
+        ) from None
+    usual = LoraConfig().to_dict()
+    strange = sorted(
+        key
+        for key, value in values.items()
+        if key not in _HARMLESS_OPTIONS and value and value != usual.get(key)
+    )
+    if strange:
+        raise CheckpointError(
+            f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA and can't "
+            "be used; train with plain LoRA, or convert the adapter"
+        )
+    r, alpha, dropout = given["r"], given["lora_alpha"], given["lora_dropout"]
+    if not (_is_number(r) and r >= 1 and _is_number(alpha) and alpha > 0 and _is_number(dropout)):
+        raise CheckpointError(
+            f"{path}: r is {r}, lora_alpha is {alpha} and lora_dropout is {dropout}; r and "
+            "lora_alpha must be finite numbers above 0"
+        )
+    if given["bias"] != "none":
+        raise CheckpointError(f"{path}: bias is {given['bias']!r}; allowed: none")
+    return LoraConfig(**given)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _load_weights(model: PeftModel, path: Path) -> None:

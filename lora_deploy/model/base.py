@@ -68,6 +68,7 @@ def open_base(
     revision: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
+    may_download: bool = True,
 ) -> OpenedBase:
     """Open a base as a classifier of ``labels``.
 
@@ -77,19 +78,20 @@ def open_base(
         revision: Commit or tag of a hub id.
         random_weights: Keep the architecture and forget what the base has learned.
         seed: Of the new parameters.
+        may_download: Whether a hub may be asked; False where somebody else's file names the base.
 
     Raises:
         ModelError: It can't be found or is of an architecture that is not supported.
         CheckpointError: Its weights lack something, or hold something unknown.
     """
-    folder, commit = _locate(base, revision)
+    folder, commit = _locate(base, revision, may_download=may_download)
     config = _read_config(folder, base)
     _check_architecture(config, base)
     id2label = dict(enumerate(labels))
     torch.manual_seed(seed)
     if random_weights:
         _set_labels(config, id2label)
-        model = AutoModelForVideoClassification.from_config(config)
+        model = AutoModelForVideoClassification.from_config(config, trust_remote_code=False)
         new = {"classifier"}
     else:
         model, new = _load(folder, base, id2label)
@@ -111,12 +113,23 @@ def open_base(
 
 
 def from_config(config: dict[str, Any]) -> PreTrainedModel:
-    """A model of this configuration with fresh weights, to load a full checkpoint into."""
-    values = dict(config)
-    model_type = values.pop("model_type")
-    model: PreTrainedModel = AutoModelForVideoClassification.from_config(
-        AutoConfig.for_model(model_type, **values)
-    )
+    """A model of this configuration with fresh weights, to load a full checkpoint into.
+
+    Raises:
+        ModelError: It is of an architecture that is not supported, or can't be built.
+    """
+    values = {key: value for key, value in config.items() if key != "auto_map"}
+    model_type = values.pop("model_type", None)
+    if model_type not in SUPPORTED_ARCHITECTURES:
+        raise ModelError(
+            f"the model is a {model_type}; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+    try:
+        model: PreTrainedModel = AutoModelForVideoClassification.from_config(
+            AutoConfig.for_model(model_type, **values), trust_remote_code=False
+        )
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"no model can be built from its configuration: {error}") from error
     return model
 
 
@@ -152,14 +165,14 @@ def read_contract(folder: Path, config: PretrainedConfig) -> PixelContract:
     return PixelContract(frames=frames, short_side=side, crop_height=side, crop_width=side)
 
 
-def _locate(base: str, revision: str | None) -> tuple[Path, str | None]:
+def _locate(base: str, revision: str | None, *, may_download: bool) -> tuple[Path, str | None]:
     """The folder of a base, and the commit if it came from a hub."""
     if base in EMBEDDED_BASES:
         return embedded_base(base), None
     if Path(base).is_dir():
         return Path(base), None
     if _HUB_ID.match(base) and not base.startswith("."):
-        folder = _download(base, revision)
+        folder = _snapshot(base, revision, may_download=may_download)
         return folder, folder.name
     raise ModelError(
         f"there is no base called {base!r}; allowed: an embedded base "
@@ -168,20 +181,33 @@ def _locate(base: str, revision: str | None) -> tuple[Path, str | None]:
     )
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
-    """Fetch a base into the hub's own cache; the folder is named after the commit."""
+def _snapshot(hub_id: str, revision: str | None, *, may_download: bool) -> Path:
+    """A base in the hub's own cache, fetched if need be; the folder is named after the commit."""
     patterns = [["config.json", "preprocessor_config.json", "README.md", "*.safetensors*"]]
     patterns.append([*patterns[0], "pytorch_model*.bin*"])  # where there are no safetensors
     try:
         for allowed in patterns:
-            folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=allowed))
+            folder = Path(
+                snapshot_download(
+                    hub_id,
+                    revision=revision,
+                    allow_patterns=allowed,
+                    local_files_only=not may_download,
+                )
+            )
             if any(folder.glob("*.safetensors")):
                 break
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        what = f"base {hub_id!r} is no folder here, and not in this computer's hub cache"
+        if not may_download:
+            at = f" --revision {revision}" if revision else ""
+            raise ModelError(
+                f"{what}; fetch it first: hf download {hub_id}{at}, or start from the directory "
+                "in which that folder lies"
+            ) from error
         raise ModelError(
-            f"base {hub_id!r} can't be fetched from the hub ({type(error).__name__}), and is not "
-            "in this computer's cache; check the name, the revision and the connection, or give "
-            "a folder with config.json and model.safetensors"
+            f"{what}, and can't be fetched ({type(error).__name__}); check the name, the revision "
+            "and the connection, or give a folder with config.json and model.safetensors"
         ) from error
     return folder
 

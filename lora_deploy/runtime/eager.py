@@ -12,7 +12,7 @@ from lora_deploy.artifact import run
 from lora_deploy.artifact.manifest import BaseIdentity
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.errors import ArtifactError, CheckpointError
-from lora_deploy.model.adapter import ADAPTER_WEIGHTS, load_adapter
+from lora_deploy.model.adapter import load_adapter
 from lora_deploy.model.base import from_config, open_base, quiet_loading
 
 
@@ -52,7 +52,7 @@ def open_run_model(folder: Path, manifest: RunManifest) -> PreTrainedModel | Pef
     """
     if manifest.kind == "full":
         return open_checkpoint(run.verify_weights(folder, manifest, run.CHECKPOINT), manifest)
-    run.verify_weights(folder, manifest, f"{run.ADAPTER}/{ADAPTER_WEIGHTS}")
+    run.verify_adapter(folder, manifest)
     return open_unmerged(folder / run.ADAPTER, manifest.base, manifest.labels)
 
 
@@ -62,7 +62,7 @@ def open_unmerged(adapter: Path, base: BaseIdentity, labels: tuple[str, ...]) ->
     Raises:
         CheckpointError: The base's tensors are not those that the adapter was trained on.
     """
-    opened = open_base(base.id, labels, revision=base.revision)
+    opened = open_base(base.id, labels, revision=base.revision, may_download=False)
     if (found := opened.fingerprint) != base.fingerprint:
         raise CheckpointError(
             f"the base {base.id!r} is not the one that {adapter.name} was trained on: its "

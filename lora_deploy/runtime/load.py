@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.manifest import manifest_digest
+from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ArtifactError, BackendError
 from lora_deploy.extras import import_backend, is_installed
 from lora_deploy.runtime.base import Backend, Recogniser
@@ -74,7 +76,7 @@ def _load_bundle(
         labels=manifest.labels,
         contract=manifest.contract,
         temperature=manifest.temperature,
-        digest=manifest.digest,
+        digest=manifest_digest(folder / bundle.MANIFEST),
     )
 
 
@@ -89,13 +91,19 @@ def _open_onnx(folder: Path, manifest: BundleManifest, batch_size: int) -> Backe
 
 def _check_metadata(metadata: dict[str, str], manifest: BundleManifest) -> None:
     """The graph and the manifest must speak of the same labels and pixels."""
-    labels = json.loads(metadata.get("labels", "null"))
+    try:
+        labels = json.loads(metadata["labels"])
+        contract = PixelContract.model_validate_json(metadata["pixel_contract"])
+    except (KeyError, ValueError):
+        raise ArtifactError(
+            f"{bundle.ONNX} does not say its labels and pixel contract; make the bundle again"
+        ) from None
     if labels != list(manifest.labels):
         raise ArtifactError(
             f"{bundle.ONNX} was exported for the labels {labels}; {bundle.MANIFEST} says "
             f"{list(manifest.labels)}: make the bundle again"
         )
-    if metadata.get("pixel_contract") != manifest.contract.model_dump_json():
+    if contract != manifest.contract:
         raise ArtifactError(
             f"{bundle.ONNX} and {bundle.MANIFEST} disagree on the pixel contract; "
             "make the bundle again"
@@ -113,11 +121,11 @@ def _open_torch_bundle(
         "lora_deploy.runtime.eager", "torch", "transformers", "peft", purpose="to run with PyTorch"
     )
     if adapter is None:
-        bundle.verify_files(folder, manifest, under=f"{bundle.MODEL}/")
         if not (folder / bundle.MODEL).is_dir():
             raise BackendError(
                 f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
             )
+        bundle.verify_files(folder, manifest, under=bundle.MODEL)
         model, form = eager.open_merged(folder / bundle.MODEL), "merged"
     else:
         if adapter not in manifest.adapters:
@@ -125,7 +133,7 @@ def _open_torch_bundle(
                 f"{folder} has no adapter {adapter!r}; it has: {', '.join(manifest.adapters) or 'none'}"
             )
         under = f"{bundle.ADAPTERS}/{adapter}"
-        bundle.verify_files(folder, manifest, under=f"{under}/")
+        bundle.verify_files(folder, manifest, under=under)
         model = eager.open_unmerged(folder / under, manifest.base, manifest.labels)
         form = "unmerged"
     opened: Backend = eager.TorchBackend(
@@ -160,7 +168,7 @@ def _load_run(
         labels=manifest.labels,
         contract=manifest.contract,
         temperature=1.0,
-        digest=manifest.digest,
+        digest=manifest_digest(folder / run.MANIFEST),
     )
 
 

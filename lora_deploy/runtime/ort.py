@@ -42,6 +42,15 @@ class OnnxRuntimeBackend:
         if found != _PROVIDER:
             raise BackendError(f"ONNX Runtime chose {found} where {_PROVIDER} was asked for")
         self.batch_size = batch_size
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        inputs = [node.name for node in self._session.get_inputs()]
+        outputs = [node.name for node in self._session.get_outputs()]
+        if inputs != ["pixel_values"] or outputs != ["logits"]:
+            raise ArtifactError(
+                f"the graph takes {inputs} and gives {outputs}; needed: pixel_values and logits"
+            )
 
     @property
     def metadata(self) -> dict[str, str]:

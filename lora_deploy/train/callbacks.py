@@ -52,6 +52,8 @@ class KeepBest(TrainerCallback):
             val_accuracy=values["eval_accuracy"],
             val_loss=values["eval_loss"],
         )
+        if not math.isfinite(figures.val_loss):
+            return  # a model that answers NaN is never kept; `StopOnBadLoss` ends the training
         better = figures.is_better_than(self.best)
         training_loss = next(
             (log["loss"] for log in reversed(state.log_history) if "loss" in log), math.nan
@@ -62,8 +64,8 @@ class KeepBest(TrainerCallback):
             figures.val_accuracy, " (best so far)" if better else "",
         )  # fmt: skip
         if better:
-            self.best = figures
             self._save(figures)
+            self.best = figures
         elif self._patience and self.best and figures.epoch - self.best.epoch >= self._patience:
             logger.info("stopped early: no better epoch since epoch %d", self.best.epoch)
             control.should_training_stop = True

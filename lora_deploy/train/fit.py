@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lora_deploy.clips.cache import FrameCache, build_cache
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
 from lora_deploy.config import Settings, TrainingSettings
-from lora_deploy.errors import ArtifactError, DataError, LoraDeployError
+from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
 from lora_deploy.evaluate import Evaluation, tally
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.base import OpenedBase, open_base
@@ -64,6 +65,12 @@ def fit(
     """
     if not atomic.is_free(out):
         raise ArtifactError(f"{out} exists already; choose another --out, or delete it first")
+    target_device = device.choose(device_name)
+    if target_device.index:
+        raise BackendError(
+            f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
+            f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
+        )
     # 1. What to learn from.
     dataset = read_dataset(
         data,
@@ -89,8 +96,11 @@ def fit(
     frames_folder = cache_folder or out / ".frames"
     try:
         cache = _cache(dataset, contract, frames_folder, progress)
+        samples = _samples(settings.training, dataset, cache)
+        if isinstance(learner.model, PeftModel):
+            _check_alive(learner.model, samples["train"])
         run_folder = RunFolder(out, settings, dataset, base, contract, learner)
-        return _train(settings, dataset, cache, learner, run_folder, device_name)
+        return _train(settings.training, samples, cache, learner, run_folder, target_device)
     finally:
         if cache_folder is None:
             shutil.rmtree(frames_folder, ignore_errors=True)
@@ -159,28 +169,33 @@ def _cache(
     return cache
 
 
+def _samples(
+    training: TrainingSettings, dataset: ClipDataset, cache: FrameCache
+) -> dict[str, ClipSamples]:
+    return {
+        "train": ClipSamples(
+            dataset.of("train"), dataset.labels, cache,
+            random_crop_padding=training.random_crop_padding, seed=training.seed,
+        ),
+        "val": ClipSamples(dataset.of("val"), dataset.labels, cache),
+    }  # fmt: skip
+
+
+def _check_alive(model: PeftModel, samples: ClipSamples) -> None:
+    clips = [samples[index]["pixel_values"] for index in range(min(2, len(samples)))]
+    check_alive(model, torch.stack(clips))
+
+
 def _train(
-    settings: Settings,
-    dataset: ClipDataset,
+    training: TrainingSettings,
+    samples: Mapping[str, ClipSamples],
     cache: FrameCache,
     learner: Learner,
     run_folder: RunFolder,
-    device_name: str | None,
+    target_device: torch.device,
 ) -> RunManifest:
-    training = settings.training
-    train_samples = ClipSamples(
-        dataset.of("train"), dataset.labels, cache,
-        random_crop_padding=training.random_crop_padding, seed=training.seed,
-    )  # fmt: skip
-    val_samples = ClipSamples(dataset.of("val"), dataset.labels, cache)
-    target_device = device.choose(device_name)
-    if isinstance(learner.model, PeftModel):
-        batch = torch.stack(
-            [train_samples[i]["pixel_values"] for i in range(min(2, len(train_samples)))]
-        )
-        check_alive(learner.model, batch)
     keep_best = KeepBest(
-        lambda figures: run_folder.save(figures, len(val_samples)),
+        lambda figures: run_folder.save(figures, len(samples["val"])),
         patience=training.early_stopping_patience,
     )
     stop_on_bad_loss = StopOnBadLoss()
@@ -188,8 +203,8 @@ def _train(
     trainer = Trainer(
         model=learner.model,
         args=training_arguments(training, run_folder.path, use_cpu=target_device.type == "cpu"),
-        train_dataset=train_samples,
-        eval_dataset=val_samples,
+        train_dataset=samples["train"],
+        eval_dataset=samples["val"],
         compute_metrics=_accuracy,
         callbacks=[
             WriteMetrics(run_folder.path / run.METRICS),
@@ -220,7 +235,7 @@ def _train(
         )
     manifest = run_folder.finish()
     report.write_report(
-        run_folder.path, manifest, _validate(run_folder.path, val_samples, cache), cache
+        run_folder.path, manifest, _validate(run_folder.path, samples["val"], cache), cache
     )
     return manifest
 
@@ -251,7 +266,7 @@ def training_arguments(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_fraction,  # below 1: a part of all steps
-        lr_scheduler_type=training.lr_scheduler,
+        lr_scheduler_type=_scheduler(training),
         label_smoothing_factor=training.label_smoothing,
         max_grad_norm=training.max_grad_norm,
         bf16=training.mixed_precision == "bf16",
@@ -269,6 +284,12 @@ def training_arguments(
         label_names=["labels"],
         use_cpu=use_cpu,
     )
+
+
+def _scheduler(training: TrainingSettings) -> str:
+    # transformers' "constant" knows no warm-up
+    warm = training.lr_scheduler == "constant" and training.warmup_fraction > 0
+    return "constant_with_warmup" if warm else training.lr_scheduler
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -2,7 +2,11 @@
 
 import csv
 import io
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import LoraDeployError
-from lora_deploy.model.adapter import ADAPTER_WEIGHTS, ParameterCounts, save_adapter
+from lora_deploy.model.adapter import ParameterCounts, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.model.targets import ResolvedTargets
 from lora_deploy.train import cards
@@ -60,7 +64,14 @@ class RunFolder:
         atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
 
     def save(self, figures: EpochFigures, val_clips: int) -> None:
-        """Write the weights of this epoch and then the manifest that vouches for them."""
+        """Write the weights of this epoch and then the manifest that vouches for them.
+
+        Ctrl-C and a termination wait until both are there.
+        """
+        with _uninterrupted():
+            self._write(figures, val_clips)
+
+    def _write(self, figures: EpochFigures, val_clips: int) -> None:
         with atomic.replacing(self.path / run.CHECKPOINT) as partial:
             torch.save(self._checkpoint(), partial)
         weights = {run.CHECKPOINT: sha256_of_file(self.path / run.CHECKPOINT)}
@@ -71,10 +82,9 @@ class RunFolder:
                 save_adapter(model, stage)
                 atomic.write_text(stage / "labels.json", cards.labels_json(manifest.labels))
                 atomic.write_text(stage / "README.md", cards.adapter_card(manifest, self._settings))
-            name = f"{run.ADAPTER}/{ADAPTER_WEIGHTS}"
-            manifest = manifest.model_copy(
-                update={"weights": {**weights, name: sha256_of_file(self.path / name)}}
-            )
+            for path in sorted((self.path / run.ADAPTER).iterdir()):
+                weights[f"{run.ADAPTER}/{path.name}"] = sha256_of_file(path)
+            manifest = manifest.model_copy(update={"weights": weights})
         run.write_run_manifest(self.path, manifest)
         self._manifest = manifest
 
@@ -134,6 +144,26 @@ class RunFolder:
             "settings": self._settings.model_dump(mode="json"),
             "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
         }
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block is done; they count afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    waiting: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: waiting.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for held_back in waiting:
+            signal.raise_signal(held_back)
 
 
 def _splits_csv(dataset: ClipDataset) -> str:
