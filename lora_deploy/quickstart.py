@@ -92,8 +92,8 @@ class ExampleSize:
     """Clips per gesture."""
 
     train: int = 100
-    val: int = 25
-    test: int = 50
+    val: int = 30
+    test: int = 60
 
 
 def quickstart(

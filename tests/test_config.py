@@ -156,3 +156,9 @@ def test_a_quoted_number_is_a_text() -> None:
     assert load_settings(None, ["model.revision='4e7'"]).model.revision == "4e7"
     with pytest.raises(SettingsError, match="allowed: a text"):
         load_settings(None, ["model.revision=4e7"])
+
+
+def test_no_is_a_choice_and_not_a_boolean() -> None:
+    assert load_settings(None, ["training.mixed_precision=no"]).training.mixed_precision == "no"
+    with pytest.raises(SettingsError, match=r"'yes'; allowed: true or false"):
+        load_settings(None, ["model.use_lora=yes"])
