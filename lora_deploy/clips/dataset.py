@@ -5,18 +5,16 @@ import io
 import json
 import logging
 import os
-import random
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lora_deploy.clips.splits import Row, assign_splits
+from lora_deploy.clips.splits import Split as Split
 from lora_deploy.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-Split = Literal["train", "val", "test"]
 
 VIDEO_ENDINGS = frozenset(
     {
@@ -80,16 +78,6 @@ class ClipDataset:
         return tuple(clip for clip in self.clips if clip.split == split)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A clip whose split may still be open."""
-
-    path: Path
-    label: str
-    split: Split | None
-    group: str | None
-
-
 def find_videos(folder: Path) -> list[Path]:
     """All files under ``folder`` with a video ending, sorted; hidden files and folders are skipped."""
     found = []
@@ -133,7 +121,11 @@ def read_dataset(
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise DataError(f"{source} holds only one class, {labels[0]}; at least two are needed")
-    clips = _assign_splits(rows, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    splits = assign_splits(rows, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    clips = tuple(
+        LabelledClip(row.path, row.label, split, row.group)
+        for row, split in zip(rows, splits, strict=True)
+    )
     trained = {clip.label for clip in clips if clip.split == "train"}
     untrained = [label for label in labels if label not in trained]
     if untrained:
@@ -175,7 +167,7 @@ def read_split(
     return clips
 
 
-def _check_exist(clips: Sequence[_Row | LabelledClip], source: Path) -> None:
+def _check_exist(clips: Sequence[Row | LabelledClip], source: Path) -> None:
     missing = [str(clip.path) for clip in clips if not clip.path.is_file()]
     if missing:
         raise DataError(
@@ -184,7 +176,7 @@ def _check_exist(clips: Sequence[_Row | LabelledClip], source: Path) -> None:
         )
 
 
-def _read_rows(source: Path, *, needs_train: bool) -> list[_Row]:
+def _read_rows(source: Path, *, needs_train: bool) -> list[Row]:
     if source.is_dir():
         rows = _read_folder(source, needs_train=needs_train)
     elif source.is_file():
@@ -215,7 +207,7 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
 # Folders
 
 
-def _read_folder(source: Path, *, needs_train: bool) -> list[_Row]:
+def _read_folder(source: Path, *, needs_train: bool) -> list[Row]:
     parts = [folder for folder in _visible_folders(source) if find_videos(folder)]
     splits = {folder: SPLIT_WORDS.get(folder.name.lower()) for folder in parts}
     has_splits = any(
@@ -234,7 +226,7 @@ def _read_folder(source: Path, *, needs_train: bool) -> list[_Row]:
     return [row for folder in parts for row in _read_class_folders(folder, splits[folder])]
 
 
-def _read_class_folders(source: Path, split: Split | None) -> list[_Row]:
+def _read_class_folders(source: Path, split: Split | None) -> list[Row]:
     loose = [path.name for path in find_videos(source) if path.parent == source]
     if loose:
         raise DataError(
@@ -244,7 +236,7 @@ def _read_class_folders(source: Path, split: Split | None) -> list[_Row]:
     rows = []
     folders = _visible_folders(source)
     for folder in folders:
-        rows += [_Row(path, folder.name.strip(), split, None) for path in find_videos(folder)]
+        rows += [Row(path, folder.name.strip(), split, None) for path in find_videos(folder)]
     empty = sorted({folder.name.strip() for folder in folders} - {row.label for row in rows})
     if rows and empty:
         raise DataError(
@@ -263,7 +255,7 @@ def _visible_folders(source: Path) -> list[Path]:
 # Manifests
 
 
-def _read_manifest(manifest: Path) -> list[_Row]:
+def _read_manifest(manifest: Path) -> list[Row]:
     ending = manifest.suffix.lower()
     if ending not in (".csv", ".jsonl"):
         raise DataError(
@@ -305,7 +297,7 @@ def _jsonl_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
         yield line, record
 
 
-def _row_of(record: Mapping[object, object], line: int, folder: Path) -> _Row:
+def _row_of(record: Mapping[object, object], line: int, folder: Path) -> Row:
     missing = [column for column in ("path", "label") if column not in record]
     if missing:
         found = ", ".join(str(column) for column in record if column is not None)
@@ -322,7 +314,7 @@ def _row_of(record: Mapping[object, object], line: int, folder: Path) -> _Row:
         raise DataError(
             f"line {line} of the manifest has the split {word!r}; allowed are {_allowed_splits()}"
         )
-    return _Row(
+    return Row(
         path=folder / path,
         label=label,
         split=SPLIT_WORDS[word.lower()] if word else None,
@@ -344,9 +336,9 @@ def _text(record: Mapping[object, object], column: str, line: int) -> str:
 # Checks across rows
 
 
-def _without_repeats(rows: Sequence[_Row]) -> list[_Row]:
+def _without_repeats(rows: Sequence[Row]) -> list[Row]:
     """Each file once, however it is spelled; rows that contradict each other are refused."""
-    kept: dict[Path, _Row] = {}
+    kept: dict[Path, Row] = {}
     for row in rows:
         first = kept.setdefault(row.path.resolve(), row)
         for what, one, other in (
@@ -362,7 +354,7 @@ def _without_repeats(rows: Sequence[_Row]) -> list[_Row]:
     return list(kept.values())
 
 
-def _check_groups(rows: Iterable[_Row]) -> None:
+def _check_groups(rows: Iterable[Row]) -> None:
     split_of: dict[str, Split] = {}
     for row in rows:
         if row.group is None or row.split is None:
@@ -372,112 +364,6 @@ def _check_groups(rows: Iterable[_Row]) -> None:
                 f"the group {row.group} is in both {split_of[row.group]} and {row.split}, so what "
                 "is tested was seen in training; keep each group in one split"
             )
-
-
-# Splitting
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """Rows that stay together: a group, or one clip."""
-
-    rows: tuple[int, ...]
-    labels: frozenset[str]
-    main_label: str
-
-    @property
-    def size(self) -> int:
-        return len(self.rows)
-
-
-def _assign_splits(
-    rows: Sequence[_Row], *, val_fraction: float, test_fraction: float, seed: int
-) -> tuple[LabelledClip, ...]:
-    # 1. A clip without a split follows its group.
-    split_of_group = {row.group: row.split for row in rows if row.group and row.split}
-    rows = [
-        replace(row, split=split_of_group[row.group])
-        if row.split is None and row.group in split_of_group
-        else row
-        for row in rows
-    ]
-    # 2. The rest is divided among the splits that nobody named, and train.
-    named = {row.split for row in rows if row.split}
-    open_rows = [index for index, row in enumerate(rows) if row.split is None]
-    fractions: dict[Split, float] = {}
-    if open_rows:
-        fractions = {"val": val_fraction, "test": test_fraction}
-        fractions = {split: part for split, part in fractions.items() if split not in named}
-    elif "val" not in named:
-        open_rows = [index for index, row in enumerate(rows) if row.split == "train"]
-        fractions = {"val": val_fraction}
-    drawn = _draw(
-        _units(rows, open_rows),
-        {split: part for split, part in fractions.items() if part > 0},
-        seed,
-    )
-    return tuple(
-        LabelledClip(row.path, row.label, drawn.get(index) or row.split or "train", row.group)
-        for index, row in enumerate(rows)
-    )
-
-
-def _units(rows: Sequence[_Row], indexes: Iterable[int]) -> list[_Unit]:
-    together: dict[tuple[str, str | int], list[int]] = defaultdict(list)
-    for index in indexes:
-        group = rows[index].group
-        together[("clip", index) if group is None else ("group", group)].append(index)
-    units = []
-    for members in together.values():
-        labels = [rows[index].label for index in members]
-        main_label = min(labels, key=lambda label: (-labels.count(label), label))
-        units.append(_Unit(tuple(members), frozenset(labels), main_label))
-    return units
-
-
-def _draw(units: Sequence[_Unit], fractions: Mapping[Split, float], seed: int) -> dict[int, Split]:
-    """Give each row a split, label by label so that each split shows all classes alike."""
-    by_label: dict[str, list[_Unit]] = defaultdict(list)
-    for unit in units:
-        by_label[unit.main_label].append(unit)
-    split_of: dict[_Unit, Split] = {}
-    for label, pool in sorted(by_label.items()):
-        random.Random(f"{seed}/{label}").shuffle(pool)  # noqa: S311 (no secret)
-        wanted = sum(unit.size for unit in pool)
-        for position, (split, fraction) in enumerate(fractions.items()):
-            later_splits = len(fractions) - position  # train among them
-            at_most = len(pool) - later_splits
-            if split == "val" and len(pool) == 2:
-                at_most = 1  # without validation clips there is no training at all
-            taken = _take(pool, fraction * wanted, at_most=at_most)
-            split_of |= dict.fromkeys(taken, split)
-            pool = [unit for unit in pool if unit not in split_of]
-        split_of |= dict.fromkeys(pool, "train")
-    _bring_all_labels_to_train(split_of)
-    return {row: split for unit, split in split_of.items() for row in unit.rows}
-
-
-def _take(pool: Sequence[_Unit], clips_wanted: float, *, at_most: int) -> list[_Unit]:
-    """Units from ``pool`` in its order, as near to ``clips_wanted`` clips as can be, one at least."""
-    taken: list[_Unit] = []
-    count = 0
-    for unit in pool:
-        if len(taken) < at_most and abs(count + unit.size - clips_wanted) < abs(
-            count - clips_wanted
-        ):
-            taken.append(unit)
-            count += unit.size
-    if not taken and at_most > 0:
-        taken = [min(pool, key=lambda unit: unit.size)]
-    return taken
-
-
-def _bring_all_labels_to_train(split_of: dict[_Unit, Split]) -> None:
-    """Groups of several labels can leave one without a train clip: move its smallest unit."""
-    for label in sorted({label for unit in split_of for label in unit.labels}):
-        showing = [unit for unit in split_of if label in unit.labels]
-        if all(split_of[unit] != "train" for unit in showing):
-            split_of[min(showing, key=lambda unit: unit.size)] = "train"
 
 
 # Wording
