@@ -9,8 +9,9 @@ import pytest
 
 from lora_deploy.clips import cache as cache_module
 from lora_deploy.clips.cache import build_cache
+from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.decode import DecodedClip, decode
+from lora_deploy.clips.decode import decode
 from lora_deploy.errors import ClipError, DataError
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"

@@ -15,10 +15,11 @@ import pytest
 
 from lora_deploy.clips import decode as decode_module
 from lora_deploy.clips import guard
+from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
 from lora_deploy.clips.sampling import TIE_SECONDS
-from lora_deploy.clips.transforms import Frames, resize_and_crop
+from lora_deploy.clips.transforms import resize_and_crop
 from lora_deploy.errors import ClipError
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"

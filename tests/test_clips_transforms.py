@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract, ResizeFilter
 from lora_deploy.clips.transforms import (
-    Frames,
     contract_from_processor,
     contract_to_processor,
     normalise,

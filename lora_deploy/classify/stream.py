@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from lora_deploy.classify.rows import Row
+from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.dataset import find_videos
-from lora_deploy.clips.decode import DecodedClip, decode
+from lora_deploy.clips.decode import decode
 from lora_deploy.errors import ClipError, DataError
 from lora_deploy.runtime.base import Recogniser
 

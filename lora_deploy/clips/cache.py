@@ -18,9 +18,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_deploy.atomic import replacing, write_text
+from lora_deploy.clips.clip import DecodedClip, Frames
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.decode import DecodedClip, decode
-from lora_deploy.clips.transforms import Frames
+from lora_deploy.clips.decode import decode
 from lora_deploy.errors import ClipError, ClipErrorKind, DataError
 
 _SPARE_BYTES = 16 << 20

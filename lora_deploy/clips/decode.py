@@ -20,6 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
+from lora_deploy.clips.clip import DecodedClip, Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.sampling import (
     LONGEST_STEP_SECONDS,
@@ -28,7 +29,7 @@ from lora_deploy.clips.sampling import (
     sample_times,
     usual_step_seconds,
 )
-from lora_deploy.clips.transforms import Frames, resize_and_crop
+from lora_deploy.clips.transforms import resize_and_crop
 from lora_deploy.errors import ClipError
 
 SHORTFALL_WARNED = 0.1
@@ -38,20 +39,6 @@ _BUFFER_BYTES = 1 << 18
 
 # FFmpeg's own text goes to stderr otherwise, and may name paths.
 av.logging.set_level(av.logging.PANIC)
-
-
-@dataclass(frozen=True)
-class DecodedClip:
-    """What one video file gave."""
-
-    frames: Frames
-    """Upright RGB, uint8 [frames, crop_height, crop_width, 3], resized and cropped."""
-    times_seconds: tuple[float, ...]
-    """When each frame appears, from the clip's first frame; never falling."""
-    duration_seconds: float
-    """From the first frame's appearance to the end of the last one."""
-    warning: str | None
-    """What could not be decoded, in one line; None where all went well."""
 
 
 @dataclass
@@ -69,16 +56,30 @@ class _Pass:
 
 
 def decode(path: Path, contract: PixelContract) -> DecodedClip:
-    """Decode the frames of ``path`` that ``contract`` asks for.
+    """Open a file and decode the frames that ``contract`` asks for, in this process.
+
+    Raises:
+        ClipError: As `guard.open_clip` and `decode_file`.
+    """
+    with guard.open_clip(path) as file:
+        return decode_file(file, contract)
+
+
+def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
+    """Decode the frames of an open file that ``contract`` asks for.
 
     Rotation is applied. A sample aspect ratio other than 1 is not: such pictures keep the
     proportions of their stored pixels. A file that decodes in part gives what it has, with a
     warning. A clip of fewer frames than asked repeats some of them.
 
+    Args:
+        file: As `guard.open_clip` gives it.
+        contract: Which frames, and how large.
+
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
     """
-    with _only_clip_errors(), guard.open_clip(path) as file:
+    with _only_clip_errors():
         # 1. Guess from the packets, which costs no decoding, what will be chosen.
         guessed_pts = _guess(file, contract)
         # 2. Decode all, keep what was guessed.

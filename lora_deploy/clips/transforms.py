@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract, ResizeFilter
 from lora_deploy.errors import ClipError, ModelError
-
-Frames = NDArray[np.uint8]
-"""RGB frames, uint8, [..., height, width, 3]."""
 
 MAX_RESIZED_PIXELS = 4096 * 4096
 """Pixels of one resized frame (50 MB): a strip of 16384×1 would otherwise grow without bound."""
