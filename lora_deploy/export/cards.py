@@ -29,7 +29,7 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             "lora-deploy classify THIS_FOLDER clip.mp4",
             "```",
             "",
-            f"Proved on {certificate.clips} real clips before it was shipped:",
+            f"Proved on {certificate.clips} clips ({certificate.source}) before it was shipped:",
             "",
             "| forms | same label | largest difference in probability |",
             "|---|---|---|",
@@ -38,8 +38,9 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             f"Validation accuracy {manifest.best.val_accuracy:.3f} on {manifest.best.val_clips} "
             "clips; they chose the best epoch, so expect less on new ones.",
             "",
-            "`model/` opens with transformers, `adapters/` with peft, `onnx/model.onnx` with any "
-            "ONNX runtime; `bundle.json` has labels, pixel contract and the hash of every file.",
+            "`onnx/model.onnx` opens with any ONNX runtime, `adapters/` with peft and, where it is "
+            "there, `model/` with transformers; `bundle.json` has labels, pixel contract and the "
+            "hash of every file.",
             "",
         ]
     )

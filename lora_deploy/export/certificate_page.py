@@ -30,7 +30,7 @@ def certificate_html(certificate: Certificate) -> str:
         "<meta name=viewport content='width=device-width'>"
         f"<title>Certificate</title><style>{_STYLE}</style>"
         f"<h1 class={'yes' if certificate.passed else 'no'}>{verdict}</h1>"
-        f"<p>{certificate.clips} real clips ({escape(certificate.source)}) went through every form of the model, each from "
+        f"<p>{certificate.clips} clips ({escape(certificate.source)}) went through every form of the model, each from "
         "the video file to the label.</p>"
         "<table><tr><th>forms<th>same label<th>flips<th>largest difference in probability"
         f"<th>budget<th></tr>{rows}</table>{_liveness(certificate)}"
