@@ -389,3 +389,22 @@ def evaluate(model: Path, data: Path | None, split: str, backend: str, as_json: 
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
+
+
+@commands.command()
+@_json_option
+def doctor(as_json: bool) -> int:
+    """Say what this computer offers and lacks: versions, clashes, the fence around the decoder."""
+    from lora_deploy import doctor as stage
+
+    diagnosis = stage.examine()
+    if as_json:
+        click.echo(json.dumps(diagnosis.as_dict(), indent=1))
+    else:
+        for package, version in diagnosis.versions.items():
+            click.echo(f"{package} {version}")
+        if not diagnosis.fence.missing:
+            click.echo("the fence around the decoder is whole")
+        for line in diagnosis.complaints:
+            click.echo(f"! {line}")
+    return 1 if diagnosis.complaints else 0

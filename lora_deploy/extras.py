@@ -18,6 +18,7 @@ EXTRA_OF = {
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "pyarrow": "cpu",
+    "decord": "decord",
 }
 """Import name of a package to the extra of this project that installs it."""
 

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
     "lora-deploy", "torch", "transformers", "peft", "onnx", "onnxruntime", "onnxruntime-gpu",
-    "openvino", "tensorrt", "av", "numpy", "Pillow", "safetensors",
+    "openvino", "tensorrt", "av", "decord2", "numpy", "Pillow", "safetensors",
 )  # fmt: skip
 
 

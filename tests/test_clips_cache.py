@@ -12,6 +12,7 @@ from lora_deploy.clips.cache import build_cache
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.errors import ClipError, DataError
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
@@ -27,19 +28,21 @@ PARTIAL = MEDIA / "derived/book_truncated_60pct_moov_first.mp4"
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really decoded, as it happens."""
     names: list[str] = []
+    fenced = DecodePool.decode
 
-    def counting(path: Path, contract: PixelContract) -> DecodedClip:
+    def counting(pool: DecodePool, path: Path, contract: PixelContract) -> DecodedClip:
         names.append(path.name)
-        return decode(path, contract)
+        return fenced(pool, path, contract)
 
-    monkeypatch.setattr(cache_module, "decode", counting)
+    monkeypatch.setattr(DecodePool, "decode", counting)
     return names
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_frames_errors_and_warnings_are_those_of_the_decoder(tmp_path: Path, workers: int) -> None:
     paths = [SOUND, BROKEN, PARTIAL, tmp_path / "gone.mp4", MEDIA / "clips/asl/book.mkv"]
-    cache = build_cache(paths, CONTRACT, tmp_path / "cache", workers=workers)
+    with DecodePool(workers) as pool:
+        cache = build_cache(paths, CONTRACT, tmp_path / "cache", pool=pool)
     for path in (SOUND, PARTIAL, paths[-1]):
         assert np.array_equal(cache.frames(path), decode(path, CONTRACT).frames)
     assert {path: error.kind for path, error in cache.errors.items()} == {
@@ -131,7 +134,7 @@ def test_a_disk_that_fills_up_leaves_no_torn_cache(
     with monkeypatch.context() as patched:
         patched.setattr(cache_module, "_write_all", full)
         with pytest.raises(DataError, match="is full"):
-            build_cache([SOUND, PARTIAL], CONTRACT, tmp_path / "cache", workers=2)
+            build_cache([SOUND, PARTIAL], CONTRACT, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     build_cache([SOUND], CONTRACT, tmp_path / "cache").frames(SOUND)
 

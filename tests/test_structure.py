@@ -128,6 +128,13 @@ def test_imports_run_downhill() -> None:
     assert uphill == []
 
 
+def test_nobody_decodes_outside_the_fence() -> None:
+    decoders = {name for name in MODULES if name.startswith("clips.decode")}
+    assert decoders
+    importers = {name for name, others in import_graph().items() if others & decoders}
+    assert importers <= decoders
+
+
 @pytest.mark.parametrize(
     ("source", "imported"),
     [

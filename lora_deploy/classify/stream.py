@@ -3,18 +3,18 @@
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 from lora_deploy.classify.rows import Row
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.dataset import find_videos
-from lora_deploy.clips.decode import decode
+from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError, DataError
 from lora_deploy.runtime.base import Recogniser
 
 _DECODED_AHEAD = 4
-"""Clips that wait, decoded, for the model."""
+"""Clips that wait, decoded, for the model, beside those that are being decoded."""
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
@@ -42,19 +42,24 @@ def classify(
     paths: Iterable[str],
     *,
     top_k: int = 5,
+    pool: DecodePool | None = None,
 ) -> Iterator[Row]:
     """Yield one row a path, in order, as soon as it is known.
 
-    Clips are decoded a few ahead in threads while the model works.
+    Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one.
     """
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
+    pool = pool or shared()
+    waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
+    try:
         for path in paths:
-            waiting.append((path, pool.submit(decode, Path(path), recogniser.contract)))
-            if len(waiting) > _DECODED_AHEAD:
+            waiting.append((path, pool.submit(Path(path), recogniser.contract)))
+            if len(waiting) > pool.workers + _DECODED_AHEAD:
                 yield _row(recogniser, *waiting.popleft(), top_k)
         while waiting:
             yield _row(recogniser, *waiting.popleft(), top_k)
+    finally:
+        for _, decoding in waiting:
+            decoding.cancel()
 
 
 def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top_k: int) -> Row:

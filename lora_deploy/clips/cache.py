@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lora_deploy.atomic import replacing, write_text
 from lora_deploy.clips.clip import DecodedClip, Frames
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.decode import decode
+from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError, ClipErrorKind, DataError
 
 _SPARE_BYTES = 16 << 20
@@ -85,7 +85,7 @@ def build_cache(
     folder: Path,
     *,
     on_clip: Callable[[int, int], None] | None = None,
-    workers: int = 1,
+    pool: DecodePool | None = None,
 ) -> FrameCache:
     """Decode each distinct file once into ``folder``, or take what is there if nothing changed.
 
@@ -97,7 +97,7 @@ def build_cache(
         contract: What to decode of each.
         folder: Made if need be; may hold caches of several contracts.
         on_clip: Called with the number of files done and of all files, in this thread.
-        workers: Threads that decode.
+        pool: Decodes; the shared one by default.
 
     Raises:
         DataError: The disk has no room, or the folder can't be written.
@@ -109,7 +109,7 @@ def build_cache(
     try:
         index = _read_index(index_path, contract)
         if index is None or not _still_holds(index, distinct):
-            index = _build(distinct, contract, index_path, digest, on_clip, workers)
+            index = _build(distinct, contract, index_path, digest, on_clip, pool or shared())
         return _open(index, folder, real_paths)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -128,7 +128,7 @@ def _build(
     index_path: Path,
     digest: str,
     on_clip: Callable[[int, int], None] | None,
-    workers: int,
+    pool: DecodePool,
 ) -> _Index:
     folder = index_path.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _build(
     _check_space(folder, len(distinct) * _row_bytes(contract))
     with replacing(frames_path) as partial, partial.open("r+b") as file:
         offset = _write_header(file, len(distinct), contract)
-        entries = _decode_all(distinct, contract, file, offset, on_clip, workers)
+        entries = _decode_all(distinct, contract, file, offset, on_clip, pool)
     index = _Index(
         contract=contract,
         frames_file=frames_path.name,
@@ -158,14 +158,14 @@ def _decode_all(
     file: BinaryIO,
     offset: int,
     on_clip: Callable[[int, int], None] | None,
-    workers: int,
+    pool: DecodePool,
 ) -> tuple[_Entry, ...]:
     # Plain writes and not a writable memory map: a full disk is then an error, not a SIGBUS.
     def decode_one(row: int) -> _Entry:
         path = distinct[row]
         size, modified_ns = _size_and_time(path)
         try:
-            clip: DecodedClip | ClipError = decode(Path(path), contract)
+            clip: DecodedClip | ClipError = pool.decode(Path(path), contract)
         except ClipError as error:
             clip = error
         if isinstance(clip, ClipError):
@@ -180,8 +180,8 @@ def _decode_all(
         )
 
     entries: dict[int, _Entry] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(decode_one, row) for row in range(len(distinct))]
+    with ThreadPoolExecutor(pool.workers) as threads:
+        waiting = [threads.submit(decode_one, row) for row in range(len(distinct))]
         try:
             for done in as_completed(waiting):
                 entry = done.result()
@@ -189,7 +189,7 @@ def _decode_all(
                 if on_clip is not None:
                     on_clip(len(entries), len(distinct))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
             raise
     return tuple(entries[row] for row in range(len(distinct)))
 

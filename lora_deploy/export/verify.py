@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
-from lora_deploy.clips import decode
 from lora_deploy.clips.dataset import LabelledClip
+from lora_deploy.clips.pool import shared
 from lora_deploy.errors import ClipError, DataError
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.progress import Progress, silent
@@ -173,7 +173,7 @@ def _readable(
     readable, left_out = [], []
     for clip in clips:
         try:
-            decode.decode(clip.path, recogniser.contract)
+            shared().decode(clip.path, recogniser.contract)
         except ClipError as error:
             left_out.append(f"{clip.path.name}: {error}")
         else:

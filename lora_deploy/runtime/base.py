@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_deploy.clips import decode, transforms
+from lora_deploy.clips import pool, transforms
 from lora_deploy.clips.contract import PixelContract
 
 
@@ -72,7 +72,7 @@ class Recogniser:
         Raises:
             ClipError: The file gives no clip; the error's ``kind`` says why.
         """
-        clip = decode.decode(Path(path), self.contract)
+        clip = pool.shared().decode(Path(path), self.contract)
         logits = self.logits(clip.frames[None])[0]
         return self.predict(
             logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning

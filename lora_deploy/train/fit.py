@@ -157,7 +157,7 @@ def _cache(
     """Decode every training and validation clip once; unreadable ones are named and left out."""
     paths = [clip.path for split in ("train", "val") for clip in dataset.of(split)]
     with progress("decoding clips", len(paths)) as advance:
-        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance(), workers=2)
+        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance())
     for path, error in cache.errors.items():
         logger.warning("left out: %s: %s", path, error)
     for split in ("train", "val"):

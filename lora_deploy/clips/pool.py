@@ -1,0 +1,268 @@
+"""The one decode pool: strangers' files are decoded in fenced processes that can be killed.
+
+Whatever a file does to its decoder, the process that asks gets a clip or a `ClipError`, within
+the deadline. It knows nothing of how pictures are decoded; that is the worker's.
+"""
+
+import atexit
+import json
+import logging
+import os
+import site
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from lora_deploy.clips import guard, wire
+from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.fence import Fence
+from lora_deploy.errors import ClipError
+from lora_deploy.extras import require
+
+logger = logging.getLogger(__name__)
+
+Decoder = Literal["av", "decord"]
+
+DEADLINE_SECONDS = 60.0
+"""For one clip, from handing it over to having its frames."""
+
+MEMORY_BYTES = 1536 << 20
+"""What decoding one clip may take: 17 frames of the largest size that is read, and some room."""
+
+CLIPS_PER_WORKER = 1000
+"""Then a new process takes its place, so nothing that leaks or was bent lives long."""
+
+MOST_WORKERS = 16
+
+_START_SECONDS = 60.0
+_WORKER_COMMAND = (sys.executable, "-P", "-m", "lora_deploy.clips.worker")
+_PACKAGE_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How clips are decoded; the same for all workers of a pool."""
+
+    decoder: Decoder = "av"
+    deadline_seconds: float = DEADLINE_SECONDS
+    memory_bytes: int = MEMORY_BYTES
+    clips_per_worker: int = CLIPS_PER_WORKER
+
+
+class DecodePool:
+    """Processes that decode, each started when first needed and replaced when it dies.
+
+    Safe to use from several threads. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        decoder: Decoder = "av",
+        deadline_seconds: float = DEADLINE_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        clips_per_worker: int = CLIPS_PER_WORKER,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            workers: Processes; by default one a core, `MOST_WORKERS` at most.
+            decoder: ``av`` or ``decord``.
+            deadline_seconds: For one clip; then its worker is killed.
+            memory_bytes: That decoding one clip may take.
+            clips_per_worker: After which a worker is replaced.
+
+        Raises:
+            MissingPackageError: The decoder is not installed.
+        """
+        if decoder == "decord":
+            require("decord", purpose="to decode with --decoder decord")
+        cores = len(os.sched_getaffinity(0))
+        self.workers = workers or min(cores, MOST_WORKERS)
+        self._options = PoolOptions(decoder, deadline_seconds, memory_bytes, clips_per_worker)
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        self._of_thread = threading.local()
+        self._lock = threading.Lock()
+        self._alive: set[_Worker] = set()
+        self._closed = False
+
+    def submit(self, path: Path, contract: PixelContract) -> Future[DecodedClip]:
+        """Decode a file when a worker is free; the future raises `ClipError` for a bad one."""
+        return self._threads.submit(self._decode, path, contract)
+
+    def decode(self, path: Path, contract: PixelContract) -> DecodedClip:
+        """Decode a file and wait for it.
+
+        Raises:
+            ClipError: The file gives no clip; ``timeout`` where it took too long.
+        """
+        return self.submit(path, contract).result()
+
+    def fence(self) -> Fence:
+        """Which layers of the fence stand around the workers; starts one to find out."""
+        return self._threads.submit(lambda: self._worker().fence).result()
+
+    def worker_pids(self) -> list[int]:
+        """Of the processes that are alive now."""
+        return sorted(worker.process.pid for worker in self._all())
+
+    def close(self) -> None:
+        """End all workers at once; clips that wait are given up."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._all():
+            worker.process.kill()  # so that no thread waits for an answer
+        self._threads.shutdown(wait=True)
+        for worker in self._all():
+            self._end(worker)
+
+    def __enter__(self) -> "DecodePool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
+        with guard.open_clip(path) as file:
+            worker = self._worker()
+            until = time.monotonic() + self._options.deadline_seconds
+            try:
+                wire.send_job(worker.connection, contract, file.fileno())
+                answer = wire.receive_answer(worker.connection, contract, until)
+            except wire.Deadline:
+                self._end(worker)
+                raise ClipError(
+                    "timeout",
+                    f"decoding was not done after {self._options.deadline_seconds:g} seconds and "
+                    "was cut off",
+                ) from None
+            except (wire.WireError, OSError):
+                self._end(worker)
+                raise ClipError("unreadable", "the decoder broke down over this file") from None
+            except BaseException:
+                self._end(worker)  # in the middle of an answer it is of no more use
+                raise
+        worker.clips += 1
+        spent = isinstance(answer, wire.Answer) and answer.error_kind == "too_large"
+        if spent or worker.clips >= self._options.clips_per_worker:
+            self._end(worker)
+        if isinstance(answer, wire.Answer):
+            raise ClipError(answer.error_kind, answer.error)
+        return answer
+
+    def _worker(self) -> "_Worker":
+        """The worker of this thread: the one it has, or a new one where that has died."""
+        worker: _Worker | None = getattr(self._of_thread, "worker", None)
+        if worker is not None and worker.process.poll() is None and worker in self._alive:
+            return worker
+        if worker is not None:
+            self._end(worker)
+        worker = _start(self._options)
+        with self._lock:
+            self._alive.add(worker)
+        self._of_thread.worker = worker
+        if self._closed:  # while it started
+            self._end(worker)
+            raise CancelledError
+        _tell_missing(worker.fence)
+        return worker
+
+    def _all(self) -> "list[_Worker]":
+        with self._lock:
+            return list(self._alive)
+
+    def _end(self, worker: "_Worker") -> None:
+        with self._lock:
+            self._alive.discard(worker)
+        worker.process.kill()
+        worker.process.wait()
+        worker.connection.close()
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    fence: Fence
+    clips: int = 0
+
+
+def _start(options: PoolOptions) -> _Worker:
+    """Start a worker and wait until it stands in its fence."""
+    ours, theirs = socket.socketpair()
+    told = json.dumps(
+        {
+            "descriptor": theirs.fileno(),
+            "parent_pid": os.getpid(),
+            "decoder": options.decoder,
+            "memory_bytes": options.memory_bytes,
+            # A second line behind the deadline, should this process be gone.
+            "processor_seconds": int(options.deadline_seconds * options.clips_per_worker) + 60,
+        }
+    )
+    with theirs:
+        process = subprocess.Popen(
+            [*_WORKER_COMMAND, told],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the process that asks
+        )
+    assert process.stderr is not None
+    try:
+        ready = wire.receive_ready(ours, time.monotonic() + _START_SECONDS)
+    except wire.WireError:
+        process.kill()
+        said = process.stderr.read().decode(errors="replace").strip().splitlines()
+        process.wait()
+        ours.close()
+        raise RuntimeError(
+            f"a decoding process could not be started: {said[-1] if said else 'it said nothing'}"
+        ) from None
+    finally:
+        process.stderr.close()
+    return _Worker(process, ours, ready.fence)
+
+
+def _environment() -> dict[str, str]:
+    """What a worker needs to find this package and to start no thread; nothing secret goes along."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
+    }
+    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    usual_places = (*site.getsitepackages(), site.getusersitepackages())
+    if str(_PACKAGE_ROOT) not in (*usual_places, *places):
+        places.append(str(_PACKAGE_ROOT))
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**kept, **threads, "PYTHONPATH": os.pathsep.join(places)}
+
+
+@cache
+def _tell_missing(fence: Fence) -> None:
+    """Once for each state of the fence."""
+    if fence.missing:
+        logger.warning(
+            "the fence around the decoder is not whole on this computer; missing: %s",
+            "; ".join(fence.missing),
+        )
+
+
+@cache
+def shared() -> DecodePool:
+    """A pool for callers that have none of their own; it lives as long as this process."""
+    pool = DecodePool()
+    atexit.register(pool.close)
+    return pool

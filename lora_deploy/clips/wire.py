@@ -1,0 +1,151 @@
+"""Messages between the decode pool and its workers: a line of JSON, then pixels, over a socket.
+
+A worker has met a stranger's file, so the pool takes nothing from it on trust: sizes come from
+the contract, texts are short, numbers finite, and whatever is not so ends the worker.
+"""
+
+import socket
+import struct
+import time
+from typing import Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.fence import Fence
+from lora_deploy.errors import ClipErrorKind
+
+_HEAD = struct.Struct(">I")
+_MOST_HEADER_BYTES = 1 << 18
+
+
+class WireError(Exception):
+    """The other side has gone, was too slow, or says what can't be."""
+
+
+class Deadline(WireError):
+    """The time was up before the other side had answered."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Job(_Message):
+    """One clip to decode; its open file travels with it."""
+
+    contract: PixelContract
+
+
+class Ready(_Message):
+    """The first words of a worker."""
+
+    fence: Fence
+
+
+class Answer(_Message):
+    """What became of a job; the pixels follow where ``status`` is ok."""
+
+    status: Literal["ok", "error"]
+    times_seconds: tuple[FiniteFloat, ...] = Field(default=(), max_length=1024)
+    duration_seconds: FiniteFloat = 0.0
+    file_frames: int | None = None
+    warning: str | None = Field(default=None, max_length=1000)
+    error_kind: ClipErrorKind = "unreadable"
+    error: str = Field(default="", max_length=1000)
+
+
+def send_job(to: socket.socket, contract: PixelContract, descriptor: int) -> None:
+    """Send a job with its open file."""
+    content = Job(contract=contract).model_dump_json().encode()
+    # In one message with its length: the descriptor goes with the first byte.
+    socket.send_fds(to, [_HEAD.pack(len(content)) + content], [descriptor])
+
+
+def receive_job(from_: socket.socket) -> tuple[PixelContract, int] | None:
+    """Wait for the next job and its file's descriptor; None when the pool has closed its end."""
+    head, descriptors, _, _ = socket.recv_fds(from_, _HEAD.size, 1)
+    if not head:
+        return None
+    head += _receive(from_, _HEAD.size - len(head), None)
+    job = Job.model_validate_json(_receive(from_, _HEAD.unpack(head)[0], None))
+    return job.contract, descriptors[0]
+
+
+def send(to: socket.socket, message: Ready | Answer, pixels: memoryview | None = None) -> None:
+    """Send a worker's message, and pixels behind it."""
+    content = message.model_dump_json().encode()
+    to.sendall(_HEAD.pack(len(content)) + content)
+    if pixels is not None:
+        to.sendall(pixels)
+
+
+def receive_ready(from_: socket.socket, until: float) -> Ready:
+    """Wait for a worker's first words.
+
+    Raises:
+        WireError: They did not come by ``until`` (as `time.monotonic`), or are not what they should be.
+    """
+    return _receive_message(from_, Ready, until)
+
+
+def receive_answer(
+    from_: socket.socket, contract: PixelContract, until: float
+) -> DecodedClip | Answer:
+    """Wait for the answer to a job; an `Answer` is an error.
+
+    Raises:
+        WireError: It did not come by ``until`` (as `time.monotonic`), or is not what it should be.
+    """
+    answer = _receive_message(from_, Answer, until)
+    if answer.status == "error":
+        return answer
+    if len(answer.times_seconds) != contract.frames:
+        raise WireError("the number of times is not that of the contract")
+    frames = np.empty(contract.frames_shape, np.uint8)
+    _receive_into(from_, frames.data.cast("B"), until)
+    return DecodedClip(
+        frames=frames,
+        times_seconds=answer.times_seconds,
+        duration_seconds=answer.duration_seconds,
+        warning=answer.warning,
+    )
+
+
+M = TypeVar("M", bound=_Message)
+
+
+def _receive_message(from_: socket.socket, kind: type[M], until: float) -> M:
+    size = _HEAD.unpack(_receive(from_, _HEAD.size, until))[0]
+    if size > _MOST_HEADER_BYTES:
+        raise WireError("the message is too long")
+    try:
+        return kind.model_validate_json(_receive(from_, size, until))
+    except ValidationError:
+        raise WireError("the message is not what it should be") from None
+
+
+def _receive(from_: socket.socket, size: int, until: float | None) -> bytes:
+    content = bytearray(size)
+    _receive_into(from_, memoryview(content), until)
+    return bytes(content)
+
+
+def _receive_into(from_: socket.socket, target: memoryview, until: float | None) -> None:
+    while target:
+        if until is not None:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Deadline
+            from_.settimeout(left)
+        try:
+            count = from_.recv_into(target)
+        except TimeoutError:
+            raise Deadline from None
+        except OSError as error:
+            raise WireError(str(error)) from error
+        if count == 0:
+            raise WireError("the other side has gone")
+        target = target[count:]

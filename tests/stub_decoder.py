@@ -1,0 +1,149 @@
+"""Stands for a decoder inside a real worker: does what the file's content says, from a sound clip to an escape."""
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.errors import ClipError
+
+
+def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
+    """Obey ``{"do": NAME, …}``; a refused escape is told as forbidden, one that worked as too_long."""
+    try:
+        order: dict[str, Any] = json.loads(file.read())
+    except ValueError:
+        raise ClipError("unreadable", "no order") from None
+    name = order.pop("do")
+    if name in ESCAPES:
+        try:
+            ESCAPES[name](**order)
+        except (OSError, MemoryError) as error:
+            raise ClipError("forbidden", type(error).__name__) from None
+        raise ClipError("too_long", "escaped")
+    ORDERS[name](**order)
+    return DecodedClip(
+        frames=np.full(contract.frames_shape, os.getpid() % 251, np.uint8),
+        times_seconds=tuple(float(index) for index in range(contract.frames)),
+        duration_seconds=float(contract.frames),
+        warning=str(os.getpid()),
+    )
+
+
+def _sleep(seconds: float = 3600) -> None:
+    time.sleep(seconds)
+
+
+def _die() -> None:
+    os.abort()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _say(content: str) -> None:
+    """Write bytes that are no answer to the pool's socket."""
+    for name in range(3, 32):
+        try:
+            if socket.socket(fileno=os.dup(name)).type == socket.SOCK_STREAM:
+                os.write(name, content.encode("latin-1"))
+        except OSError:
+            continue
+
+
+ORDERS: dict[str, Callable[..., None]] = {
+    "nothing": _nothing,
+    "sleep": _sleep,
+    "die": _die,
+    "say": _say,
+}
+
+
+def _read(path: str) -> None:
+    Path(path).read_bytes()
+
+
+def _write(path: str) -> None:
+    Path(path).write_bytes(b"escaped")
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink()
+
+
+def _change_mode(path: str) -> None:
+    Path(path).chmod(0o777)
+
+
+def _start_program() -> None:
+    subprocess.run(["/bin/true"], check=True)
+
+
+def _replace_itself() -> None:
+    os.execv("/bin/true", ["true"])
+
+
+def _start_process() -> None:
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _connect(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        connection.sendall(b"escaped")
+
+
+def _send_datagram(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"escaped", ("127.0.0.1", port))
+
+
+def _connect_abstract(name: str) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"\0{name}")
+
+
+def _signal(pid: int) -> None:
+    os.kill(pid, signal.SIGCONT)
+
+
+def _take_memory(size: int) -> None:
+    mmap.mmap(-1, size).close()
+
+
+def _trace(pid: int) -> None:
+    attach = 16
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(attach, pid, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    libc.ptrace(17, pid, 0, 0)
+
+
+ESCAPES: dict[str, Callable[..., None]] = {
+    "read": _read,
+    "write": _write,
+    "remove": _remove,
+    "change_mode": _change_mode,
+    "start_program": _start_program,
+    "replace_itself": _replace_itself,
+    "start_process": _start_process,
+    "connect": _connect,
+    "send_datagram": _send_datagram,
+    "connect_abstract": _connect_abstract,
+    "signal": _signal,
+    "take_memory": _take_memory,
+    "trace": _trace,
+}
