@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
-from lora_deploy.clips.clip import DecodedClip, Frames
+from lora_deploy.clips.clip import DecodedClip, Effort, Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.sampling import (
     LONGEST_STEP_SECONDS,
@@ -55,17 +55,17 @@ class _Pass:
     promised_seconds: float | None = None
 
 
-def decode(path: Path, contract: PixelContract) -> DecodedClip:
+def decode(path: Path, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
     """Open a file and decode the frames that ``contract`` asks for, in this process.
 
     Raises:
         ClipError: As `guard.open_clip` and `decode_file`.
     """
     with guard.open_clip(path) as file:
-        return decode_file(file, contract)
+        return decode_file(file, contract, effort)
 
 
-def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
+def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
     """Decode the frames of an open file that ``contract`` asks for.
 
     Rotation is applied. A sample aspect ratio other than 1 is not: such pictures keep the
@@ -75,6 +75,7 @@ def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
     Args:
         file: As `guard.open_clip` gives it.
         contract: Which frames, and how large.
+        effort: How much of the file to work through.
 
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
@@ -99,6 +100,7 @@ def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
         times_seconds=tuple(timeline[position] for position in chosen),
         duration_seconds=duration_seconds,
         warning=_warning(seen, duration_seconds),
+        file_frames=len(seen.pts_seconds) if effort == "whole" else None,
     )
 
 
