@@ -145,7 +145,7 @@ def test_wide_pixels_are_shown_wide() -> None:
     base = decode(MEDIA / "derived/book_base_h264.mp4", NATIVE)
     # Stored as 160×240, to be shown as 320×240.
     wide = decode(MEDIA / "derived/book_sar_2to1.mp4", NATIVE)
-    assert np.abs(wide.frames.astype(int) - base.frames).mean() < 3
+    assert np.abs(wide.frames.astype(int) - base.frames).mean() < 4  # half the pixels were coded
 
 
 def test_an_absurd_pixel_is_square() -> None:

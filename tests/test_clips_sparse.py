@@ -57,6 +57,41 @@ def test_exact_gives_what_whole_gives(row: dict[str, str]) -> None:
         assert exact.warning == whole.warning
 
 
+REAL = [row["file"] for row in OK_ROWS if row["file"].startswith("clips/")]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_fast_is_near_to_exact_on_real_footage(name: str) -> None:
+    """Within one and a half steps in time; where the picture is the same, the mean difference is
+    at most 2 of 255."""
+    contract = PixelContract(frames=16, short_side=112, crop_height=112, crop_width=112)
+    exact = decode(MEDIA / name, contract, "exact")
+    fast = decode(MEDIA / name, contract, "fast")
+    step = exact.duration_seconds / file_frames(MEDIA / name)
+    moved = np.abs(np.subtract(exact.times_seconds, fast.times_seconds))
+    assert moved.max() <= 1.5 * step
+    assert fast.duration_seconds == exact.duration_seconds
+    difference = np.abs(exact.frames.astype(int) - fast.frames).mean(axis=(1, 2, 3))
+    assert difference[moved == 0].max(initial=0) <= 2
+    assert difference.mean() <= 6
+
+
+def file_frames(path: Path) -> int:
+    with path.open("rb") as file, opened(file) as (container, stream):
+        return len(read_packets(container, stream).ticks)
+
+
+def test_fast_takes_a_neighbour_that_must_be_decoded_anyway(
+    tmp_path: Path, decoded_pictures: list[int]
+) -> None:
+    clip = write_truth_clip(tmp_path, Recipe("libx264", "mp4", gop=250, b_frames=2))
+    decode(clip.path, CONTRACTS[2], "exact")
+    exact = len(decoded_pictures)
+    decoded_pictures.clear()
+    decode(clip.path, CONTRACTS[2], "fast")
+    assert len(decoded_pictures) < exact
+
+
 @pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
 def test_only_whole_tells_of_damage_behind_the_last_wanted_picture() -> None:
     whole = decode(MEDIA / "malformed/decord_corrupted.mp4", CONTRACTS[0], "whole")

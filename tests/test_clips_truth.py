@@ -69,6 +69,17 @@ def test_every_sampled_picture_is_the_right_one(recipe: Recipe, written: Written
             assert np.array_equal(decoded.frames, pixels)
 
 
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
+def test_fast_is_at_most_one_picture_off(recipe: Recipe, written: Written) -> None:
+    clip = written(recipe)
+    for contract in CONTRACTS[1:]:
+        decoded = decode(clip.path, contract, "fast")
+        for frame, expected in zip(decoded.frames, clip.expected(contract), strict=True):
+            number = read_number(frame)
+            assert number is not None
+            assert abs(number - expected) <= 1
+
+
 def test_numbers_survive_scaling_and_tell_which_way_is_up() -> None:
     for number in range(PICTURES):
         picture = draw_number(number)
