@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
+from lora_deploy.clips import decode as decode_module
 from lora_deploy.clips import packets as packets_module
 from lora_deploy.clips import sparse
 from lora_deploy.clips.clip import DecodedClip
@@ -110,6 +111,25 @@ def test_whole_groups_of_pictures_are_passed_over(
     decoded_pictures.clear()
     decode(clip.path, CONTRACTS[1])  # 7, 22, 36
     assert len(decoded_pictures) == 8 + 3 + 7
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("libx265", "mp4", b_frames=3),
+        Recipe("libx265", "mkv", b_frames=3, open_gop=True),
+        Recipe("mpeg2video", "ts", b_frames=2),
+        Recipe("libx264", "ts", b_frames=2, interlaced=True),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_pictures_shown_before_their_key_frame_are_no_reason_to_decode_everything(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_truth_clip(tmp_path, recipe)
+    whole = decode(clip.path, CONTRACTS[1], "whole")
+    monkeypatch.setattr(decode_module, "_decode_whole", None)
+    assert same(decode(clip.path, CONTRACTS[1], "exact"), whole)
 
 
 def test_pictures_that_no_other_needs_are_passed_over(

@@ -56,6 +56,7 @@ class Recipe:
     sound: bool = False
     intra_refresh: bool = False
     """Entries are announced where no picture stands alone."""
+    interlaced: bool = False
     no_index_of_keys: bool = False
     """An MP4 without the table of key frames: every packet is announced as one."""
 
@@ -70,6 +71,7 @@ class Recipe:
         parts += ["anamorphic"] * (self.sample_aspect != 1)
         parts += ["opengop"] * self.open_gop + ["negdts"] * self.negative_dts
         parts += ["sound"] * self.sound
+        parts += ["interlaced"] * self.interlaced
         parts += ["refresh"] * self.intra_refresh + ["nokeys"] * self.no_index_of_keys
         return "_".join(parts) + "." + self.container
 
@@ -170,6 +172,8 @@ def recipes() -> list[Recipe]:
         replace(h264, sound=True, b_frames=2),
         replace(h264, container="mkv", sound=True),
         replace(h264, container="ts", sound=True, b_frames=2),
+        replace(h264, interlaced=True, b_frames=2),
+        replace(h264, container="ts", interlaced=True, b_frames=2),
         replace(h264, intra_refresh=True),
         replace(h264, container="mkv", intra_refresh=True),
         replace(h264, container="ts", intra_refresh=True),
@@ -327,7 +331,7 @@ def _rate(recipe: Recipe) -> Fraction:
 def _encoder_options(recipe: Recipe) -> dict[str, str]:
     gop, b_frames = recipe.gop, recipe.b_frames
     if recipe.codec == "libx264":
-        more = "open-gop=1" if recipe.open_gop else "open-gop=0"
+        more = f"open-gop={int(recipe.open_gop)}" + ":tff=1" * recipe.interlaced
         return {
             "preset": "veryfast",
             "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={b_frames}:"
@@ -338,7 +342,9 @@ def _encoder_options(recipe: Recipe) -> dict[str, str]:
             "preset": "ultrafast",
             "x265-params": f"log-level=none:pools=none:frame-threads=1:keyint={gop}:"
             f"min-keyint={gop}:scenecut=0:bframes={b_frames}:b-adapt=0:"
-            f"open-gop={int(recipe.open_gop)}",
+            f"open-gop={int(recipe.open_gop)}:"
+            # Decodable pictures that are shown before the key frame that they follow.
+            f"radl={0 if recipe.open_gop else b_frames}",
         }
     if recipe.codec.startswith("libvpx"):
         return {"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0"}

@@ -21,6 +21,8 @@ KEPT_BYTES = 64 << 20
 
 _PACKET_OVERHEAD_BYTES = 1024
 
+_RESETTING = frozenset({"new_extradata", "param_change", "palette"})
+
 _BUFFER_BYTES = 1 << 18
 
 # FFmpeg's own text goes to stderr otherwise, and may name paths.
@@ -149,11 +151,7 @@ def replayed(
 
 
 def _resets_decoder(packet: VideoPacket) -> bool:
-    return (
-        packet.has_sidedata("new_extradata")
-        or packet.has_sidedata("param_change")
-        or packet.has_sidedata("palette")
-    )
+    return any(data.data_type in _RESETTING for data in packet.iter_sidedata())
 
 
 def seconds(tick: int, time_base: Fraction) -> float:

@@ -38,6 +38,9 @@ _ENTERED = frozenset(
 _SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"})
 """Decoders that pass over a picture from which no other is predicted, when they are asked to."""
 
+_PROGRESSIVE = 1
+"""FFmpeg's ``AV_FIELD_PROGRESSIVE``; less is unknown, more is some kind of interlacing."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -119,8 +122,10 @@ def carry_out(
     wanted = set(plan.chosen)
     pictures: dict[int, Frames] = {}
     numbered = enumerate(replay)
+    interlaced = stream.codec_context.field_order > _PROGRESSIVE
     try:
         for first, last in plan.stretches:
+            seen = 0
             entry_tick = packets.ticks[first] if first else None
             before: int | None = None
             for frame in _decoded(stream, numbered, first, last, wanted):
@@ -129,7 +134,10 @@ def carry_out(
                     continue  # predicted from before the entry, and not wanted from here
                 if before is None and entry_tick not in (None, tick):
                     raise _DoubtError
+                if frame.interlaced_frame and not interlaced:
+                    raise _DoubtError
                 _check(frame, before, entry_tick, plan, packets)
+                seen += 1
                 assert tick is not None
                 before = tick
                 if tick in wanted:
@@ -139,6 +147,9 @@ def carry_out(
                         pixel_aspect=stream.sample_aspect_ratio,
                         scale_first=scale_first,
                     )
+            # Two packets may hold the two fields of one picture: then times are not what they seem.
+            if interlaced and seen < _shown_between(first, last, packets):
+                raise _DoubtError
     except (_DoubtError, FFmpegError):
         return None
     return pictures if wanted <= pictures.keys() else None
@@ -224,8 +235,13 @@ def _decoded(
 ) -> Iterator[VideoFrame]:
     """The pictures of one stretch, in the order shown; unwanted ones may be missing."""
     context = stream.codec_context
-    # AVI has times of decoding only; every picture is needed to see whether their order holds.
-    skips = context.name in _SKIPPING and stream.container.format.name != "avi"
+    skips = (
+        context.name in _SKIPPING
+        # Every picture is needed to see that there is one in each packet.
+        and context.field_order <= _PROGRESSIVE
+        # AVI has times of decoding only: every picture is needed to see that their order holds.
+        and stream.container.format.name != "avi"
+    )
     for position, packet in numbered:
         if position >= first:
             if skips:
@@ -235,6 +251,15 @@ def _decoded(
             break
     yield from context.decode(None)
     context.flush_buffers()
+
+
+def _shown_between(first: int, last: int, packets: PacketList) -> int:
+    """How many pictures the packets of a stretch announce, from the time of its first one on."""
+    entry_tick = packets.ticks[first] if first else None
+    return sum(
+        not packets.hidden[at] and (entry_tick is None or (packets.ticks[at] or 0) >= entry_tick)
+        for at in range(first, last + 1)
+    )
 
 
 def _check(
@@ -249,8 +274,6 @@ def _check(
         position is None
         or frame.pts is None
         or frame.is_corrupt
-        # Two packets may hold the two fields of one picture.
-        or frame.interlaced_frame
         or frame.duration != packets.durations[position]
         or (before is not None and frame.pts <= before)
         or (before is None and entry_tick is not None and not frame.key_frame)
