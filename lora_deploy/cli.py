@@ -3,6 +3,7 @@
 Nothing heavy is imported here; a command imports its stage when it runs.
 """
 
+import functools
 import json
 import logging
 import os
@@ -12,12 +13,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.progress import Advance
+
+if TYPE_CHECKING:
+    from lora_deploy.clips.pool import DecodePool
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
@@ -148,6 +152,34 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def _pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How videos are decoded; the command is given a ``pool``, closed when it ends."""
+
+    @click.option(
+        "--decoder",
+        type=click.Choice(["av", "decord"]),
+        default="av",
+        show_default=True,
+        help="Who decodes videos; both behind the same fence.",
+    )
+    @click.option(
+        "--decode",
+        "effort",
+        type=click.Choice(["exact", "fast", "whole"]),
+        default="exact",
+        show_default=True,
+        help="The right frames; near ones, faster; or every picture, to find all damage.",
+    )
+    @functools.wraps(command)
+    def with_pool(decoder: Any, effort: Any, **options: Any) -> Any:
+        from lora_deploy.clips.pool import DecodePool
+
+        with DecodePool(decoder=decoder, effort=effort) as pool:
+            return command(pool=pool, **options)
+
+    return with_pool
+
+
 @commands.command()
 @click.option(
     "--out",
@@ -197,8 +229,10 @@ def quickstart(out: Path, seed: int) -> None:
     "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
+@_pool_options
 @_json_option
 def train(
+    *,
     source: str,
     data: Path,
     out: Path,
@@ -207,6 +241,7 @@ def train(
     cache: Path | None,
     device: str | None,
     as_json: bool,
+    pool: "DecodePool",
 ) -> None:
     """Train a LoRA adapter (or the whole model) on labelled clips."""
     from lora_deploy.extras import import_backend
@@ -217,7 +252,7 @@ def train(
         purpose="to train",
     )  # fmt: skip
     manifest = stage.fit(
-        settings, data, out, cache_folder=cache, device_name=device, progress=_progress
+        settings, data, out, cache_folder=cache, device_name=device, pool=pool, progress=_progress
     )
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
@@ -326,13 +361,16 @@ def merge_export(
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
 @click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@_pool_options
 def classify(
+    *,
     model: Path,
     inputs: tuple[str, ...],
     out: Path | None,
     backend: str,
     adapter: str | None,
     top_k: int,
+    pool: "DecodePool",
 ) -> int:
     """Classify files and folders of videos; one row a clip, whatever its state."""
     from lora_deploy.classify import rows, stream
@@ -345,7 +383,7 @@ def classify(
     written = []
     failed = 0
     with _progress("classifying", len(paths)) as advance:
-        for row in stream.classify(recogniser, paths, top_k=top_k):
+        for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
             advance()
             failed += row.status == "error"
             if out is None:
@@ -367,15 +405,26 @@ def classify(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@_pool_options
 @_json_option
-def evaluate(model: Path, data: Path | None, split: str, backend: str, as_json: bool) -> int:
+def evaluate(
+    *,
+    model: Path,
+    data: Path | None,
+    split: str,
+    backend: str,
+    as_json: bool,
+    pool: "DecodePool",
+) -> int:
     """Measure accuracy on labelled clips, with its 95% interval."""
     from lora_deploy import evaluate as stage
     from lora_deploy.runtime.load import load
 
     source = stage.choose_data(model, data)
     recogniser = load(model, backend=backend)
-    result = stage.evaluate(recogniser, source, split=cast(stage.Split, split), progress=_progress)
+    result = stage.evaluate(
+        recogniser, source, split=cast(stage.Split, split), pool=pool, progress=_progress
+    )
     if as_json:
         click.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
     else:

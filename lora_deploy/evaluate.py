@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lora_deploy.artifact import run
 from lora_deploy.classify.stream import classify
 from lora_deploy.clips.dataset import LabelledClip, read_split
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.errors import DataError
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser
@@ -91,6 +92,7 @@ def evaluate(
     data: Path,
     *,
     split: Split = "test",
+    pool: DecodePool | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Classify the labelled clips of one split and count.
@@ -105,11 +107,15 @@ def evaluate(
             f"{data} has labels that the model does not know: {', '.join(strange)}; "
             f"it knows: {', '.join(recogniser.labels)}"
         )
-    return evaluate_clips(recogniser, clips, progress=progress)
+    return evaluate_clips(recogniser, clips, pool=pool, progress=progress)
 
 
 def evaluate_clips(
-    recogniser: Recogniser, clips: Sequence[LabelledClip], *, progress: Progress = silent
+    recogniser: Recogniser,
+    clips: Sequence[LabelledClip],
+    *,
+    pool: DecodePool | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Classify labelled clips and count.
 
@@ -119,7 +125,7 @@ def evaluate_clips(
     answers = []
     left_out = []
     with progress("evaluating", len(clips)) as advance:
-        rows = classify(recogniser, [str(clip.path) for clip in clips], top_k=1)
+        rows = classify(recogniser, [str(clip.path) for clip in clips], top_k=1, pool=pool)
         for clip, row in zip(clips, rows, strict=True):
             advance()
             if row.label is None or row.score is None:

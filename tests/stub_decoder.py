@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ClipError
 
 
-def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
+def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
     """Obey ``{"do": NAME, …}``; a refused escape is told as forbidden, one that worked as too_long."""
     try:
         order: dict[str, Any] = json.loads(file.read())

@@ -104,12 +104,14 @@ def build_cache(
     """
     real_paths = {path: os.path.realpath(path) for path in paths}
     distinct = sorted(set(real_paths.values()))
-    digest = hashlib.sha256(contract.model_dump_json().encode()).hexdigest()[:16]
+    pool = pool or shared()
+    how = f"{contract.model_dump_json()} {pool.options.decoder} {pool.options.effort}"
+    digest = hashlib.sha256(how.encode()).hexdigest()[:16]
     index_path = folder / f"index-{digest}.json"
     try:
         index = _read_index(index_path, contract)
         if index is None or not _still_holds(index, distinct):
-            index = _build(distinct, contract, index_path, digest, on_clip, pool or shared())
+            index = _build(distinct, contract, index_path, digest, on_clip, pool)
         return _open(index, folder, real_paths)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

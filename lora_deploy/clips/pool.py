@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_deploy.clips import guard, wire
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.errors import ClipError
@@ -52,6 +52,7 @@ class PoolOptions:
     """How clips are decoded; the same for all workers of a pool."""
 
     decoder: Decoder = "av"
+    effort: Effort = "exact"
     deadline_seconds: float = DEADLINE_SECONDS
     memory_bytes: int = MEMORY_BYTES
     clips_per_worker: int = CLIPS_PER_WORKER
@@ -68,6 +69,7 @@ class DecodePool:
         workers: int | None = None,
         *,
         decoder: Decoder = "av",
+        effort: Effort = "exact",
         deadline_seconds: float = DEADLINE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         clips_per_worker: int = CLIPS_PER_WORKER,
@@ -77,6 +79,7 @@ class DecodePool:
         Args:
             workers: Processes; by default one a core, `MOST_WORKERS` at most.
             decoder: ``av`` or ``decord``.
+            effort: How much of a file is worked through.
             deadline_seconds: For one clip; then its worker is killed.
             memory_bytes: That decoding one clip may take.
             clips_per_worker: After which a worker is replaced.
@@ -88,7 +91,9 @@ class DecodePool:
             require("decord", purpose="to decode with --decoder decord")
         cores = len(os.sched_getaffinity(0))
         self.workers = workers or min(cores, MOST_WORKERS)
-        self._options = PoolOptions(decoder, deadline_seconds, memory_bytes, clips_per_worker)
+        self.options = PoolOptions(
+            decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
+        )
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         self._of_thread = threading.local()
         self._lock = threading.Lock()
@@ -134,7 +139,7 @@ class DecodePool:
     def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
         with guard.open_clip(path) as file:
             worker = self._worker()
-            until = time.monotonic() + self._options.deadline_seconds
+            until = time.monotonic() + self.options.deadline_seconds
             try:
                 wire.send_job(worker.connection, contract, file.fileno())
                 answer = wire.receive_answer(worker.connection, contract, until)
@@ -142,7 +147,7 @@ class DecodePool:
                 self._end(worker)
                 raise ClipError(
                     "timeout",
-                    f"decoding was not done after {self._options.deadline_seconds:g} seconds and "
+                    f"decoding was not done after {self.options.deadline_seconds:g} seconds and "
                     "was cut off",
                 ) from None
             except (wire.WireError, OSError):
@@ -153,7 +158,7 @@ class DecodePool:
                 raise
         worker.clips += 1
         spent = isinstance(answer, wire.Answer) and answer.error_kind == "too_large"
-        if spent or worker.clips >= self._options.clips_per_worker:
+        if spent or worker.clips >= self.options.clips_per_worker:
             self._end(worker)
         if isinstance(answer, wire.Answer):
             raise ClipError(answer.error_kind, answer.error)
@@ -166,7 +171,7 @@ class DecodePool:
             return worker
         if worker is not None:
             self._end(worker)
-        worker = _start(self._options)
+        worker = _start(self.options)
         with self._lock:
             self._alive.add(worker)
         self._of_thread.worker = worker
@@ -204,6 +209,7 @@ def _start(options: PoolOptions) -> _Worker:
             "descriptor": theirs.fileno(),
             "parent_pid": os.getpid(),
             "decoder": options.decoder,
+            "effort": options.effort,
             "memory_bytes": options.memory_bytes,
             # A second line behind the deadline, should this process be gone.
             "processor_seconds": int(options.deadline_seconds * options.clips_per_worker) + 60,

@@ -111,6 +111,7 @@ def receive_answer(
         times_seconds=answer.times_seconds,
         duration_seconds=answer.duration_seconds,
         warning=answer.warning,
+        file_frames=answer.file_frames,
     )
 
 

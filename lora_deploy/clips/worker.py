@@ -37,7 +37,7 @@ def main() -> None:
     warm_up = _WARM_UP_CLIP.read_bytes()
     for content in (warm_up, warm_up[: len(warm_up) // 2], bytes(64)):
         with contextlib.suppress(ClipError):
-            decoder.decode_file(io.BytesIO(content), tiny)
+            decoder.decode_file(io.BytesIO(content), tiny, options["effort"])
     connection = socket.socket(fileno=options["descriptor"])
     _silence()
     # 3. No way back from here.
@@ -53,7 +53,7 @@ def main() -> None:
         contract, descriptor = job
         try:
             with os.fdopen(descriptor, "rb") as file:
-                clip = decoder.decode_file(file, contract)
+                clip = decoder.decode_file(file, contract, options["effort"])
         except ClipError as error:
             wire.send(
                 connection, wire.Answer(status="error", error_kind=error.kind, error=str(error))
@@ -64,6 +64,7 @@ def main() -> None:
                 times_seconds=clip.times_seconds,
                 duration_seconds=clip.duration_seconds,
                 warning=clip.warning,
+                file_frames=clip.file_frames,
             )
             wire.send(connection, answer, clip.frames.data.cast("B"))
 

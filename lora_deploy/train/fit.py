@@ -20,6 +20,7 @@ from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.cache import FrameCache, build_cache
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
 from lora_deploy.evaluate import Evaluation, tally
@@ -44,6 +45,7 @@ def fit(
     *,
     cache_folder: Path | None = None,
     device_name: str | None = None,
+    pool: DecodePool | None = None,
     progress: Progress = silent,
 ) -> RunManifest:
     """Train, validate after each epoch, and keep the best one.
@@ -58,6 +60,7 @@ def fit(
         cache_folder: Where decoded frames are kept for another training on the same clips; by
             default beside the RUN's files until the training ends.
         device_name: As `device.choose`.
+        pool: Decodes the clips; the shared one by default.
         progress: Told of clips as they are decoded.
 
     Raises:
@@ -95,7 +98,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     frames_folder = cache_folder or out / ".frames"
     try:
-        cache = _cache(dataset, contract, frames_folder, progress)
+        cache = _cache(dataset, contract, frames_folder, pool, progress)
         samples = _samples(settings.training, dataset, cache)
         if isinstance(learner.model, PeftModel):
             _check_alive(learner.model, samples["train"])
@@ -152,12 +155,16 @@ def _tell(settings: Settings, learner: Learner) -> None:
 
 
 def _cache(
-    dataset: ClipDataset, contract: PixelContract, folder: Path, progress: Progress
+    dataset: ClipDataset,
+    contract: PixelContract,
+    folder: Path,
+    pool: DecodePool | None,
+    progress: Progress,
 ) -> FrameCache:
     """Decode every training and validation clip once; unreadable ones are named and left out."""
     paths = [clip.path for split in ("train", "val") for clip in dataset.of(split)]
     with progress("decoding clips", len(paths)) as advance:
-        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance())
+        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance(), pool=pool)
     for path, error in cache.errors.items():
         logger.warning("left out: %s: %s", path, error)
     for split in ("train", "val"):
