@@ -42,7 +42,8 @@ def mutants(seed_files: Sequence[Path], count: int, seed: int) -> Iterator[Mutan
     contents = [(path, path.read_bytes()) for path in seed_files]
     for number in range(count):
         path, content = contents[number % len(contents)]
-        rng = Random(f"{seed} {number}")  # by the SHA-512 of the text, so alike on every machine
+        # By the SHA-512 of the text, so alike on every machine.
+        rng = Random(f"{seed} {number} {path.name}")
         wrong = rng.choice((1, 1, 1, 1, 2, 3))
         mutated, done = _FORMATS[path.suffix](content, rng, wrong)
         yield Mutant(f"{seed}/{number} {path.name}: {'; '.join(done)}", mutated)
