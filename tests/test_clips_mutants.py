@@ -92,21 +92,28 @@ def seed_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @contextmanager
 def peak_memory(pool: DecodePool) -> Iterator[list[int]]:
-    """The largest address space, in bytes, of each look at the pool's workers."""
+    """The largest address space so far, in bytes, at each look at the pool's workers.
+
+    The first look is done when this returns.
+    """
     peaks: list[int] = []
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(0.02):
-            for pid in pool.worker_pids():
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                except OSError:  # it has just ended
-                    continue
-                if found := re.search(r"VmPeak:\s+(\d+) kB", status):
-                    peaks.append(int(found[1]) << 10)
+        for pid in pool.worker_pids():
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:  # it has just ended
+                continue
+            if found := re.search(r"VmPeak:\s+(\d+) kB", status):
+                peaks.append(int(found[1]) << 10)
 
-    watcher = threading.Thread(target=look)
+    def keep_looking() -> None:
+        while not done.wait(0.02):
+            look()
+
+    look()
+    watcher = threading.Thread(target=keep_looking)
     watcher.start()
     try:
         yield peaks
@@ -158,7 +165,6 @@ def check_all(
     ) as pool:
         pool.fence()
         with peak_memory(pool) as peaks:
-            time.sleep(0.1)
             fresh_bytes = max(peaks)
             outcomes = put_through(pool, wanted, seed_files[0], folder)
     assert max(peaks) <= fresh_bytes + MEMORY_BYTES
@@ -293,7 +299,6 @@ def test_a_file_that_needs_too_much_memory_costs_itself_alone(
     with DecodePool(1, memory_bytes=24 << 20) as pool:
         pool.fence()
         with peak_memory(pool) as peaks:
-            time.sleep(0.1)
             fresh_bytes = max(peaks)
             (outcome,) = put_through(pool, [large], seed_files[0], tmp_path)
     assert (outcome.kind, outcome.lost_worker) == ("too_large", True)
