@@ -40,8 +40,10 @@ REAL_SEEDS = (
     "derived/book_frames_02.mp4", "derived/book_odd_161x119.webm", "derived/book_sar_2to1.mp4",
 )  # fmt: skip
 
-NOT_FOR_USERS = re.compile(r"/|Errno|0x|\n|Invalid data|not permitted|ffmpeg|avcodec|av\.", re.I)
-"""Paths, numbers of the operating system, addresses, and words of FFmpeg or PyAV."""
+NOT_FOR_USERS = re.compile(
+    r"/|Errno|0x|\n|Invalid data|not permitted|ffmpeg|avcodec|av\.|could not cope", re.I
+)
+"""Paths, numbers of the operating system, addresses, words of FFmpeg or PyAV, and faults of ours."""
 
 OPEN_ALL = """
 import sys

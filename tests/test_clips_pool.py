@@ -131,6 +131,15 @@ def test_a_worker_that_dies_over_a_clip_costs_that_clip(stubbed: DecodePool, ord
     assert process_that_answers(stubbed, order) != before
 
 
+def test_a_fault_of_the_decoder_itself_costs_one_clip_and_is_named(
+    stubbed: DecodePool, order: Order
+) -> None:
+    before = process_that_answers(stubbed, order)
+    with pytest.raises(ClipError, match="could not cope with the file \\(KeyError\\)"):
+        stubbed.decode(order("unheard_of"), CONTRACT)
+    assert process_that_answers(stubbed, order) == before
+
+
 def test_a_worker_that_is_killed_between_clips_costs_none(
     stubbed: DecodePool, order: Order
 ) -> None:

@@ -181,6 +181,8 @@ def _frames(
     for packet in chain(replay, [None]):
         try:
             frames = stream.codec_context.decode(packet)
+        except MemoryError:
+            raise  # PyAV's is an FFmpegError too
         except FFmpegError:
             seen.failed_packets += 1
             continue

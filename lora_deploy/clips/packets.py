@@ -130,6 +130,8 @@ def stream_packets(
             packet = next(packets)
         except StopIteration:
             return
+        except MemoryError:
+            raise  # PyAV's is an FFmpegError too
         except FFmpegError:
             found.breaks_off = True
             return
@@ -168,6 +170,10 @@ def _video_stream(container: InputContainer) -> VideoStream:
     ]
     if not streams:
         raise ClipError("no_video", "the file holds no video")
+    # PyAV has no codec context where no decoder knows the codec.
+    streams = [stream for stream in streams if getattr(stream, "codec_context", None) is not None]
+    if not streams:
+        raise ClipError("unreadable", "the video is in a format that is not known here")
     best = container.streams.best("video")
     for stream in streams:
         if best is not None and stream.index == best.index:

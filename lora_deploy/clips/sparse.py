@@ -150,6 +150,8 @@ def carry_out(
             # Two packets may hold the two fields of one picture: then times are not what they seem.
             if interlaced and seen < _shown_between(first, last, packets):
                 raise _DoubtError
+    except MemoryError:
+        raise  # PyAV's is an FFmpegError too
     except (_DoubtError, FFmpegError):
         return None
     return pictures if wanted <= pictures.keys() else None

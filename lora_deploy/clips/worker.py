@@ -54,7 +54,10 @@ def main() -> None:
         try:
             with os.fdopen(descriptor, "rb") as file:
                 clip = decoder.decode_file(file, contract, options["effort"])
-        except ClipError as error:
+        except Exception as error:
+            if not isinstance(error, ClipError):  # a fault of ours, and still only one clip
+                text = f"the decoder could not cope with the file ({type(error).__name__})"
+                error = ClipError("unreadable", text)
             wire.send(
                 connection, wire.Answer(status="error", error_kind=error.kind, error=str(error))
             )
