@@ -1,5 +1,6 @@
 """The decode pool: same frames, one clip lost at most, whatever becomes of a worker, and no way out of one."""
 
+import csv
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from lora_deploy.clips import decode, guard, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.errors import ClipError
+from tests.test_clips_decode import PICTURES
 
 CONTRACT = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)
 ROOT = Path(__file__).parents[1]
@@ -75,6 +77,20 @@ def test_the_pool_gives_what_the_decoder_gives(media: Path, name: str) -> None:
     assert plain.times_seconds == fenced.times_seconds
     assert plain.duration_seconds == fenced.duration_seconds
     assert plain.warning == fenced.warning
+
+
+def test_every_file_gets_what_it_deserves_in_one_run(media: Path) -> None:
+    with (media / "expected.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with DecodePool(effort="whole") as running:
+        waiting = [running.submit(media / row["file"], CONTRACT) for row in rows]
+        found = {}
+        for row, future in zip(rows, waiting, strict=True):
+            error = future.exception()
+            assert error is None or isinstance(error, ClipError)
+            found[row["file"]] = error.kind if error else str(future.result().file_frames)
+    expected = {row["file"]: row["kind"] or row["decodable_frames"] for row in rows}
+    assert found == {**expected, **{name: str(count) for name, count in PICTURES.items()}}
 
 
 def test_errors_and_warnings_come_through_in_the_same_words(media: Path) -> None:

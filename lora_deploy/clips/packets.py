@@ -7,6 +7,9 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import av
+
+# PyAV imports it when it meets the first subtitles; inside the fence that would be too late.
+import av.subtitles.codeccontext
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
 from av.stream import Discard, Disposition
