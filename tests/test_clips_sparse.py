@@ -182,3 +182,24 @@ def test_a_false_entry_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert same(decode(clip.path, CONTRACTS[1], "exact"), whole)
     monkeypatch.setattr(sparse, "_check", lambda *arguments: None)
     assert not same(decode(clip.path, CONTRACTS[1], "exact"), whole)
+
+
+@pytest.mark.parametrize("told", ["the truth", "other durations", "other times", "fewer packets"])
+def test_a_plan_is_given_up_where_the_decoder_says_otherwise(told: str, tmp_path: Path) -> None:
+    clip = write_truth_clip(tmp_path, Recipe("libx264", "mp4"))
+    with clip.path.open("rb") as file, opened(file) as (container, stream):
+        found = read_packets(container, stream)
+        assert found.kept is not None
+        replay = list(found.kept)
+        if told == "other durations":
+            found.durations = [ticks + 1 for ticks in found.durations]
+        elif told == "other times":
+            found.ticks = [tick and tick + 1 for tick in found.ticks]
+        elif told == "fewer packets":
+            del replay[:5]
+        plan = sparse.plan_for(found, stream, CONTRACTS[1], nearby=False)
+        assert plan is not None
+        pictures = sparse.carry_out(
+            plan, found, stream, iter(replay), CONTRACTS[1], scale_first=False
+        )
+    assert (pictures is None) == (told != "the truth")
