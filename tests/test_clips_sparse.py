@@ -152,6 +152,18 @@ def test_a_file_too_large_to_keep_is_read_twice(
         assert same(decode(clip.path, contract, "whole"), before)
 
 
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
+def test_a_damaged_picture_on_the_way_is_told() -> None:
+    # The first packet that fails comes after the one wanted picture; those before it are concealed.
+    assert decode(MEDIA / "derived/book_bitflips_200.mp4", CONTRACTS[0], "exact").warning
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
+def test_swapped_times_are_noticed_at_once(decoded_pictures: list[int]) -> None:
+    decode(MEDIA / "clips/apply_eye_makeup.avi", CONTRACTS[2], "exact")
+    assert 0 < len(decoded_pictures) < 8
+
+
 def entries(path: Path) -> list[int]:
     with path.open("rb") as file, opened(file) as (container, stream):
         return read_packets(container, stream).entries
