@@ -1,6 +1,7 @@
 """Decoding only what is needed gives what decoding everything gives."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -215,3 +216,27 @@ def test_a_plan_is_given_up_where_the_decoder_says_otherwise(told: str, tmp_path
             plan, found, stream, iter(replay), CONTRACTS[1], scale_first=False
         )
     assert (pictures is None) == (told != "the truth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"damaged": True},
+        {"breaks_off": True},
+        {"resets_decoder": True},
+        {"time_base": Fraction(0)},
+        {"ticks": [None, *range(1, 44)]},
+        {"ticks": [1, *range(1, 44)]},
+        {"ticks": [*range(22, 44), *range(22)]},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_no_plan_is_made_from_packets_that_cannot_be_relied_on(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    clip = write_truth_clip(tmp_path, Recipe("libx264", "mp4"))
+    with clip.path.open("rb") as file, opened(file) as (container, stream):
+        found = read_packets(container, stream)
+        for name, value in change.items():
+            setattr(found, name, value)
+        assert sparse.plan_for(found, stream, CONTRACTS[1], nearby=False) is None
