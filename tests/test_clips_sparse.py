@@ -1,6 +1,7 @@
 """Decoding only what is needed gives what decoding everything gives."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -152,6 +153,18 @@ def test_a_file_too_large_to_keep_is_read_twice(
         assert same(decode(clip.path, contract, "whole"), before)
 
 
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
+def test_a_damaged_picture_on_the_way_is_told() -> None:
+    # The first packet that fails comes after the one wanted picture; those before it are concealed.
+    assert decode(MEDIA / "derived/book_bitflips_200.mp4", CONTRACTS[0], "exact").warning
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
+def test_swapped_times_are_noticed_at_once(decoded_pictures: list[int]) -> None:
+    decode(MEDIA / "clips/apply_eye_makeup.avi", CONTRACTS[2], "exact")
+    assert 0 < len(decoded_pictures) < 8
+
+
 def entries(path: Path) -> list[int]:
     with path.open("rb") as file, opened(file) as (container, stream):
         return read_packets(container, stream).entries
@@ -182,3 +195,48 @@ def test_a_false_entry_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert same(decode(clip.path, CONTRACTS[1], "exact"), whole)
     monkeypatch.setattr(sparse, "_check", lambda *arguments: None)
     assert not same(decode(clip.path, CONTRACTS[1], "exact"), whole)
+
+
+@pytest.mark.parametrize("told", ["the truth", "other durations", "other times", "fewer packets"])
+def test_a_plan_is_given_up_where_the_decoder_says_otherwise(told: str, tmp_path: Path) -> None:
+    clip = write_truth_clip(tmp_path, Recipe("libx264", "mp4"))
+    with clip.path.open("rb") as file, opened(file) as (container, stream):
+        found = read_packets(container, stream)
+        assert found.kept is not None
+        replay = list(found.kept)
+        if told == "other durations":
+            found.durations = [ticks + 1 for ticks in found.durations]
+        elif told == "other times":
+            found.ticks = [tick and tick + 1 for tick in found.ticks]
+        elif told == "fewer packets":
+            del replay[:5]
+        plan = sparse.plan_for(found, stream, CONTRACTS[1], nearby=False)
+        assert plan is not None
+        pictures = sparse.carry_out(
+            plan, found, stream, iter(replay), CONTRACTS[1], scale_first=False
+        )
+    assert (pictures is None) == (told != "the truth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"damaged": True},
+        {"breaks_off": True},
+        {"resets_decoder": True},
+        {"time_base": Fraction(0)},
+        {"ticks": [None, *range(1, 44)]},
+        {"ticks": [1, *range(1, 44)]},
+        {"ticks": [*range(22, 44), *range(22)]},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_no_plan_is_made_from_packets_that_cannot_be_relied_on(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    clip = write_truth_clip(tmp_path, Recipe("libx264", "mp4"))
+    with clip.path.open("rb") as file, opened(file) as (container, stream):
+        found = read_packets(container, stream)
+        for name, value in change.items():
+            setattr(found, name, value)
+        assert sparse.plan_for(found, stream, CONTRACTS[1], nearby=False) is None

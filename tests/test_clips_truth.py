@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from lora_deploy.clips.clip import Effort
-from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
 from tests.truth_clips import (
+    CONTRACTS,
     PICTURES,
     Recipe,
     TruthClip,
@@ -20,11 +20,6 @@ from tests.truth_clips import (
     recipes,
     write_truth_clip,
 )
-
-CONTRACTS = [
-    PixelContract(frames=frames, short_side=48, crop_height=48, crop_width=64)
-    for frames in (1, 3, 8, 10)
-]
 
 Written = Callable[[Recipe], TruthClip]
 

@@ -29,6 +29,12 @@ HEIGHT, WIDTH = 96, 128
 ROUNDING_SECONDS = 0.0008
 """What a container may do to a time (Matroska: half a millisecond) and a float adds."""
 
+CONTRACTS = [
+    PixelContract(frames=frames, short_side=48, crop_height=48, crop_width=64)
+    for frames in (1, 3, 8, 10)
+]
+"""Show the whole picture, and ask at no time at which either of two pictures would do."""
+
 Rate = Literal["25", "ntsc", "variable", "gap"]
 
 

@@ -165,7 +165,7 @@ def _decode_pass(
         seen.pts_seconds.append(
             seconds(frame.pts, time_base) if frame.pts is not None and time_base else None
         )
-        seen.last_frame_seconds = float((frame.duration or 0) * (time_base or 0))
+        seen.last_frame_seconds = seconds(frame.duration or 0, time_base) if time_base else 0.0
         seen.damaged_frames += frame.is_corrupt
         if frame.pts in keep_ticks or position in keep_positions:
             seen.kept[position] = picture(frame, contract, pixel_aspect=stream.sample_aspect_ratio)

@@ -70,7 +70,8 @@ def plan_for(
         packets: What `read_packets` gave for ``stream``.
         stream: The stream that will be decoded.
         contract: How many pictures.
-        nearby: Take the picture before or after a wanted one from which no other is predicted.
+        nearby: In place of a wanted picture from which no other is predicted take the one before or
+            after it where that must be decoded anyway; not in files too large to keep.
 
     Raises:
         ClipError: ``too_long``.
@@ -80,7 +81,7 @@ def plan_for(
         return None
     ticks = sorted(positions)
     timeline = mend_timeline([seconds(tick, packets.time_base) for tick in ticks])
-    last_seconds = packets.durations[positions[ticks[-1]]] * float(packets.time_base)
+    last_seconds = seconds(packets.durations[positions[ticks[-1]]], packets.time_base)
     duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
     guard.check_duration(duration_seconds)
     shown = nearest_frames(sample_times(contract, duration_seconds), timeline)
