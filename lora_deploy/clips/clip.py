@@ -10,8 +10,9 @@ Frames = NDArray[np.uint8]
 """RGB frames, uint8, [..., height, width, 3]."""
 
 Effort = Literal["exact", "fast", "whole"]
-"""``exact``: the right frames, decoding no more than needed; ``fast``: near frames will do, and
-scaling in the decoder; ``whole``: as exact, but all of the file is decoded and all damage told."""
+"""How much of a file a decoder works through. ``exact``: the right frames, decoding no more than
+they need. ``fast``: frames at most about one frame period off, scaled while they are converted.
+``whole``: the frames of ``exact``, but every picture is decoded, so that all damage is told."""
 
 
 @dataclass(frozen=True)
@@ -27,4 +28,4 @@ class DecodedClip:
     warning: str | None
     """What could not be decoded, in one line; None where all went well."""
     file_frames: int | None = None
-    """Pictures of the whole file that decode; None where not all were tried."""
+    """How many pictures of the file decode; None unless the effort was ``whole``."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -20,8 +20,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
-from lora_deploy.clips.clip import DecodedClip, Frames
+from lora_deploy.clips.clip import DecodedClip, Effort, Frames
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import (
     LONGEST_STEP_SECONDS,
     mend_timeline,
@@ -29,7 +30,6 @@ from lora_deploy.clips.sampling import (
     sample_times,
     usual_step_seconds,
 )
-from lora_deploy.clips.transforms import resize_and_crop
 from lora_deploy.errors import ClipError
 
 SHORTFALL_WARNED = 0.1
@@ -55,26 +55,26 @@ class _Pass:
     promised_seconds: float | None = None
 
 
-def decode(path: Path, contract: PixelContract) -> DecodedClip:
+def decode(path: Path, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
     """Open a file and decode the frames that ``contract`` asks for, in this process.
 
     Raises:
         ClipError: As `guard.open_clip` and `decode_file`.
     """
     with guard.open_clip(path) as file:
-        return decode_file(file, contract)
+        return decode_file(file, contract, effort)
 
 
-def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
+def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
     """Decode the frames of an open file that ``contract`` asks for.
 
-    Rotation is applied. A sample aspect ratio other than 1 is not: such pictures keep the
-    proportions of their stored pixels. A file that decodes in part gives what it has, with a
+    Pictures are turned, and have the proportions, as a player shows them. A file that decodes in part gives what it has, with a
     warning. A clip of fewer frames than asked repeats some of them.
 
     Args:
         file: As `guard.open_clip` gives it.
         contract: Which frames, and how large.
+        effort: How much of the file to work through.
 
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
@@ -99,6 +99,7 @@ def decode_file(file: BinaryIO, contract: PixelContract) -> DecodedClip:
         times_seconds=tuple(timeline[position] for position in chosen),
         duration_seconds=duration_seconds,
         warning=_warning(seen, duration_seconds),
+        file_frames=len(seen.pts_seconds) if effort == "whole" else None,
     )
 
 
@@ -143,7 +144,9 @@ def _decode_pass(
             seen.pts_seconds.append(None if frame.pts is None else float(frame.pts * time_base))
             seen.last_frame_seconds = float((frame.duration or 0) * time_base)
             if frame.pts in keep_pts or position in keep_positions:
-                seen.kept[position] = resize_and_crop(_upright(frame), contract)
+                seen.kept[position] = picture(
+                    frame, contract, pixel_aspect=stream.sample_aspect_ratio
+                )
             if keep_positions and position >= max(keep_positions):
                 break
     return seen
@@ -228,16 +231,6 @@ def _promised_seconds(container: InputContainer, stream: VideoStream) -> float |
     if container.duration and len(container.streams) == 1:  # with sound it may be the sound's
         return container.duration / av.time_base - late_seconds
     return None
-
-
-def _upright(frame: VideoFrame) -> Frames:
-    # With the colour matrix and range that the frame is tagged with.
-    pixels = cast(Frames, frame.to_ndarray(format="rgb24"))
-    turns, rest = divmod(frame.rotation, 90)
-    # Some files carry nonsense here, such as -2147483648.
-    if rest or abs(frame.rotation) > 360:
-        return pixels
-    return np.rot90(pixels, k=turns)
 
 
 def _last_step(seen: _Pass, timeline: Sequence[float]) -> float:

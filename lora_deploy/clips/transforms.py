@@ -4,6 +4,7 @@ The numbers equal those of transformers' ``VideoMAEImageProcessorPil`` bit for b
 """
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from functools import lru_cache
 from math import ceil
 from typing import Final, cast
@@ -26,13 +27,18 @@ _PILLOW_FILTERS: Final[dict[ResizeFilter, Image.Resampling]] = {
 }
 
 
-def resize_and_crop(frames: Frames | Iterable[Frames], contract: PixelContract) -> Frames:
-    """Bring frames to the size that ``contract`` names.
+def resize_and_crop(
+    frames: Frames | Iterable[Frames],
+    contract: PixelContract,
+    pixel_aspect: Fraction = Fraction(1),
+) -> Frames:
+    """Bring frames to the size that ``contract`` names, in the proportions in which they are shown.
 
     Args:
         frames: RGB uint8; one frame [height, width, 3], a clip [frames, height, width, 3], or
             frames one by one, which may then differ in size.
         contract: Gives short side, filter and crop.
+        pixel_aspect: Width of a pixel by its height.
 
     Returns:
         uint8 [frames, crop_height, crop_width, 3]. Outside a frame that is smaller than the
@@ -43,10 +49,31 @@ def resize_and_crop(frames: Frames | Iterable[Frames], contract: PixelContract) 
     """
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames = frames[None]
-    sized = [_centre_crop(_resize(frame, contract), contract) for frame in frames]
+    sized = [_centre_crop(_resize(frame, contract, pixel_aspect), contract) for frame in frames]
     if not sized:
         return np.zeros((0, contract.crop_height, contract.crop_width, 3), np.uint8)
     return np.stack(sized)  # [frames, crop_height, crop_width, 3]
+
+
+def resized_size(
+    width: int, height: int, contract: PixelContract, pixel_aspect: Fraction = Fraction(1)
+) -> tuple[int, int]:
+    """Width and height after resizing: the shorter side as shown becomes the contract's.
+
+    Raises:
+        ClipError: ``too_large``: so long and thin that resizing it would need too much memory.
+    """
+    shown_width, shown_height = width * pixel_aspect, Fraction(height)
+    short, long = min(shown_height, shown_width), max(shown_height, shown_width)
+    # transformers cuts the long side with int() where torchvision would round.
+    new_short, new_long = contract.short_side, int(contract.short_side * long / short)
+    if new_short * new_long > MAX_RESIZED_PIXELS:
+        raise ClipError(
+            "too_large",
+            f"a picture of {width}×{height} is {new_long}×{new_short} after resizing its short "
+            f"side to {new_short}; at most {MAX_RESIZED_PIXELS} pixels are allowed, so crop it first",
+        )
+    return (new_short, new_long) if shown_width <= shown_height else (new_long, new_short)
 
 
 def normalise(frames: Frames, contract: PixelContract) -> NDArray[np.float32]:
@@ -135,21 +162,11 @@ def contract_to_processor(contract: PixelContract) -> dict[str, object]:
     }
 
 
-def _resize(frame: Frames, contract: PixelContract) -> Frames:
+def _resize(frame: Frames, contract: PixelContract, pixel_aspect: Fraction) -> Frames:
     height, width, _ = frame.shape
-    short, long = min(height, width), max(height, width)
-    # transformers cuts the long side with int() where torchvision would round.
-    new_short, new_long = contract.short_side, int(contract.short_side * long / short)
-    if new_short * new_long > MAX_RESIZED_PIXELS:
-        raise ClipError(
-            "too_large",
-            f"a picture of {width}×{height} is {new_long}×{new_short} after resizing its short "
-            f"side to {new_short}; at most {MAX_RESIZED_PIXELS} pixels are allowed, so crop it first",
-        )
-    new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
+    new_size = resized_size(width, height, contract, pixel_aspect)
     picture = Image.fromarray(np.ascontiguousarray(frame))
-    resized = picture.resize((new_width, new_height), _PILLOW_FILTERS[contract.resize_filter])
-    return np.asarray(resized)
+    return np.asarray(picture.resize(new_size, _PILLOW_FILTERS[contract.resize_filter]))
 
 
 def _centre_crop(frame: Frames, contract: PixelContract) -> Frames:
