@@ -7,12 +7,17 @@ packets, and where decord's numbering can't be trusted it is made to read forwar
 
 import io
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO, NamedTuple
 
 import decord
 import numpy as np
 from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
 from lora_deploy.clips.clip import DecodedClip, Effort, Frames
@@ -23,11 +28,11 @@ from lora_deploy.clips.decode import (
     _opened,
     _Pass,
     _promised_seconds,
-    _upright,
     _warning,
 )
+from lora_deploy.clips.picture import _HDR, _believed, _orientation
 from lora_deploy.clips.sampling import TIE_SECONDS, mend_timeline, nearest_frames, sample_times
-from lora_deploy.clips.transforms import resize_and_crop
+from lora_deploy.clips.transforms import resize_and_crop, resized_size
 from lora_deploy.errors import ClipError
 
 MAX_FILE_BYTES = 256 << 20
@@ -62,7 +67,7 @@ class _Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class _Packets:
-    """What a file says of its frames before any is decoded."""
+    """What a file says of its frames before decord sees it."""
 
     pts_seconds: tuple[float | None, ...]
     """Of the packets that become frames, in the order shown."""
@@ -73,6 +78,10 @@ class _Packets:
     last_frame_seconds: float
     promised_seconds: float | None
     breaks_off: bool
+    shown_size: tuple[int, int]
+    """Width and height of the pictures, turned as they are shown."""
+    pixel_aspect: Fraction
+    """Width of such a picture's pixel by its height."""
 
 
 def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
@@ -104,8 +113,7 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
         chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
         # 2. The pictures, by number.
         wanted = sorted(set(chosen))
-        size = _scaled_size(io.BytesIO(data), contract) if effort == "fast" else _AS_STORED
-        frames = _decord(data, packets, wanted, contract, size, to_the_end=effort == "whole")
+        frames = _decord(data, packets, wanted, contract, effort)
     return DecodedClip(
         frames=frames[np.searchsorted(wanted, chosen)],
         times_seconds=tuple(timeline[position] for position in chosen),
@@ -128,8 +136,9 @@ def _read(file: BinaryIO) -> bytes:
 
 
 def _packets(file: BinaryIO) -> _Packets:
-    """Read all packets as far as the file can be read; decodes nothing."""
+    """Read all packets as far as the file can be read; decode the first picture alone."""
     packets: list[_Packet] = []  # in the order of the file
+    first: VideoFrame | None = None
     breaks_off = False
     with _opened(file) as (container, stream):
         formats = set(container.format.name.split(","))
@@ -142,6 +151,7 @@ def _packets(file: BinaryIO) -> _Packets:
         try:
             for packet in container.demux(stream):
                 if packet.size:
+                    first = first or _first_of(stream, packet)
                     packets.append(
                         _Packet(
                             packet.pts,
@@ -153,8 +163,13 @@ def _packets(file: BinaryIO) -> _Packets:
                     guard.check_frame_count(len(packets))
         except FFmpegError:
             breaks_off = True
+        first = first or _first_of(stream, None)
+        if first is None:
+            raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
         shown = _as_shown([packet for packet in packets if not packet.hidden])
         seekable = bool(formats & _SEEKABLE) or sum(packet.key for packet in packets) <= 1
+        turned = _check_picture(first)
+        aspect = _believed(stream.sample_aspect_ratio)
         tick_seconds = float(stream.time_base or 0)
         return _Packets(
             pts_seconds=tuple(p.pts if p.pts is None else p.pts * tick_seconds for p in shown),
@@ -163,13 +178,35 @@ def _packets(file: BinaryIO) -> _Packets:
             last_frame_seconds=shown[-1].duration * tick_seconds,
             promised_seconds=_promised_seconds(container, stream),
             breaks_off=breaks_off,
+            shown_size=(first.height, first.width) if turned else (first.width, first.height),
+            pixel_aspect=1 / aspect if turned else aspect,
         )
+
+
+def _first_of(stream: VideoStream, packet: "Packet[VideoStream] | None") -> VideoFrame | None:
+    """The first picture that a packet brings out of the decoder; None flushes it."""
+    with suppress(FFmpegError):
+        return next(iter(stream.codec_context.decode(packet)), None)
+    return None
+
+
+def _check_picture(frame: VideoFrame) -> bool:
+    """Refuse what decord would not bring out right; tell whether it turns the picture sideways."""
+    turns, mirrored = _orientation(frame)
+    if mirrored:
+        raise ClipError(
+            "unreadable",
+            "the video is stored mirrored, which decord passes over; use the decoder av",
+        )
+    if frame.color_trc in _HDR and frame.format.components[0].bits >= 10:
+        raise ClipError(
+            "unreadable", "the video is HDR, which decord does not tone-map; use the decoder av"
+        )
+    return turns % 2 == 1
 
 
 def _as_shown(packets: list[_Packet]) -> list[_Packet]:
     """Packets in the order in which their frames are shown."""
-    if not packets:
-        raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
     known = [packet.pts for packet in packets if packet.pts is not None]
     if len(set(known)) < len(known):
         raise ClipError(
@@ -192,33 +229,17 @@ def _in_place(packets: Sequence[_Packet], shown: Sequence[_Packet]) -> bool:
     )
 
 
-def _scaled_size(file: BinaryIO, contract: PixelContract) -> tuple[int, int]:
-    """Width and height of the upright picture, as small as ``contract`` allows.
-
-    decord does not tell whether it turns the pictures, so the first one is decoded here.
-    """
-    with _opened(file) as (container, stream):
-        first = next(container.decode(stream), None)
-    if first is None:
-        return _AS_STORED
-    height, width, _ = _upright(first).shape
-    short, long = min(width, height), max(width, height)
-    if short <= contract.short_side:
-        return _AS_STORED
-    new_long = int(contract.short_side * long / short)  # as `resize_and_crop` does
-    return (contract.short_side, new_long) if width <= height else (new_long, contract.short_side)
-
-
 def _decord(
     data: bytes,
     packets: _Packets,
     wanted: Sequence[int],
     contract: PixelContract,
-    size: tuple[int, int],
-    *,
-    to_the_end: bool,
+    effort: Effort,
 ) -> Frames:
     """Frames by their rising numbers, uint8 [len(wanted), crop_height, crop_width, 3]."""
+    size, aspect = _AS_STORED, packets.pixel_aspect
+    if effort == "fast" and min(packets.shown_size) > contract.short_side:
+        size, aspect = resized_size(*packets.shown_size, contract, aspect), Fraction(1)
     try:
         reader = decord.VideoReader(
             io.BytesIO(data), width=size[0], height=size[1], num_threads=1, fault_tol=_NO_REPEATS
@@ -229,11 +250,11 @@ def _decord(
                 f"decord finds {len(reader)} frames where PyAV finds {packets.total}, so it may "
                 "read another stream; use the decoder av",
             )
-        if to_the_end or not _numbers_hold(reader, packets):
+        if effort == "whole" or not _numbers_hold(reader, packets):
             pictures = _forward(reader, frozenset(wanted), len(packets.pts_seconds))
         else:
             pictures = _by_number(reader, wanted)
-        return resize_and_crop(pictures, contract)
+        return resize_and_crop(pictures, contract, aspect)
     except (
         decord.DECORDError,
         decord.DECORDLimitReachedError,  # a repeated frame; no kind of DECORDError
