@@ -34,6 +34,9 @@ MAX_DURATION_SECONDS = 4 * 60 * 60.0
 MAX_FRAMES = 4 * 60 * 60 * 60
 """Four hours at 60 frames a second: the bound where timestamps say nothing."""
 
+MAX_STREAMS = 64
+"""Pictures, sound, subtitles and data together; a film on disc has twenty or thirty."""
+
 BELIEVABLE_SECONDS = 30 * 24 * 60 * 60.0
 """A header that claims more than a month is broken, and the frames themselves are counted."""
 
@@ -42,6 +45,8 @@ OPEN_OPTIONS = {
     # No protocol has this name: the file itself comes as an open file, so none is needed.
     "protocol_whitelist": "none",
     "max_pixels": str(MAX_PIXELS_PER_FRAME),
+    # One more, so that it is this package that refuses, with a reason.
+    "max_streams": str(MAX_STREAMS + 1),
 }
 """Options of every ``av.open``."""
 
@@ -126,6 +131,20 @@ def check_picture_size(width: int, height: int) -> None:
             "too_large",
             f"the picture has {width}×{height} pixels; at most {MAX_PIXELS_PER_FRAME} "
             "(4096×4096) are read, so scale the video down first",
+        )
+
+
+def check_stream_count(streams: int) -> None:
+    """Refuse containers with more streams than any honest one has.
+
+    Raises:
+        ClipError: ``too_large``.
+    """
+    if streams > MAX_STREAMS:
+        raise ClipError(
+            "too_large",
+            f"the file holds more than {MAX_STREAMS} streams; that is the limit, so keep only "
+            "the video",
         )
 
 

@@ -100,6 +100,21 @@ def usual_step_seconds(pts_seconds: Sequence[float | None]) -> float:
     return median(believed) if believed else FALLBACK_STEP_SECONDS
 
 
+def last_step_seconds(stored_seconds: float, timeline: Sequence[float]) -> float:
+    """How long the last frame is shown, in seconds.
+
+    Args:
+        stored_seconds: What the file says; 0 where it does not.
+        timeline: From `mend_timeline`, at least one frame.
+    """
+    usual_step = usual_step_seconds(timeline)
+    # MPEG-TS gives the last frame a tick or two; nothing is shown for so short.
+    shortest = usual_step / 2 if len(timeline) > 1 else 0.0
+    if shortest < stored_seconds <= LONGEST_STEP_SECONDS:
+        return stored_seconds
+    return usual_step
+
+
 def _unswapped(pts_seconds: Sequence[float | None]) -> Sequence[float | None]:
     """The same times in rising order, if no frame is further than `SWAP_REACH` from its place."""
     known = [time for time in pts_seconds if time is not None]

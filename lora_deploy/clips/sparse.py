@@ -1,0 +1,256 @@
+"""Only the pictures that are wanted, and what they are predicted from: a plan, and its proof.
+
+The plan is made from packets alone. While it is carried out every decoded picture is held against
+it: its time, its duration, its order, its being a key frame where one was announced. At the first
+difference the plan is given up (None), and the caller decodes the whole file. So a picture that
+comes out is the one that decoding everything would give.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from lora_deploy.clips import guard
+from lora_deploy.clips.clip import Frames
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.packets import PacketList, seconds
+from lora_deploy.clips.picture import picture
+from lora_deploy.clips.sampling import (
+    SWAP_REACH,
+    last_step_seconds,
+    mend_timeline,
+    nearest_frames,
+    sample_times,
+    usual_step_seconds,
+)
+from lora_deploy.clips.units import VideoPacket, referenced
+
+_ENTERED = frozenset(
+    {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "libdav1d", "av1"}
+    | {"mjpeg", "prores", "ffv1"}
+)
+"""Decoders in which a key frame leaves nothing of what came before it."""
+
+_SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"})
+"""Decoders that pass over a picture from which no other is predicted, when they are asked to."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which packets to decode for a clip."""
+
+    chosen: tuple[int, ...]
+    """Ticks of the pictures of the clip, in order."""
+    times_seconds: tuple[float, ...]
+    """When each of them appears, from the first picture of the file."""
+    duration_seconds: float
+    stretches: tuple[tuple[int, int], ...]
+    """First and last position of the packets of each stretch that is decoded in one go."""
+    positions: dict[int, int]
+    """Tick of each picture that is shown to the position of its packet."""
+
+
+class _DoubtError(Exception):
+    """The decoder did not give what the packets announce."""
+
+
+def plan_for(
+    packets: PacketList, stream: VideoStream, contract: PixelContract, *, nearby: bool
+) -> Plan | None:
+    """What to decode for ``contract``; None where the packets can't be relied on.
+
+    Args:
+        packets: What `read_packets` gave for ``stream``.
+        stream: The stream that will be decoded.
+        contract: How many pictures.
+        nearby: Take the picture before or after a wanted one from which no other is predicted.
+
+    Raises:
+        ClipError: ``too_long``.
+    """
+    positions = _positions(packets)
+    if positions is None:
+        return None
+    ticks = sorted(positions)
+    timeline = mend_timeline([seconds(tick, packets.time_base) for tick in ticks])
+    last_seconds = packets.durations[positions[ticks[-1]]] * float(packets.time_base)
+    duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
+    guard.check_duration(duration_seconds)
+    shown = nearest_frames(sample_times(contract, duration_seconds), timeline)
+    if nearby and packets.kept is not None:
+        places = [positions[tick] for tick in ticks]
+        shown = _neighbours(shown, timeline, [packets.kept[at] for at in places], stream)
+    wanted = {positions[ticks[at]] for at in shown}
+    return Plan(
+        chosen=tuple(ticks[at] for at in shown),
+        times_seconds=tuple(timeline[at] for at in shown),
+        duration_seconds=duration_seconds,
+        stretches=_stretches(wanted, packets, enter=stream.codec_context.name in _ENTERED),
+        positions=positions,
+    )
+
+
+def carry_out(
+    plan: Plan,
+    packets: PacketList,
+    stream: VideoStream,
+    replay: Iterator[VideoPacket],
+    contract: PixelContract,
+    *,
+    scale_first: bool,
+) -> dict[int, Frames] | None:
+    """Decode what ``plan`` asks for.
+
+    Args:
+        plan: What to decode.
+        packets: What it was made from.
+        stream: Its decoder, with nothing decoded yet.
+        replay: The packets themselves, from the first on.
+        contract: How large the pictures become.
+        scale_first: As in `lora_deploy.clips.picture.picture`.
+
+    Returns:
+        Tick to pixels [1, crop_height, crop_width, 3]; None where anything was not as announced.
+    """
+    wanted = set(plan.chosen)
+    pictures: dict[int, Frames] = {}
+    numbered = enumerate(replay)
+    try:
+        for first, last in plan.stretches:
+            entry_tick = packets.ticks[first] if first else None
+            before: int | None = None
+            for frame in _decoded(stream, numbered, first, last, wanted):
+                tick = frame.pts
+                if entry_tick is not None and tick is not None and tick < entry_tick:
+                    continue  # predicted from before the entry, and not wanted from here
+                if before is None and entry_tick not in (None, tick):
+                    raise _DoubtError
+                _check(frame, before, entry_tick, plan, packets)
+                assert tick is not None
+                before = tick
+                if tick in wanted:
+                    pictures[tick] = picture(
+                        frame,
+                        contract,
+                        pixel_aspect=stream.sample_aspect_ratio,
+                        scale_first=scale_first,
+                    )
+    except (_DoubtError, FFmpegError):
+        return None
+    return pictures if wanted <= pictures.keys() else None
+
+
+def _positions(packets: PacketList) -> dict[int, int] | None:
+    """Tick of each shown picture to its packet; None unless each has its own and order is kept."""
+    if packets.breaks_off or packets.damaged or packets.resets_decoder or not packets.time_base:
+        return None
+    positions: dict[int, int] = {}
+    shown = 0
+    for position, (tick, hidden) in enumerate(zip(packets.ticks, packets.hidden, strict=True)):
+        if tick is None:
+            return None
+        if not hidden:
+            positions[tick] = position
+            shown += 1
+    if not positions or len(positions) < shown:
+        return None
+    # Python keeps the order of insertion: that of the file.
+    by_time = sorted(range(shown), key=list(positions).__getitem__)
+    if any(abs(place - index) > SWAP_REACH for place, index in enumerate(by_time)):
+        return None
+    return positions
+
+
+def _stretches(
+    wanted: set[int], packets: PacketList, *, enter: bool
+) -> tuple[tuple[int, int], ...]:
+    """For each wanted packet the way to it from the last entry before it, joined where they touch.
+
+    A picture that is shown before the entry that it follows is predicted from before that.
+    """
+    ways = []
+    entries = packets.entries if enter else []
+    ticks = [tick or 0 for tick in packets.ticks]
+    for position in wanted:
+        before = (
+            entry
+            for entry in reversed(entries)
+            if entry <= position and ticks[entry] <= ticks[position]
+        )
+        ways.append((next(before, 0), position))
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ways):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def _neighbours(
+    shown: Sequence[int],
+    timeline: Sequence[float],
+    pictures: Sequence[VideoPacket],
+    stream: VideoStream,
+) -> list[int]:
+    """For each picture from which no other is predicted a near one that must be decoded anyway."""
+    furthest = 1.5 * usual_step_seconds(timeline)
+
+    def near(at: int) -> int:
+        if referenced(pictures[at], stream):
+            return at
+        for other in (at - 1, at + 1):
+            if (
+                0 <= other < len(timeline)
+                and abs(timeline[other] - timeline[at]) <= furthest
+                and referenced(pictures[other], stream)
+            ):
+                return other
+        return at
+
+    return [near(at) for at in shown]
+
+
+def _decoded(
+    stream: VideoStream,
+    numbered: Iterator[tuple[int, VideoPacket]],
+    first: int,
+    last: int,
+    wanted: set[int],
+) -> Iterator[VideoFrame]:
+    """The pictures of one stretch, in the order shown; unwanted ones may be missing."""
+    context = stream.codec_context
+    skips = context.name in _SKIPPING
+    for position, packet in numbered:
+        if position >= first:
+            if skips:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            yield from context.decode(packet)
+        if position >= last:
+            break
+    yield from context.decode(None)
+    context.flush_buffers()
+
+
+def _check(
+    frame: VideoFrame,
+    before: int | None,
+    entry_tick: int | None,
+    plan: Plan,
+    packets: PacketList,
+) -> None:
+    position = plan.positions.get(frame.pts) if frame.pts is not None else None
+    if (
+        position is None
+        or frame.pts is None
+        or frame.is_corrupt
+        # Two packets may hold the two fields of one picture.
+        or frame.interlaced_frame
+        or frame.duration != packets.durations[position]
+        or (before is not None and frame.pts <= before)
+        or (before is None and entry_tick is not None and not frame.key_frame)
+    ):
+        raise _DoubtError
