@@ -6,6 +6,7 @@ decord never returns from some files, so it runs in a process that is killed whe
 import csv
 import importlib.util
 import io
+import itertools
 import os
 import select
 import subprocess
@@ -80,10 +81,6 @@ OTHER_COLOURS = {
 }
 """Files whose frames are the right ones in slightly other colours."""
 
-OTHER_TIMES = {
-    "formats/npot_static_900f.mp4": "its last packet holds no picture and is counted here",
-}
-"""Files in which other frames may be chosen, by one step at most."""
 
 SCRIPT = """
 import sys
@@ -198,11 +195,8 @@ def test_frames_and_times_are_those_of_pyav(name: str, decord: Decord) -> None:
         assert differences.mean(axis=(1, 2, 3)).max() <= MEAN_COLOUR_DIFFERENCE
     else:
         assert differences.max() <= LARGEST_DIFFERENCE
-    step = clip.duration_seconds / 100
-    same_times = clip.times_seconds == pytest.approx(by_pyav.times_seconds, abs=1e-6)
-    same_duration = clip.duration_seconds == pytest.approx(by_pyav.duration_seconds, abs=1e-6)
-    assert (same_times and same_duration) == (name not in OTHER_TIMES)
-    assert clip.times_seconds == pytest.approx(by_pyav.times_seconds, abs=step)
+    assert clip.times_seconds == pytest.approx(by_pyav.times_seconds, abs=1e-6)
+    assert clip.duration_seconds == pytest.approx(by_pyav.duration_seconds, abs=1e-6)
     assert clip.warning == by_pyav.warning
 
 
@@ -218,7 +212,7 @@ def test_what_pyav_refuses_decord_refuses_alike(name: str, decord: Decord) -> No
 
 def test_every_exception_names_a_file_that_is_tried() -> None:
     tried = {*expected_rows("ok"), *dataset_sample()}
-    assert not MEDIA.is_dir() or tried >= {*REFUSED, *OTHER_COLOURS, *OTHER_TIMES}
+    assert not MEDIA.is_dir() or tried >= {*REFUSED, *OTHER_COLOURS}
 
 
 def why_refused(recipe: Recipe) -> str | None:
@@ -227,9 +221,12 @@ def why_refused(recipe: Recipe) -> str | None:
         return STREAM
     if recipe.mirrored:
         return "mirrored: decord passes over it"
-    if recipe.codec == "libx265" and recipe.b_frames and not recipe.open_gop:
-        return "HEVC with B-frames and closed groups: decord overfills its decoder"
     return None
+
+
+def may_be_refused(recipe: Recipe) -> bool:
+    """decord overfills its HEVC decoder where a closed group ends in B-frames; by chance, often."""
+    return recipe.codec == "libx265" and recipe.b_frames > 0 and not recipe.open_gop
 
 
 @pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
@@ -241,12 +238,15 @@ def test_every_sampled_picture_of_a_truth_clip_is_the_right_one(
         with pytest.raises(ClipError, match="decoder av"):
             decord.decode(clip.path, TRUTH[1])
         return
-    for contract in TRUTH:
-        decoded = decord.decode(clip.path, contract)
+    efforts: tuple[Effort, ...] = ("exact", "whole")
+    for contract, effort in itertools.product(TRUTH, efforts):
+        try:
+            decoded = decord.decode(clip.path, contract, effort)
+        except ClipError:
+            assert may_be_refused(recipe)
+            continue
         assert [read_number(frame) for frame in decoded.frames] == clip.expected(contract)
-    whole = decord.decode(clip.path, TRUTH[-1], "whole")
-    assert [read_number(frame) for frame in whole.frames] == clip.expected(TRUTH[-1])
-    assert whole.file_frames == len(clip.numbers)
+        assert decoded.file_frames == (len(clip.numbers) if effort == "whole" else None)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The same frames by decord: PyAV reads the packets and guards, decord decodes the pictures.
 
-decord finds frames by number and believes that every packet becomes one frame with the packet's
-timestamp. Where that does not hold it silently gives other frames. So the times come from the
-packets, and where decord's numbering can't be trusted it is made to read forward without a seek.
+decord finds frames by number and believes that packet and frame, order in the file and order on
+the screen, are one. Where that does not hold it silently gives other frames. So the times come from
+the packets, and where the numbers can't be trusted decord is made to read forward without a seek.
 """
 
 import io
@@ -10,29 +10,30 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple
+from itertools import chain
+from typing import BinaryIO
 
 import decord
 import numpy as np
 from av.error import FFmpegError
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
 from lora_deploy.clips.clip import DecodedClip, Effort, Frames
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.decode import (
-    _last_step,
-    _only_clip_errors,
-    _opened,
-    _Pass,
-    _promised_seconds,
-    _warning,
-)
+from lora_deploy.clips.decode import _only_clip_errors, _Pass, _warning
+from lora_deploy.clips.packets import PacketList, opened, read_packets, replayed, seconds
 from lora_deploy.clips.picture import _HDR, _believed, _orientation
-from lora_deploy.clips.sampling import TIE_SECONDS, mend_timeline, nearest_frames, sample_times
+from lora_deploy.clips.sampling import (
+    TIE_SECONDS,
+    last_step_seconds,
+    mend_timeline,
+    nearest_frames,
+    sample_times,
+)
 from lora_deploy.clips.transforms import resize_and_crop, resized_size
+from lora_deploy.clips.units import VideoPacket
 from lora_deploy.errors import ClipError
 
 MAX_FILE_BYTES = 256 << 20
@@ -55,31 +56,23 @@ _AS_STORED = (-1, -1)
 decord.logging.set_level(decord.logging.QUIET)
 
 
-class _Packet(NamedTuple):
-    """One packet without its data."""
-
-    pts: int | None
-    duration: int
-    key: bool
-    hidden: bool
-    """An edit list cuts it out, but others may need it."""
-
-
 @dataclass(frozen=True)
-class _Packets:
-    """What a file says of its frames before decord sees it."""
+class _Plan:
+    """What to ask of decord, and what it must agree to."""
 
-    pts_seconds: tuple[float | None, ...]
-    """Of the packets that become frames, in the order shown."""
-    total: int
-    """Packets, those too that are decoded and not shown."""
-    numbered: bool
-    """Whether decord's n-th frame is the n-th that is shown after a seek, too."""
-    last_frame_seconds: float
-    promised_seconds: float | None
-    breaks_off: bool
+    chosen: Sequence[int]
+    """Numbers of the frames of the clip, counted as they are shown."""
+    times_seconds: tuple[float, ...]
+    duration_seconds: float
+    warning: str | None
+    frames: int
+    """That the file shows."""
+    packets: int
+    """In the file, those too that are decoded and not shown."""
+    pts_seconds: tuple[float, ...] | None
+    """Of all frames, where their numbers hold after a seek too; None where they may not."""
     shown_size: tuple[int, int]
-    """Width and height of the pictures, turned as they are shown."""
+    """Width and height of the pictures as decord gives them: turned, their pixels not stretched."""
     pixel_aspect: Fraction
     """Width of such a picture's pixel by its height."""
 
@@ -87,8 +80,8 @@ class _Packets:
 def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
     """Decode the frames of an open file that ``contract`` asks for, with decord.
 
-    The same frames as `lora_deploy.clips.decode.decode_file` gives, upright too. A damaged file
-    gives no clip: decord stops at the first damage, or repeats the frame before it.
+    The frames that `lora_deploy.clips.decode.decode_file` gives, or an error that names the other
+    decoder. A damaged file is such an error: decord stops at the damage, or repeats a frame.
 
     Args:
         file: As `guard.open_clip` gives it.
@@ -100,26 +93,15 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
     """
     with _only_clip_errors():
         data = _read(file)
-        # 1. From the same bytes that decord will see: what PyAV refuses never reaches decord.
-        packets = _packets(io.BytesIO(data))
-        timeline = mend_timeline(packets.pts_seconds)
-        seen = _Pass(
-            last_frame_seconds=packets.last_frame_seconds,
-            breaks_off=packets.breaks_off,
-            promised_seconds=packets.promised_seconds,
-        )
-        duration_seconds = timeline[-1] + _last_step(seen, timeline)
-        guard.check_duration(duration_seconds)
-        chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
-        # 2. The pictures, by number.
-        wanted = sorted(set(chosen))
-        frames = _decord(data, packets, wanted, contract, effort)
+        # From the same bytes that decord will see: what PyAV refuses never reaches decord.
+        plan = _plan_for(io.BytesIO(data), contract)
+        frames = _decoded(data, plan, contract, effort)
     return DecodedClip(
-        frames=frames[np.searchsorted(wanted, chosen)],
-        times_seconds=tuple(timeline[position] for position in chosen),
-        duration_seconds=duration_seconds,
-        warning=_warning(seen, duration_seconds),
-        file_frames=len(timeline) if effort == "whole" else None,
+        frames=frames,
+        times_seconds=plan.times_seconds,
+        duration_seconds=plan.duration_seconds,
+        warning=plan.warning,
+        file_frames=plan.frames if effort == "whole" else None,
     )
 
 
@@ -135,126 +117,99 @@ def _read(file: BinaryIO) -> bytes:
     return data
 
 
-def _packets(file: BinaryIO) -> _Packets:
-    """Read all packets as far as the file can be read; decode the first picture alone."""
-    packets: list[_Packet] = []  # in the order of the file
-    first: VideoFrame | None = None
-    breaks_off = False
-    with _opened(file) as (container, stream):
+def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
+    """Read the packets, decode the first picture, and choose."""
+    with opened(file) as (container, stream):
         formats = set(container.format.name.split(","))
         if formats & _NOT_REWOUND:
-            raise ClipError(
-                "unreadable",
-                "decord does not read MPEG program and transport streams reliably; use the "
-                "decoder av",
-            )
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    first = first or _first_of(stream, packet)
-                    packets.append(
-                        _Packet(
-                            packet.pts,
-                            packet.duration or 0,
-                            packet.is_keyframe,
-                            packet.is_discard,
-                        )
-                    )
-                    guard.check_frame_count(len(packets))
-        except FFmpegError:
-            breaks_off = True
-        first = first or _first_of(stream, None)
-        if first is None:
-            raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
-        shown = _as_shown([packet for packet in packets if not packet.hidden])
-        seekable = bool(formats & _SEEKABLE) or sum(packet.key for packet in packets) <= 1
-        turned = _check_picture(first)
+            raise _refusal("MPEG program and transport streams, whose beginning decord may miss")
+        packets = read_packets(container, stream)
+        with replayed(file, stream, packets) as (again, replay):
+            first = _first_picture(again, replay)
         aspect = _believed(stream.sample_aspect_ratio)
-        tick_seconds = float(stream.time_base or 0)
-        return _Packets(
-            pts_seconds=tuple(p.pts if p.pts is None else p.pts * tick_seconds for p in shown),
-            total=len(packets),
-            numbered=seekable and len(shown) == len(packets) and _in_place(packets, shown),
-            last_frame_seconds=shown[-1].duration * tick_seconds,
-            promised_seconds=_promised_seconds(container, stream),
-            breaks_off=breaks_off,
-            shown_size=(first.height, first.width) if turned else (first.width, first.height),
-            pixel_aspect=1 / aspect if turned else aspect,
-        )
-
-
-def _first_of(stream: VideoStream, packet: "Packet[VideoStream] | None") -> VideoFrame | None:
-    """The first picture that a packet brings out of the decoder; None flushes it."""
-    with suppress(FFmpegError):
-        return next(iter(stream.codec_context.decode(packet)), None)
-    return None
-
-
-def _check_picture(frame: VideoFrame) -> bool:
-    """Refuse what decord would not bring out right; tell whether it turns the picture sideways."""
-    turns, mirrored = _orientation(frame)
+    turns, mirrored = _orientation(first)
     if mirrored:
-        raise ClipError(
-            "unreadable",
-            "the video is stored mirrored, which decord passes over; use the decoder av",
-        )
-    if frame.color_trc in _HDR and frame.format.components[0].bits >= 10:
-        raise ClipError(
-            "unreadable", "the video is HDR, which decord does not tone-map; use the decoder av"
-        )
-    return turns % 2 == 1
-
-
-def _as_shown(packets: list[_Packet]) -> list[_Packet]:
-    """Packets in the order in which their frames are shown."""
-    known = [packet.pts for packet in packets if packet.pts is not None]
-    if len(set(known)) < len(known):
-        raise ClipError(
-            "unreadable",
-            "some frames of the video share one time, and decord may wait for ever for the "
-            "second; use the decoder av",
-        )
-    if len(known) < len(packets):
-        return packets
-    return sorted(packets, key=lambda packet: packet.pts or 0)
-
-
-def _in_place(packets: Sequence[_Packet], shown: Sequence[_Packet]) -> bool:
-    """Whether all before a keyframe is shown before it, too; decord's seeks take that for granted.
-
-    Not so in open groups of pictures, which x265 makes by default.
-    """
-    return all(
-        not packet.key or packet is other for packet, other in zip(packets, shown, strict=True)
+        raise _refusal("mirrored video, which decord shows as it is stored")
+    if first.color_trc in _HDR and first.format.components[0].bits >= 10:
+        raise _refusal("HDR video, which decord does not tone-map")
+    shown = _as_shown(packets)
+    pts_seconds = [
+        None if packets.ticks[at] is None else seconds(packets.ticks[at] or 0, packets.time_base)
+        for at in shown
+    ]
+    timeline = mend_timeline(pts_seconds)
+    last_seconds = packets.durations[shown[-1]] * float(packets.time_base)
+    duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
+    guard.check_duration(duration_seconds)
+    chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
+    known = tuple(pts for pts in pts_seconds if pts is not None)
+    numbered = len(known) == len(packets.ticks) and _seeks_hold(packets, shown, formats)
+    sideways = turns % 2 == 1
+    return _Plan(
+        chosen=chosen,
+        times_seconds=tuple(timeline[number] for number in chosen),
+        duration_seconds=duration_seconds,
+        warning=_warning(_Pass(), packets, duration_seconds),
+        frames=len(shown),
+        packets=len(packets.ticks),
+        pts_seconds=known if numbered else None,
+        shown_size=(first.height, first.width) if sideways else (first.width, first.height),
+        pixel_aspect=1 / aspect if sideways else aspect,
     )
 
 
-def _decord(
-    data: bytes,
-    packets: _Packets,
-    wanted: Sequence[int],
-    contract: PixelContract,
-    effort: Effort,
-) -> Frames:
-    """Frames by their rising numbers, uint8 [len(wanted), crop_height, crop_width, 3]."""
-    size, aspect = _AS_STORED, packets.pixel_aspect
-    if effort == "fast" and min(packets.shown_size) > contract.short_side:
-        size, aspect = resized_size(*packets.shown_size, contract, aspect), Fraction(1)
+def _first_picture(stream: VideoStream, replay: Iterator[VideoPacket]) -> VideoFrame:
+    """The first that decodes; it tells what the header does not."""
+    for packet in chain(replay, [None]):
+        with suppress(FFmpegError):
+            for frame in stream.codec_context.decode(packet):
+                return frame
+    raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
+
+
+def _as_shown(packets: PacketList) -> list[int]:
+    """Positions of the packets whose frames are shown, in that order."""
+    shown = [at for at, hidden in enumerate(packets.hidden) if not hidden]
+    if not shown:
+        raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
+    known = [tick for at in shown if (tick := packets.ticks[at]) is not None]
+    if len(set(known)) < len(known):
+        raise _refusal("video in which frames share one time; decord may wait for ever for one")
+    if len(known) < len(shown):
+        return shown
+    return sorted(shown, key=lambda at: packets.ticks[at] or 0)
+
+
+def _seeks_hold(packets: PacketList, shown: Sequence[int], formats: Set[str]) -> bool:
+    """Whether decord's n-th frame is the n-th that is shown, after a seek too.
+
+    decord takes the n-th packet, if it is a key frame, for the n-th frame. Not so in open groups
+    of pictures, which x265 makes by default: what follows a key frame in the file may be shown
+    before it.
+    """
+    if packets.kept is None:
+        return False
+    keys = [at for at, packet in enumerate(packets.kept) if packet.is_keyframe]
+    return (len(keys) <= 1 or bool(formats & _SEEKABLE)) and all(shown[at] == at for at in keys)
+
+
+def _decoded(data: bytes, plan: _Plan, contract: PixelContract, effort: Effort) -> Frames:
+    """The frames of the clip, uint8 [frames, crop_height, crop_width, 3]."""
+    size, aspect = _AS_STORED, plan.pixel_aspect
+    if effort == "fast" and min(plan.shown_size) > contract.short_side:
+        size, aspect = resized_size(*plan.shown_size, contract, aspect), Fraction(1)
+    wanted = sorted(set(plan.chosen))
     try:
         reader = decord.VideoReader(
             io.BytesIO(data), width=size[0], height=size[1], num_threads=1, fault_tol=_NO_REPEATS
         )
-        if len(reader) != packets.total:
-            raise ClipError(
-                "unreadable",
-                f"decord finds {len(reader)} frames where PyAV finds {packets.total}, so it may "
-                "read another stream; use the decoder av",
-            )
-        if effort == "whole" or not _numbers_hold(reader, packets):
-            pictures = _forward(reader, frozenset(wanted), len(packets.pts_seconds))
+        if len(reader) != plan.packets:
+            raise _refusal("this video: it finds another number of frames, perhaps of another one")
+        if effort == "whole" or not _agrees(reader, plan):
+            pictures = _forward(reader, frozenset(wanted), plan.frames)
         else:
             pictures = _by_number(reader, wanted)
-        return resize_and_crop(pictures, contract, aspect)
+        frames = resize_and_crop(pictures, contract, aspect)
     except (
         decord.DECORDError,
         decord.DECORDLimitReachedError,  # a repeated frame; no kind of DECORDError
@@ -264,24 +219,25 @@ def _decord(
     ):
         raise ClipError(
             "unreadable",
-            "decord can't decode this file: it is damaged or of a kind that decord does not "
+            "decord can't decode this video: it is damaged, or made in a way that decord does not "
             "master; try the decoder av",
         ) from None
+    return frames[np.searchsorted(wanted, plan.chosen)]
 
 
-def _numbers_hold(reader: "decord.VideoReader", packets: _Packets) -> bool:
-    """Whether frames can be asked for by number: decord must have understood the times as well."""
-    if not packets.numbered or None in packets.pts_seconds:
+def _agrees(reader: "decord.VideoReader", plan: _Plan) -> bool:
+    """Whether decord has understood the times as well: it seeks by them."""
+    if plan.pts_seconds is None:
         return False
-    ours = np.array(packets.pts_seconds, np.float64)
-    # decord counts in float32 from the stream's start; what has no time is far off.
-    theirs = reader.get_frame_timestamp(range(packets.total))[:, 0].astype(np.float64)
+    ours = np.array(plan.pts_seconds)
+    # float32, from the start of the stream; what has no time is far off.
+    theirs = reader.get_frame_timestamp(range(plan.packets))[:, 0].astype(np.float64)
     return np.allclose(theirs - theirs[0], ours - ours[0], rtol=1e-6, atol=TIE_SECONDS)
 
 
 def _by_number(reader: "decord.VideoReader", wanted: Sequence[int]) -> Iterator[Frames]:
-    for number in wanted:
-        yield _picture(reader[number])
+    for number in wanted:  # one by one, what `get_batch` does at once and with more memory
+        yield _pixels(reader[number])
 
 
 def _forward(reader: "decord.VideoReader", wanted: Set[int], frames: int) -> Iterator[Frames]:
@@ -289,12 +245,16 @@ def _forward(reader: "decord.VideoReader", wanted: Set[int], frames: int) -> Ite
     for number in range(frames):
         frame = reader.next()
         if number in wanted:
-            yield _picture(frame)
+            yield _pixels(frame)
 
 
-def _picture(frame: "decord.nd.NDArray") -> Frames:
+def _pixels(frame: "decord.nd.NDArray") -> Frames:
     """RGB, uint8 [height, width, 3]."""
     pixels: Frames = frame.asnumpy()
     height, width, depth = pixels.shape
     # Where the padded length of a row divides by the width, decord takes the padding for channels.
     return pixels.reshape(height, width * depth)[:, : width * 3].reshape(height, width, 3)
+
+
+def _refusal(what: str) -> ClipError:
+    return ClipError("unreadable", f"decord does not read {what}; use the decoder av")
