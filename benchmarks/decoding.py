@@ -39,7 +39,6 @@ Way = Callable[[Path], object]
 
 def everything_with_pyav(path: Path) -> object:
     """Decode every frame, convert and resize those that are wanted: the plain way."""
-    frames = []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         assert isinstance(stream, VideoStream)

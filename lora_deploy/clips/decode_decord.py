@@ -36,8 +36,8 @@ from lora_deploy.clips.transforms import resize_and_crop, resized_size
 from lora_deploy.clips.units import VideoPacket
 from lora_deploy.errors import ClipError
 
-MAX_FILE_BYTES = 256 << 20
-"""decord takes the file as a whole and holds up to three copies of it for a moment."""
+MAX_FILE_BYTES = 128 << 20
+"""decord takes the file as a whole, and six copies of it are there for a moment."""
 
 _SEEKABLE = frozenset({"mov", "matroska"})
 """Containers in which decord's seeks were found to land where they say; in WMV they don't."""
@@ -81,7 +81,8 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
     """Decode the frames of an open file that ``contract`` asks for, with decord.
 
     The frames that `lora_deploy.clips.decode.decode_file` gives, or an error that names the other
-    decoder. A damaged file is such an error: decord stops at the damage, or repeats a frame.
+    decoder. A damaged file is such an error: decord stops at the damage, or repeats a frame. Of
+    damage that its FFmpeg paints over nothing is told.
 
     Args:
         file: As `guard.open_clip` gives it.
@@ -204,7 +205,9 @@ def _decoded(data: bytes, plan: _Plan, contract: PixelContract, effort: Effort) 
             io.BytesIO(data), width=size[0], height=size[1], num_threads=1, fault_tol=_NO_REPEATS
         )
         if len(reader) != plan.packets:
-            raise _refusal("this video: it finds another number of frames, perhaps of another one")
+            raise _refusal(
+                "this video: it finds another number of frames, perhaps those of another stream"
+            )
         if effort == "whole" or not _agrees(reader, plan):
             pictures = _forward(reader, frozenset(wanted), plan.frames)
         else:
