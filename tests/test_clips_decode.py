@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -15,9 +16,10 @@ import pytest
 
 from lora_deploy.clips import decode as decode_module
 from lora_deploy.clips import guard
-from lora_deploy.clips.clip import Frames
+from lora_deploy.clips.clip import Effort, Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
+from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import TIE_SECONDS
 from lora_deploy.clips.transforms import resize_and_crop
 from lora_deploy.errors import ClipError
@@ -28,6 +30,8 @@ pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/medi
 CONTRACT = PixelContract(frames=16, short_side=32, crop_height=32, crop_width=32)
 NATIVE = PixelContract(frames=8, short_side=240, crop_height=240, crop_width=320)
 """At the size of ``derived/book_*``, so nothing is resized."""
+
+EFFORTS: tuple[Effort, ...] = ("exact", "fast", "whole")
 
 ALSO_WARNED = {"hostile/mkv_trunc.mkv"}
 """Breaks off after 0.73 of the 2 seconds that its header promises; expected.csv asks no warning."""
@@ -67,11 +71,12 @@ def test_every_file_gets_what_it_deserves(
     row: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     if row["status"] == "error":
-        with pytest.raises(ClipError) as caught:
-            decode(MEDIA / row["file"], CONTRACT)
-        assert caught.value.kind == row["kind"]
-        assert "/" not in str(caught.value)
-        assert "Errno" not in str(caught.value)
+        for effort in EFFORTS:
+            with pytest.raises(ClipError) as caught:
+                decode(MEDIA / row["file"], CONTRACT, effort)
+            assert caught.value.kind == row["kind"]
+            assert "/" not in str(caught.value)
+            assert "Errno" not in str(caught.value)
     else:
         clip = decode(MEDIA / row["file"], CONTRACT, "whole")
         assert clip.file_frames == PICTURES.get(row["file"], int(row["decodable_frames"]))
@@ -136,11 +141,25 @@ def test_a_rotated_file_comes_out_upright(degrees: int) -> None:
     assert difference < 3 < sideways
 
 
+def test_wide_pixels_are_shown_wide() -> None:
+    base = decode(MEDIA / "derived/book_base_h264.mp4", NATIVE)
+    # Stored as 160×240, to be shown as 320×240.
+    wide = decode(MEDIA / "derived/book_sar_2to1.mp4", NATIVE)
+    assert np.abs(wide.frames.astype(int) - base.frames).mean() < 4  # half the pixels were coded
+
+
+def test_an_absurd_pixel_is_square() -> None:
+    frame = av.VideoFrame.from_ndarray(np.zeros((60, 80, 3), np.uint8), format="rgb24")
+    plain = picture(frame, CONTRACT)
+    for aspect in (Fraction(65535), Fraction(1, 65535), Fraction(0), Fraction(-1), None):
+        assert np.array_equal(picture(frame, CONTRACT, pixel_aspect=aspect), plain)
+
+
 def test_one_wrong_guess_costs_a_second_pass_and_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     path = MEDIA / "derived/book_base_h264.mp4"
     right = decode(path, CONTRACT)
-    monkeypatch.setattr(decode_module, "_guess", lambda file, contract: set())
-    assert np.array_equal(decode(path, CONTRACT).frames, right.frames)
+    monkeypatch.setattr(decode_module, "_guess", lambda packets, contract: set())
+    assert np.array_equal(decode(path, CONTRACT, "whole").frames, right.frames)
 
 
 def test_the_middle_frame_is_one_frame_repeated() -> None:
@@ -162,8 +181,32 @@ def test_the_largest_allowed_picture_is_a_limit_of_the_decoder_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guard, "CODEC_OPTIONS", {"max_pixels": "1000"})
-    with pytest.raises(ClipError):
-        decode(MEDIA / "derived/book_base_h264.mp4", CONTRACT)
+    for effort in EFFORTS:
+        with pytest.raises(ClipError):
+            decode(MEDIA / "derived/book_base_h264.mp4", CONTRACT, effort)
+
+
+def write_streams(path: Path, count: int) -> None:
+    with av.open(str(path), "w", format="matroska") as out:
+        streams = [out.add_stream("mjpeg", rate=25) for _ in range(count)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj420p"
+        for stream in streams:
+            frame = av.VideoFrame(16, 16, "yuvj420p")
+            frame.pts = 0
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("more", [1, 2, 60])
+def test_too_many_streams_are_refused(more: int, tmp_path: Path) -> None:
+    write_streams(tmp_path / "most.mkv", guard.MAX_STREAMS)
+    assert decode(tmp_path / "most.mkv", CONTRACT).warning is None
+    write_streams(tmp_path / "more.mkv", guard.MAX_STREAMS + more)
+    with pytest.raises(ClipError) as caught:
+        decode(tmp_path / "more.mkv", CONTRACT)
+    assert caught.value.kind == "too_large"
+    assert "64 streams" in str(caught.value)
 
 
 def test_a_video_longer_than_allowed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,10 @@ def test_limits_hold_at_their_edge() -> None:
     guard.check_duration(guard.MAX_DURATION_SECONDS)
     guard.check_duration(1e12)  # no honest header says so; frames are counted instead
     guard.check_frame_count(guard.MAX_FRAMES)
+    guard.check_stream_count(guard.MAX_STREAMS)
+    with pytest.raises(ClipError, match="more than 64 streams") as too_wide:
+        guard.check_stream_count(guard.MAX_STREAMS + 1)
+    assert too_wide.value.kind == "too_large"
     with pytest.raises(ClipError, match="4097×4096") as too_large:
         guard.check_picture_size(4097, 4096)
     with pytest.raises(ClipError, match="lasts 14401 seconds") as too_long:

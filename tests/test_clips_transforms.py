@@ -1,6 +1,7 @@
 """The numbers a model sees, against transformers' own."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +18,7 @@ from lora_deploy.clips.transforms import (
     normalise,
     random_crop,
     resize_and_crop,
+    resized_size,
 )
 from lora_deploy.errors import ClipError, ModelError
 
@@ -79,6 +81,33 @@ def test_frames_of_different_sizes_become_one_clip() -> None:
     sized = resize_and_crop(iter(frames), contract)
     assert sized.shape == (2, 56, 56, 3)
     assert np.array_equal(sized[1], resize_and_crop(frames[1], contract)[0])
+
+
+def test_pixels_that_are_not_square_are_shown_in_their_proportions() -> None:
+    contract = CONTRACTS["small"]
+    assert resized_size(160, 120, contract) == (85, 64)
+    assert resized_size(80, 120, contract, Fraction(2)) == (85, 64)
+    assert resized_size(120, 80, contract, Fraction(1, 2)) == (64, 85)
+    # Half as wide and shown twice as wide: what was resized to begin with.
+    frame = real_frames("clips/asl/book.mkv")[0]
+    narrow = np.asarray(
+        Image.fromarray(frame).resize((frame.shape[1] // 2, frame.shape[0]), Image.Resampling.BOX)
+    )
+    whole = resize_and_crop(frame, contract).astype(int)
+    shown = resize_and_crop(narrow, contract, Fraction(2)).astype(int)
+    stored = resize_and_crop(narrow, contract).astype(int)
+    assert np.abs(shown - whole).mean() < 3 < np.abs(stored - whole).mean()
+
+
+@pytest.mark.parametrize(("width", "height"), [(161, 119), (90, 640), (1280, 32), (5, 3), (77, 77)])
+def test_square_pixels_are_resized_as_without_an_aspect(width: int, height: int) -> None:
+    for contract in CONTRACTS.values():
+        short, long = min(width, height), max(width, height)
+        new_long = int(contract.short_side * long / short)  # the words of transformers
+        size = resized_size(width, height, contract)
+        assert size == (
+            (contract.short_side, new_long) if width <= height else (new_long, contract.short_side)
+        )
 
 
 def test_no_frames_give_an_empty_clip() -> None:

@@ -54,6 +54,10 @@ class Recipe:
     open_gop: bool = False
     negative_dts: bool = False
     sound: bool = False
+    intra_refresh: bool = False
+    """Entries are announced where no picture stands alone."""
+    no_index_of_keys: bool = False
+    """An MP4 without the table of key frames: every packet is announced as one."""
 
     @property
     def name(self) -> str:
@@ -66,6 +70,7 @@ class Recipe:
         parts += ["anamorphic"] * (self.sample_aspect != 1)
         parts += ["opengop"] * self.open_gop + ["negdts"] * self.negative_dts
         parts += ["sound"] * self.sound
+        parts += ["refresh"] * self.intra_refresh + ["nokeys"] * self.no_index_of_keys
         return "_".join(parts) + "." + self.container
 
     def times(self) -> list[Fraction]:
@@ -165,6 +170,12 @@ def recipes() -> list[Recipe]:
         replace(h264, sound=True, b_frames=2),
         replace(h264, container="mkv", sound=True),
         replace(h264, container="ts", sound=True, b_frames=2),
+        replace(h264, intra_refresh=True),
+        replace(h264, container="mkv", intra_refresh=True),
+        replace(h264, container="ts", intra_refresh=True),
+        replace(h264, no_index_of_keys=True, b_frames=2),
+        Recipe("mpeg4", "mp4", no_index_of_keys=True),
+        Recipe("libx265", "mp4", no_index_of_keys=True, b_frames=2),
         Recipe("libx265", "mp4", rate="ntsc", b_frames=3, open_gop=True),
         Recipe("libx265", "mkv", rate="variable", b_frames=3, open_gop=True),
         Recipe("libx265", "mp4", clockwise=90, b_frames=2),
@@ -194,6 +205,10 @@ def write_truth_clip(folder: Path, recipe: Recipe) -> TruthClip:
     last = PICTURES - recipe.cut_tail
     if recipe.cut_head or recipe.cut_tail:
         _cut(path, times[recipe.cut_head] - times[0], last - recipe.cut_head)
+    if recipe.no_index_of_keys:
+        data = path.read_bytes()
+        assert data.count(b"stss") == 1
+        path.write_bytes(data.replace(b"stss", b"free"))
     numbers = range(recipe.cut_head, last)
     return TruthClip(
         name=recipe.name,
@@ -316,7 +331,7 @@ def _encoder_options(recipe: Recipe) -> dict[str, str]:
         return {
             "preset": "veryfast",
             "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={b_frames}:"
-            f"b-adapt=0:{more}",
+            f"b-adapt=0:{more}:intra-refresh={int(recipe.intra_refresh)}",
         }
     if recipe.codec == "libx265":
         return {

@@ -6,6 +6,7 @@ difference the plan is given up (None), and the caller decodes the whole file. S
 comes out is the one that decoding everything would give.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -171,16 +172,16 @@ def _stretches(
 
     A picture that is shown before the entry that it follows is predicted from before that.
     """
-    ways = []
     entries = packets.entries if enter else []
     ticks = [tick or 0 for tick in packets.ticks]
-    for position in wanted:
-        before = (
-            entry
-            for entry in reversed(entries)
-            if entry <= position and ticks[entry] <= ticks[position]
-        )
-        ways.append((next(before, 0), position))
+
+    def entry_for(position: int) -> int:
+        for at in range(bisect_right(entries, position) - 1, -1, -1):
+            if ticks[entries[at]] <= ticks[position]:
+                return entries[at]
+        return 0
+
+    ways = [(entry_for(position), position) for position in wanted]
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ways):
         if joined and first <= joined[-1][1] + 1:
@@ -223,7 +224,8 @@ def _decoded(
 ) -> Iterator[VideoFrame]:
     """The pictures of one stretch, in the order shown; unwanted ones may be missing."""
     context = stream.codec_context
-    skips = context.name in _SKIPPING
+    # AVI has times of decoding only; every picture is needed to see whether their order holds.
+    skips = context.name in _SKIPPING and stream.container.format.name != "avi"
     for position, packet in numbered:
         if position >= first:
             if skips:

@@ -31,7 +31,11 @@ PEAK_NITS = 1000.0
 _DISPLAY_GAMMA = 2.4
 
 _TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
+    [
+        [1.660491, -0.587641, -0.072850],
+        [-0.124550, 1.132900, -0.008350],
+        [-0.018151, -0.100579, 1.118730],
+    ],
     np.float32,
 )
 
@@ -58,9 +62,11 @@ def to_sdr(pixels: NDArray[np.uint16], transfer: Transfer, *, wide_gamut: bool =
         light = light * np.power(luminance, 0.2, dtype=np.float32)[..., None]
         light *= np.float32(PEAK_NITS / DIFFUSE_WHITE_NITS)
     brightest = light.max(axis=-1, keepdims=True)
-    light = light * (_bent(brightest) / np.maximum(brightest, np.float32(1e-6)))
+    bent = _bent(brightest)
+    light = light * (bent / np.maximum(brightest, np.float32(1e-6)))
     if wide_gamut:
-        light = light @ _TO_BT709.T
+        # As the rows of the matrix add up to one, this is the same, and a grey stays exactly grey.
+        light = bent + (light - bent) @ _TO_BT709.T
     codes = np.power(np.clip(light, 0, 1), 1 / _DISPLAY_GAMMA)
     return cast(Frames, np.rint(codes * 255).astype(np.uint8))
 
