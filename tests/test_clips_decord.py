@@ -11,18 +11,21 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from lora_deploy.clips import decode as pyav
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.units import VideoPacket
 from lora_deploy.errors import ClipError
-from tests.truth_clips import Recipe, read_number, recipes, write_truth_clip
+from tests.truth_clips import Recipe, draw_number, read_number, recipes, write_truth_clip
 
 INSTALLED = importlib.util.find_spec("decord") is not None
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
@@ -278,6 +281,43 @@ def test_of_several_streams_both_take_the_same(best: int, decord: Decord, tmp_pa
             out.mux(stream.encode(None))
     by_pyav = pyav.decode(path, CONTRACT)
     assert largest_difference(by_pyav, decord.decode(path, CONTRACT)) <= LARGEST_DIFFERENCE
+
+
+def remuxed(path: Path, codec: str, change: Callable[[list[VideoPacket]], None]) -> Path:
+    """A Matroska file of 20 numbered pictures whose packets were changed before they were written."""
+    pictures = [av.VideoFrame.from_ndarray(draw_number(at), format="rgb24") for at in range(20)]
+    with av.open(str(path), "w") as out:
+        stream = cast(VideoStream, out.add_stream(codec, rate=25))
+        stream.width, stream.height = pictures[0].width, pictures[0].height
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = 100, 0
+        packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
+        change(packets)
+        out.mux(packets)
+    return path
+
+
+def test_a_frame_that_decord_repeats_is_an_error(decord: Decord, tmp_path: Path) -> None:
+    def hide_one(packets: list[VideoPacket]) -> None:
+        data, old = bytearray(bytes(packets[10])), packets[10]
+        data[0] &= ~0x10  # show_frame of a VP8 frame tag (RFC 6386, 9.1)
+        packets[10] = cast(VideoPacket, av.Packet(bytes(data)))
+        packets[10].pts, packets[10].dts, packets[10].time_base = old.pts, old.dts, old.time_base
+        packets[10].stream = old.stream
+
+    path = remuxed(tmp_path / "hidden.mkv", "libvpx", hide_one)
+    for contract in TRUTH:
+        with pytest.raises(ClipError, match="decoder av"):
+            decord.decode(path, contract)
+
+
+def test_frames_of_one_time_are_refused(decord: Decord, tmp_path: Path) -> None:
+    def stop_the_clock(packets: list[VideoPacket]) -> None:
+        packets[10].pts, packets[10].dts = packets[9].pts, packets[9].dts
+
+    path = remuxed(tmp_path / "standstill.mkv", "mjpeg", stop_the_clock)
+    with pytest.raises(ClipError, match="share one time"):
+        decord.decode(path, CONTRACT)
 
 
 def test_a_file_too_large_for_memory_is_refused(

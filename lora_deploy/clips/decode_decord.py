@@ -46,6 +46,9 @@ _NOT_REWOUND = frozenset({"mpegts", "mpeg"})
 """decord looks through a file and goes back to its start; in these it lands after the first frame,
 and most fail while some begin with grey pictures."""
 
+_HIDING = frozenset({"vp8"})
+"""Decoders to which a packet may be a picture that is never shown, so that numbers shift."""
+
 _NO_REPEATS = 1e-12
 """decord's ``fault_tol``: a part of all frames, and so small that one repeated frame is an error."""
 
@@ -127,7 +130,7 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
         packets = read_packets(container, stream)
         with replayed(file, stream, packets) as (again, replay):
             first = _first_picture(again, replay)
-        aspect = _believed(stream.sample_aspect_ratio)
+        aspect, codec = _believed(stream.sample_aspect_ratio), stream.codec_context.name
     turns, mirrored = _orientation(first)
     if mirrored:
         raise _refusal("mirrored video, which decord shows as it is stored")
@@ -144,7 +147,8 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
     guard.check_duration(duration_seconds)
     chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
     known = tuple(pts for pts in pts_seconds if pts is not None)
-    numbered = len(known) == len(packets.ticks) and _seeks_hold(packets, shown, formats)
+    numbered = len(known) == len(packets.ticks) and codec not in _HIDING
+    numbered = numbered and _seeks_hold(packets, shown, formats)
     sideways = turns % 2 == 1
     return _Plan(
         chosen=chosen,
