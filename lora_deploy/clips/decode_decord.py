@@ -49,6 +49,9 @@ and most fail while some begin with grey pictures."""
 _HIDING = frozenset({"vp8"})
 """Decoders to which a packet may be a picture that is never shown, so that numbers shift."""
 
+_LOOKED_INTO = frozenset({"h264", "hevc"})
+"""Decoders whose packets `read_packets` looks into, and does not only believe the header."""
+
 _NO_REPEATS = 1e-12
 """decord's ``fault_tol``: a part of all frames, and so small that one repeated frame is an error."""
 
@@ -147,8 +150,7 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
     guard.check_duration(duration_seconds)
     chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
     known = tuple(pts for pts in pts_seconds if pts is not None)
-    numbered = len(known) == len(packets.ticks) and codec not in _HIDING
-    numbered = numbered and _seeks_hold(packets, shown, formats)
+    numbered = len(known) == len(packets.ticks) and _seeks_hold(packets, shown, formats, codec)
     sideways = turns % 2 == 1
     return _Plan(
         chosen=chosen,
@@ -185,17 +187,21 @@ def _as_shown(packets: PacketList) -> list[int]:
     return sorted(shown, key=lambda at: packets.ticks[at] or 0)
 
 
-def _seeks_hold(packets: PacketList, shown: Sequence[int], formats: Set[str]) -> bool:
+def _seeks_hold(packets: PacketList, shown: Sequence[int], formats: Set[str], codec: str) -> bool:
     """Whether decord's n-th frame is the n-th that is shown, after a seek too.
 
-    decord takes the n-th packet, if it is a key frame, for the n-th frame. Not so in open groups
-    of pictures, which x265 makes by default: what follows a key frame in the file may be shown
-    before it.
+    decord takes the n-th packet, if its header calls it a key frame, for the n-th frame, and
+    begins to decode there. Not so in open groups of pictures, which x265 makes by default: what
+    follows a key frame in the file may be shown before it. And some headers call more a key frame
+    than is one, or everything.
     """
-    if packets.kept is None:
+    if packets.kept is None or codec in _HIDING:
         return False
     keys = [at for at, packet in enumerate(packets.kept) if packet.is_keyframe]
-    return (len(keys) <= 1 or bool(formats & _SEEKABLE)) and all(shown[at] == at for at in keys)
+    if len(keys) > 1 and not formats & _SEEKABLE:
+        return False
+    believed = codec in _LOOKED_INTO or len(keys) < len(shown)
+    return believed and keys == packets.entries and all(shown[at] == at for at in keys)
 
 
 def _decoded(data: bytes, plan: _Plan, contract: PixelContract, effort: Effort) -> Frames:
