@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +27,7 @@ from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.decode import decode
 from lora_deploy.clips.example import write_example
 from lora_deploy.clips.guard import open_clip
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.transforms import resize_and_crop
 
 CONTRACT = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
@@ -74,15 +74,6 @@ def ways_with_decord() -> dict[str, Way]:
         REFERENCE: lambda path: resize_and_crop(get_batch(path), CONTRACT),
         "ours with decord, exact": behind_our_interface,
     }
-
-
-def ways_with_pools(stack: ExitStack) -> dict[str, Way]:
-    """Through one fenced process a decoder; none where there is no pool."""
-    if importlib.util.find_spec("lora_deploy.clips.pool") is None:
-        return {}
-    pool_type = importlib.import_module("lora_deploy.clips.pool").DecodePool
-    pool = stack.enter_context(pool_type(1))
-    return {"ours, exact, in the pool": lambda path: pool.decode(path, CONTRACT)}
 
 
 def measure(
@@ -144,7 +135,7 @@ def write_720p(path: Path) -> Path:
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 def main(folder: Path | None, repeats: int) -> None:
     """Print two tables in Markdown: the clips of a folder, and ten seconds of 720p."""
-    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as work, DecodePool(1) as pool:
         if folder is None:
             clips = find_videos(write_example(Path(work) / "data"))[:GENERATED_CLIPS]
         else:
@@ -153,7 +144,7 @@ def main(folder: Path | None, repeats: int) -> None:
             "ours, exact": lambda path: decode(path, CONTRACT),
             "ours, fast": lambda path: decode(path, CONTRACT, "fast"),
             "ours, whole": lambda path: decode(path, CONTRACT, "whole"),
-            **ways_with_pools(stack),
+            "ours, exact, in the pool": lambda path: pool.decode(path, CONTRACT),
             **ways_with_decord(),
             "PyAV, every frame": everything_with_pyav,
         }

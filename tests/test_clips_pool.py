@@ -194,6 +194,7 @@ def test_closing_ends_every_worker_at_once(stubbed: DecodePool, order: Order) ->
     running = DecodePool(2, deadline_seconds=60)
     waiting = [running.submit(order("sleep"), CONTRACT) for _ in range(4)]
     while len(running.worker_pids()) < 2:
+        assert not any(future.done() for future in waiting), waiting[0].exception()
         time.sleep(0.05)
     pids = running.worker_pids()
     started = time.monotonic()

@@ -5,7 +5,6 @@ variable-rate file still gives evenly spread frames.
 """
 
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,16 @@ from av.video.stream import VideoStream
 from lora_deploy.clips import guard, sparse
 from lora_deploy.clips.clip import DecodedClip, Effort, Frames
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.packets import PacketList, opened, read_packets, replayed, seconds
+from lora_deploy.clips.packets import (
+    PacketList,
+    losses,
+    only_clip_errors,
+    opened,
+    read_packets,
+    replayed,
+    seconds,
+    told,
+)
 from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import (
     last_step_seconds,
@@ -30,9 +38,6 @@ from lora_deploy.clips.sampling import (
 )
 from lora_deploy.clips.units import VideoPacket
 from lora_deploy.errors import ClipError
-
-SHORTFALL_WARNED = 0.1
-"""Warn where more than this part of the promised duration did not decode."""
 
 
 @dataclass
@@ -73,13 +78,13 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
     """
-    with _only_clip_errors():
+    with only_clip_errors():
         with opened(file) as (container, stream):
             packets = read_packets(container, stream)
             plan = None
             if effort != "whole":
                 plan = sparse.plan_for(packets, stream, contract, nearby=effort == "fast")
-                if plan and _warning(_Pass(), packets, plan.duration_seconds):
+                if plan and losses(packets, plan.duration_seconds):
                     plan = None  # something is lost, so look at everything
             if plan is None:
                 clip = _decode_whole(file, stream, packets, contract)
@@ -195,26 +200,4 @@ def _warning(seen: _Pass, packets: PacketList, duration_seconds: float) -> str |
         found.append(f"{seen.failed_packets} damaged pieces of the video could not be decoded")
     if seen.damaged_frames:
         found.append(f"{seen.damaged_frames} pictures of the video are damaged")
-    if packets.breaks_off:
-        found.append(f"the file can't be read beyond {duration_seconds:.2f} seconds")
-    promised = packets.promised_seconds
-    if (
-        promised is not None
-        and promised <= guard.BELIEVABLE_SECONDS
-        and duration_seconds < promised * (1 - SHORTFALL_WARNED)
-    ):
-        found.append(f"only {duration_seconds:.2f} of {promised:.2f} seconds could be decoded")
-    return "; ".join(found) + "; the rest was used" if found else None
-
-
-@contextmanager
-def _only_clip_errors() -> Iterator[None]:
-    """Turn whatever a broken file causes into a `ClipError` without FFmpeg's text."""
-    try:
-        yield
-    except ClipError:
-        raise
-    except MemoryError:
-        raise ClipError("too_large", "the video needs more memory than there is") from None
-    except (FFmpegError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError):
-        raise ClipError("unreadable", "the file is no video, or a damaged one") from None
+    return told([*found, *losses(packets, duration_seconds)])

@@ -22,9 +22,17 @@ from av.video.stream import VideoStream
 from lora_deploy.clips import guard
 from lora_deploy.clips.clip import DecodedClip, Effort, Frames
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.decode import _only_clip_errors, _Pass, _warning
-from lora_deploy.clips.packets import PacketList, opened, read_packets, replayed, seconds
-from lora_deploy.clips.picture import _HDR, _believed, _orientation
+from lora_deploy.clips.packets import (
+    PacketList,
+    losses,
+    only_clip_errors,
+    opened,
+    read_packets,
+    replayed,
+    seconds,
+    told,
+)
+from lora_deploy.clips.picture import believed_aspect, hdr_transfer, orientation
 from lora_deploy.clips.sampling import (
     TIE_SECONDS,
     last_step_seconds,
@@ -98,7 +106,7 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
     """
-    with _only_clip_errors():
+    with only_clip_errors():
         data = _read(file)
         # From the same bytes that decord will see: what PyAV refuses never reaches decord.
         plan = _plan_for(io.BytesIO(data), contract)
@@ -133,11 +141,11 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
         packets = read_packets(container, stream)
         with replayed(file, stream, packets) as (again, replay):
             first = _first_picture(again, replay)
-        aspect, codec = _believed(stream.sample_aspect_ratio), stream.codec_context.name
-    turns, mirrored = _orientation(first)
+        aspect, codec = believed_aspect(stream.sample_aspect_ratio), stream.codec_context.name
+    turns, mirrored = orientation(first)
     if mirrored:
         raise _refusal("mirrored video, which decord shows as it is stored")
-    if first.color_trc in _HDR and first.format.components[0].bits >= 10:
+    if hdr_transfer(first):
         raise _refusal("HDR video, which decord does not tone-map")
     shown = _as_shown(packets)
     pts_seconds = [
@@ -156,7 +164,7 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
         chosen=chosen,
         times_seconds=tuple(timeline[number] for number in chosen),
         duration_seconds=duration_seconds,
-        warning=_warning(_Pass(), packets, duration_seconds),
+        warning=told(losses(packets, duration_seconds)),
         frames=len(shown),
         packets=len(packets.ticks),
         pts_seconds=known if numbered else None,

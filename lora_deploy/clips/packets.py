@@ -1,6 +1,6 @@
 """The video of an open file as packets: what it holds and when it is shown, before any decoding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +18,9 @@ from av.video.stream import VideoStream
 from lora_deploy.clips import guard
 from lora_deploy.clips.units import VideoPacket, holds_picture, independent
 from lora_deploy.errors import ClipError
+
+SHORTFALL_WARNED = 0.1
+"""Warn where more than this part of the promised duration did not decode."""
 
 KEPT_BYTES = 64 << 20
 """Packets of a file up to this size stay in memory; a larger one is read a second time."""
@@ -153,6 +156,44 @@ def replayed(
     else:
         with opened(file) as (container, again):
             yield again, stream_packets(container, again, found)
+
+
+def losses(packets: PacketList, duration_seconds: float) -> list[str]:
+    """What of a file is missing, as far as its packets tell, in words.
+
+    Args:
+        packets: All of the video.
+        duration_seconds: How long it is by what was found.
+    """
+    found = []
+    if packets.breaks_off:
+        found.append(f"the file can't be read beyond {duration_seconds:.2f} seconds")
+    promised = packets.promised_seconds
+    if (
+        promised is not None
+        and promised <= guard.BELIEVABLE_SECONDS
+        and duration_seconds < promised * (1 - SHORTFALL_WARNED)
+    ):
+        found.append(f"only {duration_seconds:.2f} of {promised:.2f} seconds could be decoded")
+    return found
+
+
+def told(found: Sequence[str]) -> str | None:
+    """A clip's warning from all that was lost of it."""
+    return "; ".join(found) + "; the rest was used" if found else None
+
+
+@contextmanager
+def only_clip_errors() -> Iterator[None]:
+    """Turn whatever a broken file causes into a `ClipError` without FFmpeg's text."""
+    try:
+        yield
+    except ClipError:
+        raise
+    except MemoryError:
+        raise ClipError("too_large", "the video needs more memory than there is") from None
+    except (FFmpegError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError):
+        raise ClipError("unreadable", "the file is no video, or a damaged one") from None
 
 
 def _resets_decoder(packet: VideoPacket) -> bool:

@@ -49,9 +49,8 @@ def picture(
     Returns:
         uint8 [1, crop_height, crop_width, 3].
     """
-    aspect = _believed(pixel_aspect)
-    transfer = _HDR.get(frame.color_trc)
-    if transfer and frame.format.components[0].bits >= 10:
+    aspect = believed_aspect(pixel_aspect)
+    if transfer := hdr_transfer(frame):
         coded = cast(NDArray[np.uint16], _scaled(frame, "rgb48le", contract, aspect))
         wide_gamut = frame.color_primaries != ColorPrimaries.BT709
         pixels, aspect = to_sdr(coded, transfer, wide_gamut=wide_gamut), Fraction(1)
@@ -59,7 +58,7 @@ def picture(
         pixels, aspect = cast(Frames, _scaled(frame, "rgb24", contract, aspect)), Fraction(1)
     else:
         pixels = cast(Frames, frame.to_ndarray(format="rgb24", threads=1))
-    turns, mirrored = _orientation(frame)
+    turns, mirrored = orientation(frame)
     pixels = np.rot90(pixels, k=turns)
     if mirrored:
         pixels = pixels[:, ::-1]
@@ -80,13 +79,20 @@ def _scaled(
     return cast("NDArray[np.uint8] | NDArray[np.uint16]", scaled)
 
 
-def _believed(pixel_aspect: Fraction | None) -> Fraction:
+def hdr_transfer(frame: VideoFrame) -> Transfer | None:
+    """What the codes of an HDR picture of 10 bits or more mean; None for any other."""
+    deep = frame.format.components[0].bits >= 10
+    return _HDR.get(frame.color_trc) if deep else None
+
+
+def believed_aspect(pixel_aspect: Fraction | None) -> Fraction:
+    """Width of a pixel by its height; square where the header says nothing, or nonsense."""
     if pixel_aspect and Fraction(1, LONGEST_PIXEL) <= pixel_aspect <= LONGEST_PIXEL:
         return pixel_aspect
     return Fraction(1)
 
 
-def _orientation(frame: VideoFrame) -> tuple[int, bool]:
+def orientation(frame: VideoFrame) -> tuple[int, bool]:
     """Quarter turns counterclockwise, and whether to mirror left and right after them."""
     side_data = cast(Mapping[SideDataType, bytes], frame.side_data)
     stored = side_data.get(SideDataType.DISPLAYMATRIX)
