@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
+from lora_deploy.clips import guard, pool
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.transforms import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.base import quiet_loading
+from tests import stub_decoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -157,3 +161,24 @@ def test_clips(few_clips: Path) -> list[Path]:
     """The real clips of the test split, in the order of the manifest."""
     rows = [line.split(",") for line in few_clips.read_text().splitlines()[1:]]
     return [Path(row[0]) for row in rows if row[2] == "test"]
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file that tells the stub decoder what to do."""
+
+    def write(do: str, **details: object) -> Path:
+        path = tmp_path / f"{do}.mp4"
+        path.write_text(json.dumps({"do": do, **details}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool]:
+    """A pool of one worker that obeys orders, with a short deadline."""
+    monkeypatch.setattr(pool, "_WORKER_COMMAND", stub_decoder.worker_command())
+    monkeypatch.setattr(guard, "_check_content", lambda head: None)
+    with DecodePool(1, deadline_seconds=1.0) as running:
+        yield running

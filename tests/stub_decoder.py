@@ -1,22 +1,30 @@
 """Stands for a decoder inside a real worker: does what the file's content says, from a sound clip to an escape."""
 
 import ctypes
+import errno
 import json
 import mmap
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from lora_deploy.clips import wire
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ClipError
+
+CLONE3 = 435
+
+"localhost".encode("idna")  # sockets want this codec; inside the fence it is too late to load it
 
 
 def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
@@ -54,20 +62,42 @@ def _nothing() -> None:
 
 
 def _say(content: str) -> None:
-    """Write bytes that are no answer to the pool's socket."""
-    for name in range(3, 32):
-        try:
-            if socket.socket(fileno=os.dup(name)).type == socket.SOCK_STREAM:
-                os.write(name, content.encode("latin-1"))
-        except OSError:
-            continue
+    """Write bytes that are no answer to the pool's socket, whichever of the open files that is."""
+    for descriptor in range(3, 32):
+        with suppress(OSError):
+            os.write(descriptor, content.encode("latin-1"))
 
+
+def _drip() -> None:
+    """An answer that never comes to its end, a byte at a time."""
+    _say("\x00\x00\x10\x00")
+    while True:
+        _say(" ")
+        time.sleep(0.2)
+
+
+def _answer_twice() -> None:
+    text = wire.Answer(status="error", error_kind="not_found", error="Stale").model_dump_json()
+    _say(len(text).to_bytes(4, "big").decode("latin-1") + text)
+
+
+def _die_at_the_second_clip() -> None:
+    global _clips
+    _clips += 1
+    if _clips > 1:
+        os.abort()
+
+
+_clips = 0
 
 ORDERS: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
     "sleep": _sleep,
     "die": _die,
     "say": _say,
+    "drip": _drip,
+    "answer_twice": _answer_twice,
+    "die_at_the_second_clip": _die_at_the_second_clip,
 }
 
 
@@ -121,7 +151,20 @@ def _signal(pid: int) -> None:
 
 
 def _take_memory(size: int) -> None:
-    mmap.mmap(-1, size).close()
+    mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+
+
+def _share_memory() -> None:
+    mmap.mmap(-1, 4096, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS).close()
+
+
+def _call(number: int) -> None:
+    """A system call with nonsense for arguments: with no fence it gets as far as looking at them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(ctypes.c_long(number), *[ctypes.c_long(-1)] * 6)
+    refused = errno.ENOSYS if number == CLONE3 else errno.EPERM
+    if ctypes.get_errno() == refused:
+        raise OSError(refused, "refused")
 
 
 def _trace(pid: int) -> None:
@@ -145,5 +188,20 @@ ESCAPES: dict[str, Callable[..., None]] = {
     "connect_abstract": _connect_abstract,
     "signal": _signal,
     "take_memory": _take_memory,
+    "share_memory": _share_memory,
+    "call": _call,
     "trace": _trace,
 }
+
+
+def worker_command(*changes: str) -> tuple[str, ...]:
+    """The command of a real worker whose decoder is this file, with lines that change the fence."""
+    lines = (
+        "import sys",
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})",
+        "from lora_deploy.clips import fence, seccomp, worker",
+        "worker.DECODERS['av'] = 'stub_decoder'",
+        *changes,
+        "worker.main()",
+    )
+    return (sys.executable, "-c", "\n".join(lines))

@@ -1,6 +1,7 @@
 """Frames decoded once and read many times."""
 
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,13 +29,13 @@ PARTIAL = MEDIA / "derived/book_truncated_60pct_moov_first.mp4"
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really decoded, as it happens."""
     names: list[str] = []
-    fenced = DecodePool.decode
+    fenced = DecodePool.submit
 
-    def counting(pool: DecodePool, path: Path, contract: PixelContract) -> DecodedClip:
+    def counting(pool: DecodePool, path: Path, contract: PixelContract) -> Future[DecodedClip]:
         names.append(path.name)
         return fenced(pool, path, contract)
 
-    monkeypatch.setattr(DecodePool, "decode", counting)
+    monkeypatch.setattr(DecodePool, "submit", counting)
     return names
 
 

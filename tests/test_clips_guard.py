@@ -2,6 +2,9 @@
 
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,13 +84,21 @@ def test_texts_are_refused_by_content(
     assert says in str(error)
 
 
-def test_an_unreadable_file_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"\0")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    assert refusal(path).kind == "unreadable"
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Root may read everything, so where the tests run as root, be somebody else for a while."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    yield
+    if is_root:
+        os.seteuid(0)
+
+
+def test_an_unreadable_file_says_so(ordinary_user: None) -> None:
+    error = refusal(Path("/etc/shadow"))
+    assert error.kind == "unreadable"
+    assert "Permission denied" in str(error)
 
 
 def test_limits_hold_at_their_edge() -> None:
@@ -112,3 +123,16 @@ def test_limits_hold_at_their_edge() -> None:
 def test_containers_that_name_other_files_are_not_on_the_list() -> None:
     allowed = guard.OPEN_OPTIONS["format_whitelist"].split(",")
     assert not {"hls", "concat", "dash", "sdp", "image2", "lavfi", "rtsp", "imf"} & set(allowed)
+
+
+@pytest.mark.parametrize("lead", [b"", b"<?xml version='1.0'?>"])
+@pytest.mark.parametrize("tail", [b"\0", b"<", b"<!--", b"-->", b"x"])
+def test_a_flood_of_comments_takes_no_time(tmp_path: Path, lead: bytes, tail: bytes) -> None:
+    # A backtracking pattern would take 2 to the power of their number.
+    script = "import sys; from pathlib import Path; from lora_deploy.clips import guard; guard.open_clip(Path(sys.argv[1]))"
+    path = tmp_path / "comments.mp4"
+    path.write_bytes(lead + b"<!---->" * 585 + tail)
+    finished = subprocess.run(
+        [sys.executable, "-c", script, path], timeout=20, capture_output=True, check=False
+    )
+    assert finished.returncode == 0 or b"ClipError" in finished.stderr

@@ -1,9 +1,7 @@
 """Videos in, rows out, in the order of the inputs; a bad file costs one row and nothing else."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 from lora_deploy.classify.rows import Row
@@ -12,9 +10,6 @@ from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError, DataError
 from lora_deploy.runtime.base import Recogniser
-
-_DECODED_AHEAD = 4
-"""Clips that wait, decoded, for the model, beside those that are being decoded."""
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
@@ -48,28 +43,16 @@ def classify(
 
     Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one.
     """
-    pool = pool or shared()
-    waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(Path(path), recogniser.contract)))
-            if len(waiting) > pool.workers + _DECODED_AHEAD:
-                yield _row(recogniser, *waiting.popleft(), top_k)
-        while waiting:
-            yield _row(recogniser, *waiting.popleft(), top_k)
-    finally:
-        for _, decoding in waiting:
-            decoding.cancel()
+    for path, outcome in (pool or shared()).in_order(paths, recogniser.contract):
+        yield _row(recogniser, path, outcome, top_k)
 
 
-def _row(recogniser: Recogniser, path: str, decoding: "Future[DecodedClip]", top_k: int) -> Row:
+def _row(recogniser: Recogniser, path: str, clip: DecodedClip | ClipError, top_k: int) -> Row:
     told = _printable(path)
-    try:
-        clip = decoding.result()
-    except ClipError as error:
+    if isinstance(clip, ClipError):
         return Row(
             path=told, status="error", label=None, score=None, top_k=(), duration_seconds=None,
-            warning=None, error_kind=error.kind, error=str(error), model=recogniser.digest,
+            warning=None, error_kind=clip.kind, error=str(clip), model=recogniser.digest,
         )  # fmt: skip
     prediction = recogniser.predict(
         recogniser.logits(clip.frames[None])[0],

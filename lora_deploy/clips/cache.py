@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_deploy.atomic import replacing, write_text
-from lora_deploy.clips.clip import DecodedClip, Frames
+from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError, ClipErrorKind, DataError
@@ -162,38 +161,24 @@ def _decode_all(
     on_clip: Callable[[int, int], None] | None,
     pool: DecodePool,
 ) -> tuple[_Entry, ...]:
-    # Plain writes and not a writable memory map: a full disk is then an error, not a SIGBUS.
-    def decode_one(row: int) -> _Entry:
-        path = distinct[row]
-        size, modified_ns = _size_and_time(path)
-        try:
-            clip: DecodedClip | ClipError = pool.decode(Path(path), contract)
-        except ClipError as error:
-            clip = error
-        if isinstance(clip, ClipError):
+    # Before they are read: a file that changes meanwhile is decoded anew the next time.
+    looked_at = {path: _size_and_time(path) for path in distinct}
+    entries = []
+    for row, (path, outcome) in enumerate(pool.in_order(distinct, contract)):
+        size, modified_ns = looked_at[path]
+        if isinstance(outcome, ClipError):
             pixels = bytes(_row_bytes(contract))
-            outcome: dict[str, str | None] = {"error_kind": clip.kind, "error": str(clip)}
+            told: dict[str, str | None] = {"error_kind": outcome.kind, "error": str(outcome)}
         else:
-            pixels = clip.frames.tobytes()
-            outcome = {"warning": clip.warning}
+            pixels = outcome.frames.tobytes()
+            told = {"warning": outcome.warning}
+        # Plain writes and not a writable memory map: a full disk is then an error, not a SIGBUS.
         _write_all(file.fileno(), pixels, offset + row * _row_bytes(contract))
-        return _Entry.model_validate(
-            {"path": path, "size": size, "modified_ns": modified_ns, "row": row, **outcome}
-        )
-
-    entries: dict[int, _Entry] = {}
-    with ThreadPoolExecutor(pool.workers) as threads:
-        waiting = [threads.submit(decode_one, row) for row in range(len(distinct))]
-        try:
-            for done in as_completed(waiting):
-                entry = done.result()
-                entries[entry.row] = entry
-                if on_clip is not None:
-                    on_clip(len(entries), len(distinct))
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
-    return tuple(entries[row] for row in range(len(distinct)))
+        entry = {"path": path, "size": size, "modified_ns": modified_ns, "row": row, **told}
+        entries.append(_Entry.model_validate(entry))
+        if on_clip is not None:
+            on_clip(len(entries), len(distinct))
+    return tuple(entries)
 
 
 def _write_header(file: BinaryIO, clips: int, contract: PixelContract) -> int:

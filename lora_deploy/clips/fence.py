@@ -75,13 +75,16 @@ def leave_namespaces() -> bool:
     return bool(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0)
 
 
-def lock_down(*, namespaces: bool, memory_bytes: int, processor_seconds: int) -> Fence:
+def lock_down(
+    *, namespaces: bool, memory_bytes: int, processor_seconds: int, threads: bool
+) -> Fence:
     """Raise the rest of the fence; to be called when everything is imported and opened.
 
     Args:
         namespaces: What `leave_namespaces` returned.
         memory_bytes: Address space that may be taken on top of what is held now.
         processor_seconds: Time on the processor until the kernel ends this process.
+        threads: Whether more threads may be started.
     """
     limits = _limit(memory_bytes, processor_seconds)
     _drop_capabilities()
@@ -89,22 +92,23 @@ def lock_down(*, namespaces: bool, memory_bytes: int, processor_seconds: int) ->
     return Fence(
         namespaces=namespaces,
         landlock_abi=abi,
-        system_call_filter=seccomp.install(),  # last: it takes away what the lines above need
+        system_call_filter=seccomp.install(
+            threads=threads
+        ),  # last: it takes away what the lines above need
         limits=limits,
     )
 
 
 def _limit(memory_bytes: int, processor_seconds: int) -> bool:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    address_space = pages * resource.getpagesize() + memory_bytes
-    limits = {
-        resource.RLIMIT_AS: address_space,
-        resource.RLIMIT_CPU: processor_seconds,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: _MOST_OPEN_FILES,
-    }
     try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limits = {
+            resource.RLIMIT_AS: pages * resource.getpagesize() + memory_bytes,
+            resource.RLIMIT_CPU: processor_seconds,
+            resource.RLIMIT_FSIZE: 0,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_NOFILE: _MOST_OPEN_FILES,
+        }
         for which, wanted in limits.items():
             hard = resource.getrlimit(which)[1]
             most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

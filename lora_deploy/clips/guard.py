@@ -57,11 +57,12 @@ _SNIFFED_BYTES = 4096
 
 _PLAYLIST = re.compile(
     rb"#EXT|ffconcat|file[ \t'\"]|v=0[\r\n]|\[playlist\]|\[reference\]|rtsptext|"
-    rb"(<\?xml[^>]*>)?\s*(<!--.*?-->\s*)*<(MPD|SmoothStreamingMedia|smil|asx|manifest)\b",
+    rb"(<\?xml[^>]*>)?\s*(?:<!--.*?-->\s*)*+<(MPD|SmoothStreamingMedia|smil|asx|manifest)\b",
     re.IGNORECASE | re.DOTALL,
 )
+# The comments possessively (*+): else a file of many comments takes time without end.
 _WEB_PAGE = re.compile(
-    rb"(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+    rb"(?:<!--.*?-->\s*)*+<(!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
 _LFS_POINTER = b"version https://git-lfs"
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")

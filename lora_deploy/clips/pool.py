@@ -5,15 +5,19 @@ the deadline. It knows nothing of how pictures are decoded; that is the worker's
 """
 
 import atexit
+import contextlib
 import json
 import logging
 import os
+import select
 import site
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +28,7 @@ from lora_deploy.clips import guard, wire
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
-from lora_deploy.errors import ClipError
+from lora_deploy.errors import BackendError, ClipError
 from lora_deploy.extras import require
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,9 @@ CLIPS_PER_WORKER = 1000
 """Then a new process takes its place, so nothing that leaks or was bent lives long."""
 
 MOST_WORKERS = 16
+
+DECODED_AHEAD = 4
+"""Clips that may wait, decoded, for whoever asked."""
 
 _START_SECONDS = 60.0
 _WORKER_COMMAND = (sys.executable, "-P", "-m", "lora_deploy.clips.worker")
@@ -109,19 +116,49 @@ class DecodePool:
 
         Raises:
             ClipError: The file gives no clip; ``timeout`` where it took too long.
+            BackendError: No decoding process can be started on this computer.
         """
         return self.submit(path, contract).result()
 
+    def in_order(
+        self, paths: Iterable[str], contract: PixelContract
+    ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
+        """Decode many files, and give each with what became of it, in the order of ``paths``.
+
+        Only `DECODED_AHEAD` clips wait beside those that are being decoded, however many there are.
+        """
+        waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
+
+        def first() -> tuple[str, DecodedClip | ClipError]:
+            path, decoding = waiting.popleft()
+            try:
+                return path, decoding.result()
+            except ClipError as error:
+                return path, error
+
+        try:
+            for path in paths:
+                waiting.append((path, self.submit(Path(path), contract)))
+                if len(waiting) > self.workers + DECODED_AHEAD:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            for _, decoding in waiting:
+                decoding.cancel()
+
     def fence(self) -> Fence:
         """Which layers of the fence stand around the workers; starts one to find out."""
-        return self._threads.submit(lambda: self._worker().fence).result()
+        fence = self._threads.submit(lambda: self._worker().fence).result()
+        assert fence is not None
+        return fence
 
     def worker_pids(self) -> list[int]:
         """Of the processes that are alive now."""
         return sorted(worker.process.pid for worker in self._all())
 
     def close(self) -> None:
-        """End all workers at once; clips that wait are given up."""
+        """End all workers at once; clips that wait or are being decoded are given up."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._all():
@@ -138,10 +175,17 @@ class DecodePool:
 
     def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
         with guard.open_clip(path) as file:
+            answer = self._ask(file.fileno(), contract)
+        if isinstance(answer, wire.Answer):
+            raise ClipError(answer.error_kind, answer.error)
+        return answer
+
+    def _ask(self, descriptor: int, contract: PixelContract) -> DecodedClip | wire.Answer:
+        while True:
             worker = self._worker()
             until = time.monotonic() + self.options.deadline_seconds
             try:
-                wire.send_job(worker.connection, contract, file.fileno())
+                wire.send_job(worker.connection, contract, descriptor)
                 answer = wire.receive_answer(worker.connection, contract, until)
             except wire.Deadline:
                 self._end(worker)
@@ -152,33 +196,60 @@ class DecodePool:
                 ) from None
             except (wire.WireError, OSError):
                 self._end(worker)
+                if self._closed:
+                    raise CancelledError from None
+                if worker.clips:
+                    continue  # it may have died of an earlier clip: once more, in a fresh one
                 raise ClipError("unreadable", "the decoder broke down over this file") from None
-            except BaseException:
-                self._end(worker)  # in the middle of an answer it is of no more use
-                raise
-        worker.clips += 1
-        spent = isinstance(answer, wire.Answer) and answer.error_kind == "too_large"
-        if spent or worker.clips >= self.options.clips_per_worker:
-            self._end(worker)
-        if isinstance(answer, wire.Answer):
-            raise ClipError(answer.error_kind, answer.error)
-        return answer
+            worker.clips += 1
+            spent = isinstance(answer, wire.Answer) and answer.error_kind == "too_large"
+            if spent or worker.clips >= self.options.clips_per_worker:
+                self._end(worker)
+            return answer
 
     def _worker(self) -> "_Worker":
-        """The worker of this thread: the one it has, or a new one where that has died."""
+        """The worker of this thread: the one it has, or a new one where that can't be used."""
         worker: _Worker | None = getattr(self._of_thread, "worker", None)
-        if worker is not None and worker.process.poll() is None and worker in self._alive:
-            return worker
-        if worker is not None:
+        if worker is not None and worker in self._all():
+            if worker.process.poll() is None and not _has_spoken(worker.connection):
+                return worker
             self._end(worker)
-        worker = _start(self.options)
-        with self._lock:
-            self._alive.add(worker)
+        try:
+            worker = self._start()
+        except (wire.WireError, OSError) as error:
+            if self._closed:
+                raise CancelledError from None
+            raise BackendError(
+                f"a decoding process could not be started: {error}; `lora-deploy doctor` may tell "
+                "what is missing"
+            ) from error
         self._of_thread.worker = worker
-        if self._closed:  # while it started
-            self._end(worker)
-            raise CancelledError
-        _tell_missing(worker.fence)
+        return worker
+
+    def _start(self) -> "_Worker":
+        """Start a worker and wait until it stands in its fence."""
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as on_error:
+            on_error.callback(ours.close)
+            process = _popen(self.options, theirs.fileno())
+            worker = _Worker(process, ours)
+            with self._lock:
+                self._alive.add(worker)  # before it is ready, so that `close` finds it
+            on_error.callback(self._end, worker)
+            theirs.close()
+            assert process.stderr is not None
+            with process.stderr:
+                try:
+                    ready = wire.receive_ready(ours, time.monotonic() + _START_SECONDS)
+                except wire.WireError as error:
+                    process.kill()
+                    said = process.stderr.read().decode(errors="replace").strip().splitlines()
+                    raise wire.WireError(said[-1] if said else str(error)) from error
+            if self._closed:
+                raise wire.WireError("the pool is closed")
+            worker.fence = ready.fence
+            _tell_missing(ready.fence)
+            on_error.pop_all()
         return worker
 
     def _all(self) -> "list[_Worker]":
@@ -197,16 +268,21 @@ class DecodePool:
 class _Worker:
     process: subprocess.Popen[bytes]
     connection: socket.socket
-    fence: Fence
+    fence: Fence | None = None
     clips: int = 0
 
 
-def _start(options: PoolOptions) -> _Worker:
-    """Start a worker and wait until it stands in its fence."""
-    ours, theirs = socket.socketpair()
+def _has_spoken(connection: socket.socket) -> bool:
+    """Whether a worker that was asked nothing has said something, or has closed its end."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _popen(options: PoolOptions, descriptor: int) -> subprocess.Popen[bytes]:
     told = json.dumps(
         {
-            "descriptor": theirs.fileno(),
+            "descriptor": descriptor,
             "parent_pid": os.getpid(),
             "decoder": options.decoder,
             "effort": options.effort,
@@ -215,30 +291,15 @@ def _start(options: PoolOptions) -> _Worker:
             "processor_seconds": int(options.deadline_seconds * options.clips_per_worker) + 60,
         }
     )
-    with theirs:
-        process = subprocess.Popen(
-            [*_WORKER_COMMAND, told],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C is for the process that asks
-        )
-    assert process.stderr is not None
-    try:
-        ready = wire.receive_ready(ours, time.monotonic() + _START_SECONDS)
-    except wire.WireError:
-        process.kill()
-        said = process.stderr.read().decode(errors="replace").strip().splitlines()
-        process.wait()
-        ours.close()
-        raise RuntimeError(
-            f"a decoding process could not be started: {said[-1] if said else 'it said nothing'}"
-        ) from None
-    finally:
-        process.stderr.close()
-    return _Worker(process, ours, ready.fence)
+    return subprocess.Popen(
+        [*_WORKER_COMMAND, told],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=[descriptor],
+        env=_environment(),
+        start_new_session=True,  # Ctrl-C is for the process that asks
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -248,7 +309,10 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
     }
-    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    places = []
+    if not sys.flags.ignore_environment:  # nor was it obeyed by this process
+        named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        places = [place for place in named if os.path.isabs(place)]  # noqa: PTH117 (may be empty)
     usual_places = (*site.getsitepackages(), site.getusersitepackages())
     if str(_PACKAGE_ROOT) not in (*usual_places, *places):
         places.append(str(_PACKAGE_ROOT))
@@ -272,3 +336,7 @@ def shared() -> DecodePool:
     pool = DecodePool()
     atexit.register(pool.close)
     return pool
+
+
+# The threads of a pool do not come along into a forked process.
+os.register_at_fork(after_in_child=shared.cache_clear)

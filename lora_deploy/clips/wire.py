@@ -7,10 +7,10 @@ the contract, texts are short, numbers finite, and whatever is not so ends the w
 import socket
 import struct
 import time
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.contract import PixelContract
@@ -19,6 +19,17 @@ from lora_deploy.errors import ClipErrorKind
 
 _HEAD = struct.Struct(">I")
 _MOST_HEADER_BYTES = 1 << 18
+
+
+def _one_printable_line(text: str) -> str:
+    # It goes to terminals, tables and pages: no control character, and no sign that begins a formula.
+    if not (text.isprintable() and text[:1].isalnum()):
+        raise ValueError("not a printable line")
+    return text
+
+
+Told = Annotated[str, Field(max_length=1000), AfterValidator(_one_printable_line)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
 
 
 class WireError(Exception):
@@ -30,7 +41,7 @@ class Deadline(WireError):
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Job(_Message):
@@ -49,12 +60,12 @@ class Answer(_Message):
     """What became of a job; the pixels follow where ``status`` is ok."""
 
     status: Literal["ok", "error"]
-    times_seconds: tuple[FiniteFloat, ...] = Field(default=(), max_length=1024)
-    duration_seconds: FiniteFloat = 0.0
-    file_frames: int | None = None
-    warning: str | None = Field(default=None, max_length=1000)
+    times_seconds: tuple[Seconds, ...] = Field(default=(), max_length=1024)
+    duration_seconds: Seconds = 0.0
+    file_frames: Annotated[int, Field(ge=0)] | None = None
+    warning: Told | None = None
     error_kind: ClipErrorKind = "unreadable"
-    error: str = Field(default="", max_length=1000)
+    error: Told = "none"
 
 
 def send_job(to: socket.socket, contract: PixelContract, descriptor: int) -> None:
@@ -102,13 +113,14 @@ def receive_answer(
     answer = _receive_message(from_, Answer, until)
     if answer.status == "error":
         return answer
-    if len(answer.times_seconds) != contract.frames:
-        raise WireError("the number of times is not that of the contract")
+    times_seconds = answer.times_seconds
+    if len(times_seconds) != contract.frames or list(times_seconds) != sorted(times_seconds):
+        raise WireError("the times are not those of a clip")
     frames = np.empty(contract.frames_shape, np.uint8)
     _receive_into(from_, frames.data.cast("B"), until)
     return DecodedClip(
         frames=frames,
-        times_seconds=answer.times_seconds,
+        times_seconds=times_seconds,
         duration_seconds=answer.duration_seconds,
         warning=answer.warning,
         file_frames=answer.file_frames,

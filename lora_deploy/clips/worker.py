@@ -45,6 +45,7 @@ def main() -> None:
         namespaces=namespaces,
         memory_bytes=options["memory_bytes"],
         processor_seconds=options["processor_seconds"],
+        threads=options["decoder"] == "decord",  # it has one of its own for each file
     )
     gc.freeze()  # what is there now stays; no later round has to look at it
     wire.send(connection, wire.Ready(fence=raised))
@@ -53,6 +54,7 @@ def main() -> None:
         contract, descriptor = job
         try:
             with os.fdopen(descriptor, "rb") as file:
+                file.seek(0)  # a worker that died over it may have left it anywhere
                 clip = decoder.decode_file(file, contract, options["effort"])
         except Exception as error:
             if not isinstance(error, ClipError):  # a fault of ours, and still only one clip
