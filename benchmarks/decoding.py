@@ -3,7 +3,7 @@
 One thread each. Every way but the bare ``get_batch`` ends in the same resized frames. decord is
 run in this process, and it hangs on some files: give it only clips that you know.
 
-    python benchmarks/decoding.py --clips ../shared/media/clips --repeats 5
+    python benchmarks/decoding.py --clips CLIPS --repeats 5
 """
 
 import importlib
