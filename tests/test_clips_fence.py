@@ -181,6 +181,17 @@ def test_without_the_filter_system_calls_are_answered(
         assert attempt(stubbed, order, "call", {"number": X86_CALLS[name]}) == "escaped", name
 
 
+def test_on_another_system_there_is_a_fence_with_gaps_and_no_crash(
+    stubbed: DecodePool, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = worker_command("fence._IS_LINUX = False")
+    monkeypatch.setattr(pool, "_WORKER_COMMAND", elsewhere)
+    fence = stubbed.fence()
+    assert (fence.namespaces, fence.landlock_abi, fence.system_call_filter) == (False, 0, False)
+    assert not fence.holds
+    assert stubbed.decode(order("nothing"), CONTRACT).frames.shape == CONTRACT.frames_shape
+
+
 def test_a_fence_with_gaps_is_told_aloud(
     stubbed: DecodePool,
     order: Order,

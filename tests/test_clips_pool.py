@@ -17,6 +17,7 @@ from lora_deploy.clips import decode, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.errors import BackendError, ClipError
+from tests.stub_decoder import worker_command
 from tests.test_clips_decode import PICTURES
 
 CONTRACT = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)
@@ -93,6 +94,21 @@ def test_a_decoder_that_never_returns_is_cut_off_and_replaced(
     assert time.monotonic() - started < 3
     assert caught.value.kind == "timeout"
     assert process_that_answers(stubbed, order) != before
+
+
+def test_decord_stuck_on_a_real_file_is_cut_off_and_the_next_clips_decode(
+    media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = worker_command("worker.DECODERS['decord'] = 'naive_decord'")
+    monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
+    sound = sorted((media / "clips" / "asl").glob("*.mkv"))
+    with DecodePool(1, decoder="decord", deadline_seconds=2.0) as running:
+        before = running.decode(sound[0], CONTRACT)
+        with pytest.raises(ClipError) as caught:
+            running.decode(media / "hostile" / "lg_c.mp4", CONTRACT)
+        assert caught.value.kind == "timeout"
+        np.testing.assert_array_equal(running.decode(sound[0], CONTRACT).frames, before.frames)
+        assert len([running.decode(path, CONTRACT) for path in sound]) == len(sound)
 
 
 def test_a_stopped_worker_costs_one_clip(stubbed: DecodePool, order: Order) -> None:

@@ -8,6 +8,7 @@ package starts a thread.
 
 import ctypes
 import os
+import platform
 import resource
 import signal
 import struct
@@ -22,6 +23,8 @@ _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # the same on ever
 _LANDLOCK_VERSION = 1  # flag: tell the ABI version
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOST_OPEN_FILES = 32
+
+_IS_LINUX = platform.system() == "Linux"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Fence:
 
 def die_with_parent(parent_pid: int) -> None:
     """Be killed when the process that started this one ends, however it ends."""
+    if not _IS_LINUX:
+        return  # it ends when it finds its socket closed
     _libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent_pid:
         os._exit(1)  # it was gone before the line above
@@ -72,7 +77,7 @@ def leave_namespaces() -> bool:
     Returns:
         Whether it was granted.
     """
-    return bool(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0)
+    return _IS_LINUX and bool(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0)
 
 
 def lock_down(
@@ -87,15 +92,13 @@ def lock_down(
         threads: Whether more threads may be started.
     """
     limits = _limit(memory_bytes, processor_seconds)
+    if not _IS_LINUX:
+        return Fence(namespaces=False, landlock_abi=0, system_call_filter=False, limits=limits)
     _drop_capabilities()
     abi = _restrict_files()
+    filtered = seccomp.install(threads=threads)  # last: it takes away what the lines above need
     return Fence(
-        namespaces=namespaces,
-        landlock_abi=abi,
-        system_call_filter=seccomp.install(
-            threads=threads
-        ),  # last: it takes away what the lines above need
-        limits=limits,
+        namespaces=namespaces, landlock_abi=abi, system_call_filter=filtered, limits=limits
     )
 
 

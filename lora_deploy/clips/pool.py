@@ -96,8 +96,7 @@ class DecodePool:
         """
         if decoder == "decord":
             require("decord", purpose="to decode with --decoder decord")
-        cores = len(os.sched_getaffinity(0))
-        self.workers = workers or min(cores, MOST_WORKERS)
+        self.workers = workers or min(_cores(), MOST_WORKERS)
         self.options = PoolOptions(
             decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
         )
@@ -270,6 +269,13 @@ class _Worker:
     connection: socket.socket
     fence: Fence | None = None
     clips: int = 0
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _has_spoken(connection: socket.socket) -> bool:
