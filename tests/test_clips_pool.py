@@ -102,10 +102,13 @@ def test_decord_stuck_on_a_real_file_is_cut_off_and_the_next_clips_decode(
     command = worker_command("worker.DECODERS['decord'] = 'naive_decord'")
     monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
     sound = sorted((media / "clips" / "asl").glob("*.mkv"))
+    contract = CONTRACT.model_copy(update={"frames": 8})
     with DecodePool(1, decoder="decord", deadline_seconds=2.0) as running:
         before = running.decode(sound[0], CONTRACT)
+        # A race in decord: it is stuck about every other time, so it is asked until it is.
         with pytest.raises(ClipError) as caught:
-            running.decode(media / "hostile" / "lg_c.mp4", CONTRACT)
+            for _ in range(200):
+                running.decode(media / "hostile" / "lg_c.mp4", contract)
         assert caught.value.kind == "timeout"
         np.testing.assert_array_equal(running.decode(sound[0], CONTRACT).frames, before.frames)
         assert len([running.decode(path, CONTRACT) for path in sound]) == len(sound)
