@@ -53,6 +53,10 @@ def _sleep(seconds: float = 3600) -> None:
     time.sleep(seconds)
 
 
+def _sleep_in_native_code() -> None:
+    ctypes.PyDLL(None).sleep(3600)
+
+
 def _die() -> None:
     os.abort()
 
@@ -93,6 +97,7 @@ _clips = 0
 ORDERS: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
     "sleep": _sleep,
+    "sleep_in_native_code": _sleep_in_native_code,
     "die": _die,
     "say": _say,
     "drip": _drip,

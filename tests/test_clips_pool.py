@@ -96,22 +96,33 @@ def test_a_decoder_that_never_returns_is_cut_off_and_replaced(
     assert process_that_answers(stubbed, order) != before
 
 
-def test_decord_stuck_on_a_real_file_is_cut_off_and_the_next_clips_decode(
+def test_a_decoder_stuck_in_native_code_is_cut_off_too(stubbed: DecodePool, order: Order) -> None:
+    # With Python's lock held, as decord gets stuck: no thread and no signal handler would run.
+    before = process_that_answers(stubbed, order)
+    with pytest.raises(ClipError) as caught:
+        stubbed.decode(order("sleep_in_native_code"), CONTRACT)
+    assert caught.value.kind == "timeout"
+    assert process_that_answers(stubbed, order) != before
+
+
+def test_decord_on_files_where_it_may_never_return_costs_those_clips_at_most(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = worker_command("worker.DECODERS['decord'] = 'naive_decord'")
     monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
-    sound = sorted((media / "clips" / "asl").glob("*.mkv"))
     contract = CONTRACT.model_copy(update={"frames": 8})
+    sound = media / "clips" / "asl" / "book.mkv"
     with DecodePool(1, decoder="decord", deadline_seconds=2.0) as running:
-        before = running.decode(sound[0], CONTRACT)
-        # A race in decord: it is stuck about every other time, so it is asked until it is.
-        with pytest.raises(ClipError) as caught:
-            for _ in range(200):
-                running.decode(media / "hostile" / "lg_c.mp4", contract)
-        assert caught.value.kind == "timeout"
-        np.testing.assert_array_equal(running.decode(sound[0], CONTRACT).frames, before.frames)
-        assert len([running.decode(path, CONTRACT) for path in sound]) == len(sound)
+        expected = running.decode(sound, contract).frames
+        # By chance it is stuck on them or not, for the same file and in the same process.
+        for path in sorted((media / "hostile").glob("lg_*.mp4")):
+            started = time.monotonic()
+            try:
+                running.decode(path, contract)
+            except ClipError as error:
+                assert error.kind == "timeout"
+            assert time.monotonic() - started < 4
+            np.testing.assert_array_equal(running.decode(sound, contract).frames, expected)
 
 
 def test_a_stopped_worker_costs_one_clip(stubbed: DecodePool, order: Order) -> None:
