@@ -39,6 +39,101 @@ def test_a_masked_autoencoder_gets_a_fresh_head_and_loses_its_decoder(reference:
     np.testing.assert_allclose(pooled[0].numpy(), expected["pooled"], atol=2e-5)
 
 
+def original_form(reference: Path, name: str, folder: Path) -> Path:
+    """The checkpoint in the original naming, with the configuration that the published one has."""
+    for beside in ("config.json", "preprocessor_config.json"):
+        shutil.copy(reference / name / "published" / beside, folder / beside)
+    return Path(shutil.copy(reference / name / "checkpoint.pth", folder / "checkpoint.pth"))
+
+
+@pytest.mark.parametrize("name", ["mcg_finetuned", "mcg_module_prefix"])
+def test_a_checkpoint_of_the_original_code_answers_as_that_code(
+    reference: Path, tmp_path: Path, name: str
+) -> None:
+    path = original_form(reference, name, tmp_path)
+    expected = np.load(reference / name / "expected.npz")
+    labels = list(json.loads((tmp_path / "config.json").read_text())["id2label"].values())
+    base = open_base(str(path), labels)
+    with torch.no_grad():
+        logits = base.model(torch.tensor(expected["pixel_values"])).logits.numpy()
+    np.testing.assert_allclose(logits, expected["logits"], atol=2e-5)
+    assert base.head_modules == ("classifier",)
+    published = open_base(str(reference / name / "published"), labels)
+    assert base.fingerprint == published.fingerprint  # the form of the file is no part of it
+    assert base.contract == published.contract
+    assert base.licence is None
+
+
+def test_a_masked_autoencoder_of_the_original_code_opens_as_the_published_one(
+    reference: Path, tmp_path: Path
+) -> None:
+    path = original_form(reference, "mcg_pretraining", tmp_path)
+    base = open_base(str(path), ["a", "b"])
+    published = open_base(str(reference / "mcg_pretraining" / "published"), ["a", "b"])
+    assert base.head_modules == published.head_modules == ("classifier", "fc_norm")
+    assert base.fingerprint == published.fingerprint
+
+
+def test_a_checkpoint_for_other_labels_gets_a_new_classifier(
+    reference: Path, tmp_path: Path
+) -> None:
+    path = original_form(reference, "mcg_finetuned", tmp_path)
+    base = open_base(str(path), ["a", "b", "c"])
+    assert base.model.get_parameter("classifier.weight").shape[0] == 3
+    assert base.head_modules == ("classifier",)
+
+
+def test_the_published_sizes_need_no_configuration(tmp_path: Path) -> None:
+    width = 384
+    shapes = {
+        "patch_embed.proj.weight": (width, 3, 2, 16, 16), "patch_embed.proj.bias": (width,),
+        "fc_norm.weight": (width,), "fc_norm.bias": (width,), "head.weight": (4, width),
+        "head.bias": (4,), "blocks.0.norm1.weight": (width,), "blocks.0.norm1.bias": (width,),
+        "blocks.0.attn.q_bias": (width,), "blocks.0.attn.v_bias": (width,),
+        "blocks.0.attn.qkv.weight": (3 * width, width), "blocks.0.attn.proj.weight": (width, width),
+        "blocks.0.attn.proj.bias": (width,), "blocks.0.norm2.weight": (width,),
+        "blocks.0.norm2.bias": (width,), "blocks.0.mlp.fc1.weight": (4 * width, width),
+        "blocks.0.mlp.fc1.bias": (4 * width,), "blocks.0.mlp.fc2.weight": (width, 4 * width),
+        "blocks.0.mlp.fc2.bias": (width,),
+    }  # fmt: skip
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    torch.save({"model": state}, tmp_path / "small.pth")
+    base = open_base(str(tmp_path / "small.pth"), ["a", "b"])
+    config = base.model.config
+    assert (config.num_attention_heads, config.num_hidden_layers) == (6, 1)
+    assert base.contract.pixel_values_shape == (16, 3, 224, 224)
+
+    del state["blocks.0.attn.q_bias"], state["blocks.0.mlp.fc1.bias"]
+    torch.save({"model": {**state, "blocks.0.gamma_1": torch.zeros(1)}}, tmp_path / "torn.pth")
+    with pytest.raises(CheckpointError, match=r"intermediate\.dense\.bias.*blocks\.0\.gamma_1"):
+        open_base(str(tmp_path / "torn.pth"), ["a", "b"])
+
+
+def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (os.system, (f"touch {tmp_path / 'trapped'}",))
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match="can't be read as plain tensors"):
+        open_base(str(tmp_path / "trap.pth"), ["a", "b"])
+    assert not (tmp_path / "trapped").exists()
+    torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="is no VideoMAE checkpoint"):
+        open_base(str(tmp_path / "other.pth"), ["a", "b"])
+    (tmp_path / "weights.bin").touch()
+    with pytest.raises(ModelError, match="is a file; allowed is a checkpoint"):
+        open_base(str(tmp_path / "weights.bin"), ["a", "b"])
+
+
+def test_a_width_whose_heads_are_unknown_asks_for_its_configuration(
+    reference: Path, tmp_path: Path
+) -> None:
+    shutil.copy(reference / "mcg_finetuned" / "checkpoint.pth", tmp_path / "alone.pth")
+    with pytest.raises(ModelError, match=r"is 48 wide.*put its config\.json"):
+        open_base(str(tmp_path / "alone.pth"), ["a", "b"])
+
+
 def test_other_labels_start_a_new_classifier_even_if_their_number_is_the_same(
     tiny_base: Path,
 ) -> None:

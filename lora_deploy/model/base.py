@@ -7,7 +7,7 @@ dropped by name. Any other missing or unexpected key is an error.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from lora_deploy.artifact.fingerprint import fingerprint
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.transforms import contract_from_processor
 from lora_deploy.errors import CheckpointError, ModelError
+from lora_deploy.model import mcg_nju
 from lora_deploy.model.embedded import EMBEDDED_BASES, embedded_base
 
 PRETRAINING_ONLY = ("decoder.", "encoder_to_decoder.", "mask_token")
@@ -73,7 +74,8 @@ def open_base(
     """Open a base as a classifier of ``labels``.
 
     Args:
-        base: Name of an embedded base, a transformers folder, or a hub id.
+        base: Name of an embedded base, a transformers folder, a checkpoint of the original code
+            (``.pth``), or a hub id.
         labels: In the order of the logits.
         revision: Commit or tag of a hub id.
         random_weights: Keep the architecture and forget what the base has learned.
@@ -84,9 +86,12 @@ def open_base(
         ModelError: It can't be found or is of an architecture that is not supported.
         CheckpointError: Its weights lack something, or hold something unknown.
     """
-    folder, commit = _locate(base, revision, may_download=may_download)
-    config = _read_config(folder, base)
+    place, commit = _locate(base, revision, may_download=may_download)
+    state = mcg_nju.read_state(place) if place.is_file() else None
+    folder = place if state is None else place.parent
+    config = _read_config(folder, base) if state is None else mcg_nju.read_config(place, state)
     _check_architecture(config, base)
+    trained_for = config_labels(config)
     id2label = dict(enumerate(labels))
     torch.manual_seed(seed)
     if random_weights:
@@ -94,8 +99,11 @@ def open_base(
         model = AutoModelForVideoClassification.from_config(config, trust_remote_code=False)
         new = {"classifier"}
     else:
-        model, new = _load(folder, base, id2label)
-        if config_labels(config) != tuple(labels) or "classifier" in new:
+        if state is None:
+            model, new = _load(folder, base, id2label)
+        else:
+            model, new = _fill(config, state, base, id2label)
+        if trained_for != tuple(labels) or "classifier" in new:
             _restart_classifier(model, seed)
             new.add("classifier")
     # The classifier is trained even where a base with the very same labels supplies one.
@@ -105,7 +113,7 @@ def open_base(
         model=model,
         base_id=base,
         revision=commit,
-        licence=_licence(folder),
+        licence=_licence(folder) if state is None else None,
         contract=read_contract(folder, config),
         head_modules=head_modules,
         fingerprint=base_fingerprint(model, head_modules),
@@ -171,13 +179,20 @@ def _locate(base: str, revision: str | None, *, may_download: bool) -> tuple[Pat
         return embedded_base(base), None
     if Path(base).is_dir():
         return Path(base), None
+    if Path(base).is_file():
+        if Path(base).suffix in mcg_nju.ENDINGS:
+            return Path(base), None
+        raise ModelError(
+            f"base {base!r} is a file; allowed is a checkpoint of the original VideoMAE code "
+            f"({', '.join(mcg_nju.ENDINGS)}), or a folder with config.json and model.safetensors"
+        )
     if _HUB_ID.match(base) and not base.startswith("."):
         folder = _snapshot(base, revision, may_download=may_download)
         return folder, folder.name
     raise ModelError(
         f"there is no base called {base!r}; allowed: an embedded base "
         f"({', '.join(EMBEDDED_BASES)}), an existing folder in transformers format, "
-        "or a hub id such as MCG-NJU/videomae-base"
+        "a .pth of the original VideoMAE code, or a hub id such as MCG-NJU/videomae-base"
     )
 
 
@@ -262,6 +277,35 @@ def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrained
     _check_keys(
         base, missing, set(report["unexpected_keys"]), mean_pooling=model.config.use_mean_pooling
     )
+    return model, {name.split(".", 1)[0] for name in missing}
+
+
+def _fill(
+    config: PretrainedConfig,
+    state: Mapping[str, torch.Tensor],
+    base: str,
+    id2label: dict[int, str],
+) -> tuple[PreTrainedModel, set[str]]:
+    """Put renamed tensors into a fresh model; returns it and the names of its new modules."""
+    _set_labels(config, id2label)
+    model: PreTrainedModel = AutoModelForVideoClassification.from_config(
+        config, trust_remote_code=False
+    )
+    own = model.state_dict()
+    fitting = {
+        name: tensor.float()
+        for name, tensor in state.items()
+        # for other labels, and so begun anew
+        if not (name.startswith("classifier.") and own[name].shape != tensor.shape)
+    }
+    try:
+        missing, unexpected = model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        sizes = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(
+            f"the weights of base {base!r} don't fit its config.json: {sizes[0].strip()}"
+        ) from None
+    _check_keys(base, set(missing), set(unexpected), mean_pooling=config.use_mean_pooling)
     return model, {name.split(".", 1)[0] for name in missing}
 
 
