@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,6 +23,7 @@ from lora_deploy.progress import Advance
 
 if TYPE_CHECKING:
     from lora_deploy.clips.pool import DecodePool
+    from lora_deploy.model.survey import Survey
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
@@ -438,6 +440,78 @@ def evaluate(
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
+
+
+@commands.command("inspect")
+@click.argument("model")
+@click.option(
+    "--targets",
+    metavar="WORDS",
+    help="Comma-separated, as in target_modules; every word that the architecture knows by default.",
+)
+@click.option(
+    "--r",
+    type=click.IntRange(1, 1024),
+    default=8,
+    show_default=True,
+    help="Rank to count LoRA parameters at.",
+)
+@_json_option
+def inspect_model(model: str, targets: str | None, r: int, as_json: bool) -> None:
+    """Show what target words would hit on a base, before anything is trained.
+
+    MODEL is an embedded base, a transformers folder, a hub id that is here already, or a RUN, whose
+    base is then shown.
+    """
+    from lora_deploy.extras import import_backend
+
+    words = [] if targets is None else _words(targets)
+    stage = import_backend(
+        "lora_deploy.model.survey", "torch", "transformers", purpose="to open a base"
+    )
+    survey = stage.survey(model, targets=words, r=r)
+    if as_json:
+        click.echo(json.dumps(survey.as_dict(), ensure_ascii=False, indent=1))
+    else:
+        _print_survey(survey)
+
+
+def _words(text: str) -> list[str]:
+    # The comma of a repetition, as in \d{1,2}, belongs to a regular expression.
+    words = [word.strip() for word in re.split(r",(?![^{]*\})", text)]
+    if not all(words):
+        raise click.UsageError(
+            f"--targets {text!r} has an empty word; give words with commas between them, as in qkv,fc"
+        )
+    return words
+
+
+def _print_survey(survey: "Survey") -> None:
+    contract = survey.contract
+    click.echo(
+        f"{survey.base_id}: {survey.architecture} of {survey.hidden_layers} hidden layers, "
+        f"{contract.frames} frames of {contract.crop_width}×{contract.crop_height} pixels, "
+        f"licence {survey.licence or 'not stated'}"
+    )
+    click.echo(
+        f"{survey.total_parameters:,} parameters: {survey.base_parameters:,} of the base, "
+        f"{survey.head_parameters:,} of a head ({', '.join(survey.head_modules)}) "
+        f"for {survey.labels} labels"
+    )
+    width = max(len(word) for word in ("word", *survey.words))
+    title = f"LoRA parameters at r={survey.r}"
+    click.echo(f"\n{'word':<{width}}  layers  {title}  kinds of layers")
+    for word, reach in survey.words.items():
+        click.echo(
+            f"{word:<{width}}  {len(reach.layers):>6}  "
+            f"{reach.lora_parameters:>{len(title)},}  {reach.kinds}"
+        )
+    if survey.together is not None:
+        together = survey.together
+        click.echo(
+            f"\ntogether {len(together.layers)} layers, {together.lora_parameters:,} LoRA parameters:"
+        )
+        click.echo("\n".join(f"  {name}" for name in together.layers))
 
 
 @commands.command()
