@@ -6,20 +6,15 @@ Nothing heavy is imported here; a command imports its stage when it runs.
 import functools
 import json
 import logging
-import os
 import re
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from lora_deploy.errors import LoraDeployError
-from lora_deploy.progress import Advance
+from lora_deploy import terminal
 
 if TYPE_CHECKING:
     from lora_deploy.clips.pool import DecodePool
@@ -36,65 +31,8 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 1 a check did not pass or some clips failed, 2 the user's mistake,
-        3 a fault of ours, 130 and 143 interrupted.
-    """
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminated)
-    try:
-        result = commands.main(args=list(arguments), prog_name="lora-deploy", standalone_mode=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except LoraDeployError as error:
-        click.echo(f"error: {error}", err=True)
-        if _is_verbose():
-            traceback.print_exc()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does; nothing is left to be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            return _our_fault(error)
-        where = f": {error.filename}" if error.filename else ""
-        click.echo(f"error: {error.strerror or error}{where}", err=True)
-        if _is_verbose():
-            traceback.print_exc()
-        return 2
-    except Exception as error:
-        return _our_fault(error)
-
-
-def _our_fault(error: Exception) -> int:
-    click.echo(
-        f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
-        "please report it with the output of the same command under -v",
-        err=True,
-    )
-    if _is_verbose():
-        traceback.print_exc()
-    return 3
-
-
-def _terminated(*_: object) -> None:
-    click.echo("terminated", err=True)
-    raise SystemExit(143)
-
-
-def _is_verbose() -> bool:
-    return logging.getLogger("lora_deploy").level <= logging.DEBUG
+    """Run one command; returns its exit code, as `terminal.exit_code_of`."""
+    return terminal.exit_code_of(commands, arguments)
 
 
 def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -117,37 +55,7 @@ def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> N
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def commands(verbose: bool, quiet: bool) -> None:
     """From a folder of labelled videos to a proven, swappable action recogniser."""
-    logger = logging.getLogger("lora_deploy")
-    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    logger.handlers = [_Stderr()]
-    logger.propagate = False
-
-
-class _Stderr(logging.Handler):
-    """Messages as they are; warnings are marked as such."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        click.echo(f"{mark}{record.getMessage()}", err=True)
-
-
-@contextmanager
-def _progress(description: str, total: int) -> Iterator[Advance]:
-    """A bar where a person watches, else nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    quiet = logging.getLogger("lora_deploy").level > logging.INFO
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+    terminal.talk(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,7 +107,7 @@ def quickstart(out: Path, seed: int) -> None:
         "lora_deploy.quickstart", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
         purpose="for the quickstart",
     )  # fmt: skip
-    click.echo(stage.quickstart(out, seed=seed, progress=_progress).as_text())
+    click.echo(stage.quickstart(out, seed=seed, progress=terminal.progress).as_text())
 
 
 @commands.command()
@@ -254,7 +162,13 @@ def train(
         purpose="to train",
     )  # fmt: skip
     manifest = stage.fit(
-        settings, data, out, cache_folder=cache, device_name=device, pool=pool, progress=_progress
+        settings,
+        data,
+        out,
+        cache_folder=cache,
+        device_name=device,
+        pool=pool,
+        progress=terminal.progress,
     )
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
@@ -334,7 +248,7 @@ def merge_export(
         "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
         purpose="to export and to prove what was exported",
     )  # fmt: skip
-    shipped = stage.merge_export(run_folder, out, verify_on=verify_on, progress=_progress)
+    shipped = stage.merge_export(run_folder, out, verify_on=verify_on, progress=terminal.progress)
     certificate = shipped.certificate
     if as_json:
         click.echo(certificate.model_dump_json(indent=1))
@@ -384,7 +298,7 @@ def classify(
     paths = stream.find_inputs(inputs)
     written = []
     failed = 0
-    with _progress("classifying", len(paths)) as advance:
+    with terminal.progress("classifying", len(paths)) as advance:
         for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
             advance()
             failed += row.status == "error"
@@ -425,7 +339,7 @@ def evaluate(
     source = stage.choose_data(model, data)
     recogniser = load(model, backend=backend)
     result = stage.evaluate(
-        recogniser, source, split=cast(stage.Split, split), pool=pool, progress=_progress
+        recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
     )
     if as_json:
         click.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))

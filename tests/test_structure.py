@@ -30,6 +30,7 @@ LAYERS = (
     ("bench", "doctor", "demo"),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
+    ("terminal",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,111 @@
+"""How a command meets a person: exit codes, messages on stderr, a progress bar where somebody watches."""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from lora_deploy.errors import LoraDeployError
+from lora_deploy.progress import Advance
+
+
+def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
+    """Run a command, and say on stderr what went wrong.
+
+    Returns:
+        The exit code: 0 done, 1 a check did not pass or some clips failed, 2 the user's mistake,
+        3 a fault of ours, 130 and 143 interrupted.
+    """
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = command.main(args=list(arguments), prog_name="lora-deploy", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except LoraDeployError as error:
+        click.echo(f"error: {error}", err=True)
+        if _is_verbose():
+            traceback.print_exc()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            return _our_fault(error)
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"error: {error.strerror or error}{where}", err=True)
+        if _is_verbose():
+            traceback.print_exc()
+        return 2
+    except Exception as error:
+        return _our_fault(error)
+
+
+def _our_fault(error: Exception) -> int:
+    click.echo(
+        f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
+        "please report it with the output of the same command under -v",
+        err=True,
+    )
+    if _is_verbose():
+        traceback.print_exc()
+    return 3
+
+
+def _terminated(*_: object) -> None:
+    click.echo("terminated", err=True)
+    raise SystemExit(143)
+
+
+def _is_verbose() -> bool:
+    return logging.getLogger("lora_deploy").level <= logging.DEBUG
+
+
+def talk(level: int) -> None:
+    """Send the library's messages of this level and above to stderr."""
+    logger = logging.getLogger("lora_deploy")
+    logger.setLevel(level)
+    logger.handlers = [_Stderr()]
+    logger.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Messages as they are; warnings are marked as such."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{mark}{record.getMessage()}", err=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """A bar where a person watches, else nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    quiet = logging.getLogger("lora_deploy").level > logging.INFO
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
