@@ -61,6 +61,10 @@ def _die() -> None:
     os.abort()
 
 
+def _run_out_of_memory() -> None:
+    raise ClipError("too_large", "Too large")
+
+
 def _nothing() -> None:
     pass
 
@@ -96,6 +100,7 @@ _clips = 0
 
 ORDERS: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
+    "run_out_of_memory": _run_out_of_memory,
     "sleep": _sleep,
     "sleep_in_native_code": _sleep_in_native_code,
     "die": _die,

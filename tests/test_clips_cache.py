@@ -100,6 +100,17 @@ def test_a_changed_file_another_contract_or_a_new_file_is_decoded(
     assert sorted(decoded[3:]) == sorted([SOUND.name, "clip.mp4"])
 
 
+def test_another_effort_or_decoder_has_frames_of_its_own(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    for effort in ("exact", "fast", "exact", "fast"):
+        with DecodePool(1, effort=effort) as pool:
+            build_cache([SOUND], CONTRACT, tmp_path / "cache", pool=pool)
+    with DecodePool(1, decoder="decord") as pool:
+        build_cache([SOUND], CONTRACT, tmp_path / "cache", pool=pool)
+    assert decoded == [SOUND.name] * 3
+
+
 @pytest.mark.parametrize("damage", ["index torn", "frames gone", "frames short"])
 def test_a_damaged_cache_is_built_anew(tmp_path: Path, damage: str, decoded: list[str]) -> None:
     folder = tmp_path / "cache"

@@ -166,7 +166,7 @@ X86_CALLS = {
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86-64")
 @pytest.mark.parametrize("name", X86_CALLS)
 def test_system_calls_that_decoding_does_not_need_are_refused(
-    stubbed: DecodePool, order: Order, name: str, monkeypatch: pytest.MonkeyPatch
+    stubbed: DecodePool, order: Order, name: str
 ) -> None:
     assert attempt(stubbed, order, "call", {"number": X86_CALLS[name]}) == "refused"
 

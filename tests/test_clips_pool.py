@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 
 from lora_deploy.clips import decode, pool
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.pool import DecodePool
+from lora_deploy.clips.pool import DECODED_AHEAD, DecodePool
 from lora_deploy.errors import BackendError, ClipError
 from tests.stub_decoder import worker_command
 from tests.test_clips_decode import PICTURES
@@ -190,6 +190,31 @@ def test_a_worker_that_lies_costs_one_clip(stubbed: DecodePool, order: Order, li
     assert process_that_answers(stubbed, order) != before
 
 
+def test_a_worker_that_ran_out_of_memory_is_replaced(stubbed: DecodePool, order: Order) -> None:
+    before = process_that_answers(stubbed, order)
+    with pytest.raises(ClipError) as caught:
+        stubbed.decode(order("run_out_of_memory"), CONTRACT)
+    assert caught.value.kind == "too_large"
+    assert process_that_answers(stubbed, order) != before
+
+
+def test_of_many_files_only_a_few_wait_decoded(stubbed: DecodePool, order: Order) -> None:
+    path, asked = str(order("nothing")), 0
+
+    def endless() -> Iterator[str]:
+        nonlocal asked
+        while True:
+            asked += 1
+            assert asked < 100, "files are taken without end"
+            yield path
+
+    outcomes = stubbed.in_order(endless(), CONTRACT)
+    for taken in range(1, 6):
+        next(outcomes)
+        assert asked <= taken + stubbed.workers + DECODED_AHEAD
+    del outcomes
+
+
 def test_an_answer_that_drips_is_cut_off_at_the_deadline(stubbed: DecodePool, order: Order) -> None:
     process_that_answers(stubbed, order)
     started = time.monotonic()
@@ -223,9 +248,7 @@ def test_a_worker_that_can_not_be_started_is_told_with_its_last_words(
     assert stubbed.worker_pids() == []
 
 
-def test_a_worker_is_replaced_after_its_share(
-    stubbed: DecodePool, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_is_replaced_after_its_share(stubbed: DecodePool, order: Order) -> None:
     with DecodePool(1, clips_per_worker=2) as running:
         pids = [process_that_answers(running, order) for _ in range(5)]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
