@@ -6,14 +6,21 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── ClipError                  one video file that gives no clip (becomes an error row)
 ├── ModelError                 a base model that can't be opened or is not what it seems
 │   ├── TargetError            a target word that names no layer
+│   ├── LivenessError          an adapter that is not part of what the model computes
 │   └── CheckpointError        weights that don't fit the model
+│       └── AdapterError       an adapter that is torn, changed, or of another model
 ├── ArtifactError              a RUN or BUNDLE folder that is missing, torn or too new
+├── ResumeError                a training that can't go on from where it stopped
+├── TrainingError              a training that can't give a model
 ├── BackendError               a runtime that can't do what was asked
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
+
+The classes below these have names that a person can look up: the docstring is the cause, ``remedy``
+what to do. ``docs/errors.md`` is written from them by ``scripts/error-docs``.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 ClipErrorKind = Literal[
     "unreadable", "no_video", "too_large", "too_long", "forbidden", "timeout", "not_found"
@@ -25,13 +32,82 @@ class LoraDeployError(Exception):
 
     exit_code = 2
 
+    remedy: ClassVar[str] = ""
+    """What to do, in words and with the command to type; it ends the text of a named error."""
+
+    def __init__(self, found: str) -> None:
+        """``found`` says what was found and what is allowed; a named error adds its remedy."""
+        super().__init__(f"{found}; {self.remedy}" if self.remedy else found)
+
+    @property
+    def name(self) -> str | None:
+        """The word to look up in the documentation; None for an error without a page of its own."""
+        return type(self).__name__ if self.remedy else None
+
+
+# Settings ---------------------------------------------------------------------------------------
+
 
 class SettingsError(LoraDeployError):
     """A key, type or value in the settings that is not allowed."""
 
 
+class UnknownSettingError(SettingsError):
+    """A key that no setting has: a typing error, or a key of another program."""
+
+    remedy = "`lora-deploy config --effective` prints every key"
+
+
+class SettingValueError(SettingsError):
+    """A value of the wrong type, or outside of what the setting allows."""
+
+    remedy = "`lora-deploy config` prints a recipe with every value explained"
+
+
+class SettingsFileError(SettingsError):
+    """The settings file is not there, or is no YAML."""
+
+    remedy = "start from a good one: `lora-deploy config > my.yaml`"
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
 class DataError(LoraDeployError):
     """A data folder or manifest that does not hold labelled clips."""
+
+
+class NoSuchDataError(DataError):
+    """Nothing is at the place that ``--data`` or ``--verify-on`` names."""
+
+    remedy = "give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data"
+
+
+class TooFewClassesError(DataError):
+    """There is only one label, so nothing can be told apart."""
+
+    remedy = "add clips of a second class beside the first"
+
+
+class EmptySplitError(DataError):
+    """The clips that are needed (to validate, to test, to prove) are none."""
+
+    remedy = "give some clips that split in the manifest's column, or name other clips with --data"
+
+
+class NothingDecodedError(DataError):
+    """Not one of the clips could be decoded, so there is nothing to learn or to measure."""
+
+    remedy = "`lora-deploy classify MODEL FOLDER` says of each file what is wrong with it"
+
+
+class UnknownLabelError(DataError):
+    """The clips have labels that the model was not trained on."""
+
+    remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+
+
+# Clips ------------------------------------------------------------------------------------------
 
 
 class ClipError(LoraDeployError):
@@ -47,31 +123,409 @@ class ClipError(LoraDeployError):
         self.kind: ClipErrorKind = kind
 
 
+# Models -----------------------------------------------------------------------------------------
+
+
 class ModelError(LoraDeployError):
     """A base model that can't be opened, or is of an unknown architecture."""
+
+
+class BaseNotFoundError(ModelError):
+    """No embedded base, folder, file or hub id is called so."""
+
+    remedy = "see what a base holds with `lora-deploy inspect BASE`, then give it with --base"
+
+
+class BaseNotHereError(ModelError):
+    """A hub id that is not in this computer's cache, and that can't or must not be fetched now."""
+
+    remedy = "fetch it where there is a connection: `hf download HUB_ID`"
+
+
+class BaseConfigError(ModelError):
+    """The base's ``config.json`` or ``preprocessor_config.json`` is missing, torn or can't be obeyed."""
+
+    remedy = "copy the base's folder again, then look at it with `lora-deploy inspect BASE`"
+
+
+class UnsupportedArchitectureError(ModelError):
+    """The base is no video transformer that this program knows how to adapt, merge and export."""
+
+    remedy = "choose a base of a supported architecture; `lora-deploy inspect BASE` names it"
+
+
+class KnownBadLibraryError(ModelError):
+    """The installed library is inside a window of versions that give plausible, wrong results."""
+
+    remedy = "install what is named, then look with `lora-deploy doctor`"
 
 
 class TargetError(ModelError):
     """A word in ``target_modules`` that names no layer of the model."""
 
 
+class UnknownTargetError(TargetError):
+    """A word that names no layer of this model, alone or beside words that do.
+
+    peft ignores such a word without a warning as long as another one matches.
+    """
+
+    remedy = "`lora-deploy inspect BASE --targets WORDS` shows what words hit"
+
+
+class LivenessError(ModelError):
+    """An adapter that is not part of what the model computes."""
+
+
+class DeadLayerError(LivenessError):
+    """A layer under LoRA that the model never calls, or that no gradient reaches.
+
+    Some attention code computes ``F.linear(x, self.qkv.weight)``, past the layer and so past its
+    adapter: the loss still falls, because the head learns.
+    """
+
+    remedy = (
+        "choose other target_modules (`lora-deploy inspect BASE` lists them), or install "
+        "transformers>=5.18"
+    )
+
+
+class DeadAdapterError(LivenessError):
+    """An adapter that changes no answer: it has learned nothing, or the model goes past it.
+
+    Accuracy can look good all the same, because the head was trained. peft's own
+    ``disable_adapter`` hides it, because that takes the trained head away as well.
+    """
+
+    remedy = (
+        "train again with a higher training.learning_rate or other target_modules: "
+        "`lora-deploy train --config FILE --data DATA --out RUN`"
+    )
+
+
+class MergeChangesAnswersError(LivenessError):
+    """The merged weights answer otherwise than the adapter on its base does."""
+
+    remedy = "`lora-deploy inspect BASE` shows the layers; please report this base"
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
 class CheckpointError(ModelError):
     """Weights with missing or unexpected parts."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A file of weights that holds more than plain tensors (opening it could run code), or is torn."""
+
+    remedy = "save its tensors alone with `torch.save(model.state_dict(), PATH)` where it was made"
+
+
+class NotVideoMaeError(CheckpointError):
+    """A ``.pth`` file of something else than the original VideoMAE code."""
+
+    remedy = "convert it to a transformers folder, and give that with --base"
+
+
+class WeightsMissingError(CheckpointError):
+    """The weights lack parts that the model needs, such as the biases of query and value.
+
+    Loaded with ``strict=False`` they would stay random, and nothing would tell.
+    """
+
+    remedy = "fetch the base again; `lora-deploy inspect BASE` says whether it is whole"
+
+
+class WeightsUnexpectedError(CheckpointError):
+    """The weights hold parts that the model has no place for, so they are of another model."""
+
+    remedy = "give the config.json that belongs to them; `lora-deploy inspect BASE` checks it"
+
+
+class WeightShapeError(CheckpointError):
+    """A tensor has another shape than the model, so weights and configuration are no pair."""
+
+    remedy = "give weights and config.json of the same model; `lora-deploy inspect BASE` checks it"
+
+
+class HalfFittingCheckpointError(CheckpointError):
+    """A ``best_model.pth`` of which only a part fits the model that its RUN describes."""
+
+    remedy = "copy the whole RUN folder again, or train again with `lora-deploy train`"
+
+
+# Adapters ---------------------------------------------------------------------------------------
+
+
+class AdapterError(CheckpointError):
+    """An adapter that is torn, was changed, or belongs to another model."""
+
+
+class NoAdapterError(AdapterError):
+    """A folder that holds no LoRA adapter as peft writes one."""
+
+    remedy = "give a folder with adapter_config.json and adapter_model.safetensors"
+
+
+class AdapterConfigError(AdapterError):
+    """``adapter_config.json`` is torn, or rank, alpha or dropout are no sensible numbers."""
+
+    remedy = "copy the adapter again, then look at it with `lora-deploy doctor PATH`"
+
+
+class NotPlainLoraError(AdapterError):
+    """An adapter that is more than B·A beside a weight, or that changed its base (PiSSA, OLoRA)."""
+
+    remedy = "convert it to plain LoRA with peft where it was trained, or train with plain LoRA"
+
+
+class AdapterPartMissingError(AdapterError):
+    """A layer's A or B is not in the file; peft only warns, and the layer stays as if untrained."""
+
+    remedy = "copy the adapter again, or train again; `lora-deploy doctor PATH` lists its layers"
+
+
+class AdapterPartUnknownError(AdapterError):
+    """The file holds tensors for layers that the model or the configuration does not have."""
+
+    remedy = "give the base that it was trained on; `lora-deploy doctor PATH` lists its layers"
+
+
+class AdapterShapeError(AdapterError):
+    """A tensor of the adapter does not have the shape that rank and layer ask for."""
+
+    remedy = "the rank was edited, or the base is another: `lora-deploy doctor PATH` shows both"
+
+
+class AdapterNotFiniteError(AdapterError):
+    """The adapter holds NaN or infinity, and would make every answer NaN."""
+
+    remedy = (
+        "train again with a lower training.learning_rate: "
+        "`lora-deploy train --config FILE --data DATA --out RUN`"
+    )
+
+
+class AdapterChangedError(AdapterError):
+    """Rank, alpha, or another file of the adapter is not what training left (its hash differs)."""
+
+    remedy = "copy the RUN again, or train again; an edited alpha changes every answer"
+
+
+class HeadMissingError(AdapterError):
+    """The adapter was saved without its head, and a fresh head answers by chance."""
+
+    remedy = (
+        'save it again with modules_to_save=["classifier"], or train again with `lora-deploy train`'
+    )
+
+
+class WrongBaseError(AdapterError):
+    """The base's tensors are not those that the adapter was trained on: another model or revision."""
+
+    remedy = "give back the base of the training, with --base or model.revision"
+
+
+class MergedTwiceError(AdapterError):
+    """The adapter is in these weights already; adding it once more changes the answers."""
+
+    remedy = "merge into the base that it was trained on, which `lora-deploy doctor PATH` names"
+
+
+class LabelOrderError(AdapterError):
+    """The labels are in another order than the head was trained for, so every name is wrong."""
+
+    remedy = "give back the labels of the training; `lora-deploy doctor PATH` prints them"
+
+
+class BaseNotNamedError(AdapterError):
+    """An adapter of another program: which base it was trained on can't be proved from its files."""
+
+    remedy = "name it: `lora-deploy merge-export PATH --base BASE --out BUNDLE --verify-on DATA`"
+
+
+class LabelsNotNamedError(AdapterError):
+    """An adapter of another program, whose files do not say what its outputs mean."""
+
+    remedy = "write them, in the order of the outputs, as a JSON list into labels.json beside it"
+
+
+class MergeNotFiniteError(CheckpointError):
+    """Merging made a weight NaN or infinite."""
+
+    remedy = "train again with a lower training.learning_rate; `lora-deploy doctor RUN` looks at it"
+
+
+# Folders ----------------------------------------------------------------------------------------
 
 
 class ArtifactError(LoraDeployError):
     """A RUN or BUNDLE folder that is missing, incomplete, changed, or of a newer schema."""
 
 
+class OutputExistsError(ArtifactError):
+    """Something is at the place where a new folder is to be made; nothing is ever overwritten."""
+
+    remedy = "choose another --out, or delete it first"
+
+
+class NotAModelError(ArtifactError):
+    """A folder that is neither a RUN nor a BUNDLE."""
+
+    remedy = "give a folder that `lora-deploy train` or `lora-deploy merge-export` left"
+
+
+class ManifestError(ArtifactError):
+    """``run.json`` or ``bundle.json`` is torn, or says something that can't be."""
+
+    remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
+
+
+class NewerSchemaError(ArtifactError):
+    """The folder was written by a newer version of this program."""
+
+    remedy = "install a newer one: `pip install --upgrade lora-deploy`"
+
+
+class FileMissingError(ArtifactError):
+    """A file that the manifest vouches for is not there."""
+
+    remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
+
+
+class FileChangedError(ArtifactError):
+    """A file is not the one that the manifest vouches for: its size or hash differs."""
+
+    remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
+
+
+class FileUnknownError(ArtifactError):
+    """A file that the manifest does not vouch for; it is not opened."""
+
+    remedy = "take it away, or make the bundle again with `lora-deploy merge-export`"
+
+
+class GraphError(ArtifactError):
+    """The ONNX graph can't be opened, or is not one that this program exported."""
+
+    remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
+class GraphDisagreesError(ArtifactError):
+    """The ONNX graph and ``bundle.json`` name other labels, another order, or other pixels."""
+
+    remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
+# Training and going on --------------------------------------------------------------------------
+
+
+class ResumeError(LoraDeployError):
+    """A training that can't go on from where it stopped."""
+
+
+class RunBusyError(ResumeError):
+    """Another process is training into the same folder at this moment."""
+
+    remedy = "wait until it is done, or choose another --out"
+
+
+class NothingToResumeError(ResumeError):
+    """There is no whole checkpoint to go on from: optimizer, random state or weights are missing."""
+
+    remedy = "begin anew: `lora-deploy train --config FILE --data DATA --out RUN` without --resume"
+
+
+class ResumeMismatchError(ResumeError):
+    """Settings, clips, base or versions are not those of the training that is to be resumed."""
+
+    remedy = "give the same --config and --data, or begin anew in another --out without --resume"
+
+
+class TrainingError(LoraDeployError):
+    """A training that can't give a model."""
+
+
+class LossNotFiniteError(TrainingError):
+    """The loss became NaN or infinite: the weights have run away."""
+
+    remedy = "lower training.learning_rate, or set training.mixed_precision to no"
+
+
+class NothingKeptError(TrainingError):
+    """The training ended before its first evaluation, so no epoch could be kept."""
+
+    remedy = "train for at least one epoch: `--set training.epochs=1`"
+
+
+class DiskFullError(TrainingError):
+    """There is not room enough for what is to be written; what was there stays as it was."""
+
+    remedy = "free some space, then go on: `lora-deploy train --resume` with the same options"
+
+
+# Runtimes ---------------------------------------------------------------------------------------
+
+
 class BackendError(LoraDeployError):
     """A runtime that is unknown here or can't do what was asked of it."""
+
+
+class UnknownBackendError(BackendError):
+    """No runtime of this program is called so."""
+
+    remedy = "leave --backend out, and the best one that is here is taken"
+
+
+class BackendCannotError(BackendError):
+    """The runtime exists, but can't run this kind of model or folder."""
+
+    remedy = (
+        "make a bundle with `lora-deploy merge-export RUN --out BUNDLE`, or leave --backend out"
+    )
+
+
+class NoSuchDeviceError(BackendError):
+    """The device that was asked for is not there; nothing is moved to another one in silence."""
+
+    remedy = "leave --device out, or see what is there with `lora-deploy doctor`"
+
+
+class ProviderFellBackError(BackendError):
+    """ONNX Runtime took another provider than was asked for, most often the CPU instead of the GPU."""
+
+    remedy = "see `lora-deploy doctor`: the GPU build, the driver and CUDA must fit each other"
+
+
+class DecodersUnavailableError(BackendError):
+    """The processes that decode videos can't be started on this machine."""
+
+    remedy = "`lora-deploy doctor` says what is missing"
 
 
 class MissingPackageError(LoraDeployError):
     """An optional package that this command needs is not installed."""
 
 
+# Proofs -----------------------------------------------------------------------------------------
+
+
 class CheckFailed(LoraDeployError):
     """The work was done, but a proof did not hold; nothing was left at the target."""
 
     exit_code = 1
+
+
+class FormsDifferError(CheckFailed):
+    """Two forms of one model do not answer alike on real clips, so none of them is shipped."""
+
+    remedy = (
+        "`lora-deploy doctor RUN` looks for the cause; please report the model if it finds none"
+    )
+
+
+class ExportUnreadableError(CheckFailed):
+    """What was exported can't be opened again, so it is not shipped."""
+
+    remedy = "see the versions with `lora-deploy doctor`, and please report them with the model"

@@ -33,7 +33,8 @@ def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
         error.show()
         return 2
     except LoraDeployError as error:
-        click.echo(f"error: {error}", err=True)
+        name = f" [{error.name}]" if error.name else ""  # a word to look up in the documentation
+        click.echo(f"error: {error}{name}", err=True)
         if _is_verbose():
             traceback.print_exc()
         return error.exit_code
