@@ -209,6 +209,12 @@ class MergeChangesAnswersError(LivenessError):
     remedy = "`lora-deploy inspect BASE` shows the layers; please report this base"
 
 
+class AnswersNotFiniteError(LivenessError):
+    """The model answers NaN or infinity to an ordinary clip, so some weight is broken."""
+
+    remedy = "look at every part with `lora-deploy doctor PATH`, and copy or train it again"
+
+
 # Weights ----------------------------------------------------------------------------------------
 
 
