@@ -4,6 +4,7 @@ import torch
 from peft import PeftModel
 
 from lora_deploy.errors import ModelError
+from lora_deploy.model.architectures import logits_of
 
 
 def check_alive(model: PeftModel, pixel_values: torch.Tensor) -> None:
@@ -25,7 +26,7 @@ def check_alive(model: PeftModel, pixel_values: torch.Tensor) -> None:
     model.eval()
     try:
         with torch.enable_grad():
-            logits = model(pixel_values=pixel_values).logits
+            logits = logits_of(model, pixel_values)
             torch.logsumexp(logits, dim=-1).sum().add(logits[:, 0].sum()).backward()
         dead = [
             name
