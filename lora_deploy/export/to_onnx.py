@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import LoraDeployError
+from lora_deploy.model.architectures import logits_of
 
 OPSET = 23
 """The first with ``Attention`` as one node; lower ones decompose it."""
@@ -28,8 +29,7 @@ class _LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(pixel_values=pixel_values).logits
-        return logits
+        return logits_of(self.model, pixel_values)
 
 
 def write_onnx(

@@ -13,6 +13,7 @@ from lora_deploy.artifact.manifest import BaseIdentity
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.errors import ArtifactError, CheckpointError
 from lora_deploy.model.adapter import load_adapter
+from lora_deploy.model.architectures import logits_of
 from lora_deploy.model.base import from_config, open_base, quiet_loading
 
 
@@ -39,7 +40,7 @@ class TorchBackend:
     def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch [batch_size, frames, 3, height, width]; returns [batch_size, labels]."""
         batch = torch.from_numpy(pixel_values).to(self._device)
-        result: NDArray[np.float32] = self.model(pixel_values=batch).logits.float().cpu().numpy()
+        result: NDArray[np.float32] = logits_of(self.model, batch).float().cpu().numpy()
         return result
 
 
