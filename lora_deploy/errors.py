@@ -339,12 +339,6 @@ class MergedTwiceError(AdapterError):
     remedy = "merge into the base that it was trained on, which `lora-deploy doctor PATH` names"
 
 
-class LabelOrderError(AdapterError):
-    """The labels are in another order than the head was trained for, so every name is wrong."""
-
-    remedy = "give back the labels of the training; `lora-deploy doctor PATH` prints them"
-
-
 class BaseNotNamedError(AdapterError):
     """An adapter of another program: which base it was trained on can't be proved from its files."""
 
@@ -422,6 +416,12 @@ class GraphDisagreesError(ArtifactError):
     """The ONNX graph and ``bundle.json`` name other labels, another order, or other pixels."""
 
     remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
+class LabelOrderError(ArtifactError):
+    """The labels are in another order than the head was trained for, so every name is wrong."""
+
+    remedy = "give back the labels of the training; `lora-deploy doctor PATH` prints them"
 
 
 # Training and going on --------------------------------------------------------------------------
@@ -529,6 +529,15 @@ class FormsDifferError(CheckFailed):
     remedy = (
         "`lora-deploy doctor RUN` looks for the cause; please report the model if it finds none"
     )
+
+
+class AdapterSkippedError(CheckFailed):
+    """A form answers as the base does, as if there were no adapter: it was lost on the way.
+
+    It happens where a pipeline opens the base that an adapter's folder names, and not the adapter.
+    """
+
+    remedy = "`lora-deploy doctor RUN` looks at the adapter; then make the bundle again"
 
 
 class ExportUnreadableError(CheckFailed):

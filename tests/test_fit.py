@@ -15,7 +15,7 @@ from lora_deploy.clips import decode, transforms
 from lora_deploy.config import load_settings, settings_from
 from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
 from lora_deploy.model.base import open_base
-from lora_deploy.model.liveness import check_alive
+from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.runtime.load import load
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.fit import fit
@@ -204,10 +204,10 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
     started: list[bool] = []
 
     def alive(model: PeftModel, pixel_values: torch.Tensor) -> None:
-        check_alive(model, pixel_values)
+        check_can_learn(model, pixel_values)
         started.append(True)
 
-    monkeypatch.setattr("lora_deploy.train.fit.check_alive", alive)
+    monkeypatch.setattr("lora_deploy.train.fit.check_can_learn", alive)
     monkeypatch.setattr(ClipSamples, "__getitem__", spoilt)
     settings = settings_from(
         {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"

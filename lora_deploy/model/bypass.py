@@ -11,38 +11,43 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear as LoraLinear
 
 from lora_deploy.model.architectures import logits_of
 
 logger = logging.getLogger(__name__)
 
 
-class _ReadsTheUpdateToo(LoraLayer):
+class _ReadThrough(LoraLinear):
     """A LoRA layer whose ``weight`` is W + B·A·(alpha / r) for whoever reads it.
 
     ``F.linear(x, layer.weight)`` then gives what calling the layer would give without dropout.
     """
 
+    was_read = False
+
     @property
     def weight(self) -> torch.Tensor:
         """[out, in], with gradients to A and B."""
-        weight: torch.Tensor = self.get_base_layer().weight
-        self.weight_was_read = True
+        self.was_read = True
+        weight = self.get_base_layer().get_parameter("weight")
         if self.merged or self.disable_adapters:
             return weight
-        for adapter in self.active_adapters:
-            if adapter in self.lora_A:
-                weight = weight + self.get_delta_weight(adapter)
-        return weight
+        return torch.stack([weight, *updates_of(self)]).sum(0)
 
 
-def lora_layers(model: torch.nn.Module) -> dict[str, LoraLayer]:
+def updates_of(layer: LoraLinear) -> list[torch.Tensor]:
+    """B·A·(alpha / r) of each adapter that is active on a layer, [out, in]."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    return [layer.get_delta_weight(name) for name in active]
+
+
+def lora_layers(model: torch.nn.Module) -> dict[str, LoraLinear]:
     """Every layer under LoRA, by its name in the model without an adapter."""
     return {
         name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
+        if isinstance(module, LoraLinear)
     }
 
 
@@ -82,15 +87,10 @@ def mend_bypassed(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ..
     if not uncalled:
         return ()
     for name in uncalled:
-        layer = layers[name]
-        layer.weight_was_read = False
-        # A subclass of whatever class peft chose, so that all else stays as it is.
-        layer.__class__ = type(
-            f"ReadThrough{type(layer).__name__}", (_ReadsTheUpdateToo, type(layer)), {}
-        )
+        layers[name].__class__ = _ReadThrough
     with torch.no_grad():
         logits_of(model, pixel_values)
-    mended = [name for name in uncalled if layers[name].weight_was_read]
+    mended = [name for name in uncalled if _was_read(layers[name])]
     if mended:
         logger.warning(
             "this model reads the weight of %s (%d layers) instead of calling the layer, past its "
@@ -100,3 +100,7 @@ def mend_bypassed(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ..
             len(mended),
         )
     return tuple(name for name in uncalled if name not in mended)
+
+
+def _was_read(layer: LoraLinear) -> bool:
+    return isinstance(layer, _ReadThrough) and layer.was_read

@@ -21,7 +21,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.model.architectures import logits_of
-from lora_deploy.model.bypass import lora_layers, mend_bypassed
+from lora_deploy.model.bypass import lora_layers, mend_bypassed, updates_of
 
 ALIVE_FACTOR = 100
 """The update must change logits by this many times what merging changes."""
@@ -195,12 +195,11 @@ def _check_answers(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
 def _merged(model: PeftModel) -> Iterator[None]:
     """Put the update into the weights; afterwards the very weights from before, never a subtraction."""
     layers = lora_layers(model).values()
-    weights = [layer.get_base_layer().weight for layer in layers]
+    weights = [layer.get_base_layer().get_parameter("weight") for layer in layers]
     before = [weight.detach().clone() for weight in weights]
     for layer, weight in zip(layers, weights, strict=True):
-        for adapter in layer.active_adapters:
-            if adapter in layer.lora_A:
-                weight.add_(layer.get_delta_weight(adapter))
+        for update in updates_of(layer):
+            weight.add_(update)
     try:
         with delta_off(model):
             yield

@@ -26,7 +26,7 @@ from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeplo
 from lora_deploy.evaluate import Evaluation, tally
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.base import OpenedBase, open_base
-from lora_deploy.model.liveness import check_alive
+from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.model.targets import resolve
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
@@ -101,7 +101,7 @@ def fit(
         cache = _cache(dataset, contract, frames_folder, pool, progress)
         samples = _samples(settings.training, dataset, cache)
         if isinstance(learner.model, PeftModel):
-            _check_alive(learner.model, samples["train"])
+            _check_can_learn(learner.model, samples["train"])
         run_folder = RunFolder(out, settings, dataset, base, contract, learner)
         return _train(settings.training, samples, cache, learner, run_folder, target_device)
     finally:
@@ -188,9 +188,9 @@ def _samples(
     }  # fmt: skip
 
 
-def _check_alive(model: PeftModel, samples: ClipSamples) -> None:
+def _check_can_learn(model: PeftModel, samples: ClipSamples) -> None:
     clips = [samples[index]["pixel_values"] for index in range(min(2, len(samples)))]
-    check_alive(model, torch.stack(clips))
+    check_can_learn(model, torch.stack(clips))
 
 
 def _train(

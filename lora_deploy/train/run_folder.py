@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy import atomic
 from lora_deploy.artifact import run
+from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
 from lora_deploy.clips.contract import PixelContract
@@ -79,7 +80,7 @@ class RunFolder:
         model = self._learner.model
         if isinstance(model, PeftModel):
             with atomic.replacing_folder(self.path / run.ADAPTER) as stage:
-                save_adapter(model, stage)
+                save_adapter(model, stage, self._record(manifest))
                 atomic.write_text(stage / "labels.json", cards.labels_json(manifest.labels))
                 atomic.write_text(stage / "README.md", cards.adapter_card(manifest, self._settings))
             for path in sorted((self.path / run.ADAPTER).iterdir()):
@@ -128,6 +129,16 @@ class RunFolder:
             finished=False,
             training_seconds=time.monotonic() - self._started,
             weights=weights,
+        )
+
+    def _record(self, manifest: RunManifest) -> AdapterRecord:
+        lora = self._settings.model.lora
+        return AdapterRecord(
+            base=manifest.base,
+            labels=manifest.labels,
+            contract=manifest.contract,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
         )
 
     def _model_config(self) -> dict[str, Any]:
