@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from lora_deploy import known_bad
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.versions import installed_versions
@@ -29,6 +30,7 @@ class Diagnosis:
             "then install the one you want"
             for one, other in self.quarrels
         ]
+        lines += known_bad.complaints(self.versions)
         if self.fence.missing:
             kept = "still refused" if self.fence.holds else "NOT all refused"
             lines.append(

@@ -157,7 +157,7 @@ class UnsupportedArchitectureError(ModelError):
 class KnownBadLibraryError(ModelError):
     """The installed library is inside a window of versions that give plausible, wrong results."""
 
-    remedy = "install what is named, then look with `lora-deploy doctor`"
+    remedy = "then look with `lora-deploy doctor`"
 
 
 class TargetError(ModelError):

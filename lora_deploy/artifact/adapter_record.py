@@ -92,3 +92,17 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise AdapterConfigError(f"{path} is no JSON list of labels")
     return tuple(labels)
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of an adapter, from the header of its weights alone.
+
+    Raises:
+        AdapterConfigError: The weights are no safetensors.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterConfigError(f"{path} can't be read as safetensors: {error}") from None
