@@ -314,7 +314,7 @@ class AdapterNotFiniteError(AdapterError):
 
 
 class AdapterChangedError(AdapterError):
-    """Rank, alpha, or another file of the adapter is not what training left (its hash differs)."""
+    """Rank, alpha or another part of the adapter is not what training left."""
 
     remedy = "copy the RUN again, or train again; an edited alpha changes every answer"
 
@@ -385,7 +385,7 @@ class ManifestError(ArtifactError):
 class NewerSchemaError(ArtifactError):
     """The folder was written by a newer version of this program."""
 
-    remedy = "install a newer one: `pip install --upgrade lora-deploy`"
+    remedy = "install a newer lora-deploy: `pip install --upgrade lora-deploy`"
 
 
 class FileMissingError(ArtifactError):

@@ -19,7 +19,7 @@ from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.clips import decode, transforms
-from lora_deploy.errors import ArtifactError, CheckFailed, DataError
+from lora_deploy.errors import AdapterChangedError, ArtifactError, CheckFailed, DataError
 from lora_deploy.export import pipeline
 from lora_deploy.export.merge import merge
 from lora_deploy.runtime.load import load
@@ -315,7 +315,7 @@ def test_a_changed_weight_file_of_the_run_is_refused(lora_run: Path, tmp_path: P
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="is not the file that training left"):
+    with pytest.raises(AdapterChangedError, match="is not the file that training left"):
         pipeline.merge_export(copy, tmp_path / "bundle")
 
 

@@ -14,7 +14,14 @@ import pytest
 import lora_deploy
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.clips import decode
-from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError, ModelError
+from lora_deploy.errors import (
+    AdapterChangedError,
+    ArtifactError,
+    BackendError,
+    CheckpointError,
+    ClipError,
+    ModelError,
+)
 from lora_deploy.model.base import open_base
 from lora_deploy.runtime.base import Recogniser, softmax
 from lora_deploy.runtime.eager import TorchBackend
@@ -237,7 +244,7 @@ def test_an_edited_alpha_of_a_run_is_refused(lora_run: Path, tmp_path: Path) -> 
     copy = shutil.copytree(lora_run, tmp_path / "run")
     path = copy / "best_model_lora_adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 64}))
-    with pytest.raises(ArtifactError, match=r"adapter_config\.json is not the file"):
+    with pytest.raises(AdapterChangedError, match=r"adapter_config\.json is not the file"):
         load(copy)
 
 
