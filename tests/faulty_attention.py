@@ -21,15 +21,9 @@ def reads_own_copies(
     self: VideoMAESelfAttention, hidden_states: torch.Tensor
 ) -> tuple[torch.Tensor, None]:
     """Worse: it keeps copies of the weights from before the adapter, which nothing reaches."""
-    if not hasattr(self, "kept"):
-        self.kept = [
-            (
-                part.weight.detach().clone(),
-                None if part.bias is None else part.bias.detach().clone(),
-            )
-            for part in _parts(self)
-        ]
-    projected = [linear(hidden_states, weight, bias) for weight, bias in self.kept]
+    if self not in _KEPT:
+        _KEPT[self] = [part.weight.detach().clone() for part in _parts(self)]
+    projected = [linear(hidden_states, weight) for weight in _KEPT[self]]
     return _attend(self, *projected), None
 
 
