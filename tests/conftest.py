@@ -13,7 +13,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from lora_deploy.clips import guard, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.base import quiet_loading
 from tests import stub_decoder

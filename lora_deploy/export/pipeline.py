@@ -1,6 +1,5 @@
 """RUN in, proven BUNDLE out: merge, export, prove, and only then put it in its place."""
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lora_deploy.artifact.bundle import BundleManifest
 from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.dataset import LabelledClip, read_split
-from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.clips.processor import write_processor
 from lora_deploy.errors import ArtifactError, CheckFailed, CheckpointError, DataError, ModelError
 from lora_deploy.export.cards import bundle_card
 from lora_deploy.export.certificate_page import certificate_html
@@ -151,8 +150,7 @@ def save_model(merged: PreTrainedModel, folder: Path, manifest: RunManifest) -> 
     merged.config.name_or_path = ""  # else a path of this computer would be shipped
     with quiet_loading():
         merged.save_pretrained(str(folder))
-    processor = contract_to_processor(manifest.contract)
-    atomic.write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=1) + "\n")
+    write_processor(manifest.contract, folder, merged.config.model_type)
 
 
 def _forms(
