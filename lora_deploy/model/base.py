@@ -95,7 +95,7 @@ def open_base(
     if random_weights:
         _set_labels(config, id2label)
         model = _build(config)
-        new = {"classifier"}
+        new = {"classifier", "pooler"}  # what has to be learned before it says anything
     else:
         if state is None:
             model, new = _load(folder, base, id2label)
