@@ -6,6 +6,7 @@ Nothing heavy is imported here; a command imports its stage when it runs.
 import functools
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -89,6 +90,29 @@ def _pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_pool
 
 
+def _offline_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """No hub is asked while the command runs, by us or by a library."""
+
+    @click.option(
+        "--offline", is_flag=True, help="Ask no hub: a base must be here, or in the hub's cache."
+    )
+    @functools.wraps(command)
+    def may_be_offline(offline: bool, **options: Any) -> Any:
+        if not offline:
+            return command(**options)
+        before = os.environ.get("HF_HUB_OFFLINE")
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        try:
+            return command(**options)
+        finally:
+            if before is None:
+                del os.environ["HF_HUB_OFFLINE"]
+            else:
+                os.environ["HF_HUB_OFFLINE"] = before
+
+    return may_be_offline
+
+
 def _adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What an adapter's folder that another program wrote can't say provably."""
     command = click.option(
@@ -97,6 +121,7 @@ def _adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_labels,
         help="Of an adapter's folder without labels.json, in the order of its outputs.",
     )(command)
+    command = _offline_option(command)
     return click.option(
         "--base", help="What to put an adapter's folder on, where another program wrote it."
     )(command)
@@ -155,6 +180,7 @@ def quickstart(out: Path, seed: int) -> None:
     "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
+@_offline_option
 @_pool_options
 @_json_option
 def train(

@@ -13,10 +13,10 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from lora_deploy.clips import guard, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.base import quiet_loading
-from tests import stub_decoder
+from tests import stub_decoder, tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -84,6 +84,17 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "preprocessor_config.json").write_text(json.dumps(contract_to_processor(contract)))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, Path]:
+    """A classifier of two thin layers of each architecture, by its ``model_type``."""
+    folders = {"videomae": tiny_base}
+    for model_type in tiny_models.MAKERS:
+        folder = tmp_path_factory.mktemp(f"tiny-{model_type}")
+        tiny_models.save(tiny_models.make(model_type), folder)
+        folders[model_type] = folder
+    return folders
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +228,34 @@ def test_a_hub_id_is_opened_at_its_revision_from_the_local_cache(
     ).stdout.split()
     fingerprint = open_base(str(tiny_base), ["x", "y"]).fingerprint
     assert printed == ["somebody/tiny", commit, "32", fingerprint]
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_offline_no_connection_is_attempted(offline: bool, few_clips: Path, tmp_path: Path) -> None:
+    """A hub on loopback that counts who comes; without ``--offline`` somebody does."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.settimeout(0)
+        environment = {
+            **os.environ,
+            "HF_HOME": str(tmp_path),
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}",
+        }
+        for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+            environment.pop(name, None)
+        arguments = ["train", "--base", "somebody/tiny", "--data", str(few_clips)]
+        arguments += ["--out", str(tmp_path / "run"), *(["--offline"] if offline else [])]
+        command = [sys.executable, "-m", "lora_deploy", *arguments]
+        with subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, text=True
+        ) as training:
+            came = False
+            while training.poll() is None and not came:
+                came = bool(select.select([hub], [], [], 0.1)[0])
+            if came:
+                training.kill()
+            assert training.stderr is not None
+            said = training.stderr.read()
+    assert came is not offline
+    if offline:
+        assert "the hub may not be asked now" in said
+        assert "[BaseNotHereError]" in said

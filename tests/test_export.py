@@ -19,6 +19,7 @@ from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.clips import decode, transforms
+from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.errors import AdapterChangedError, ArtifactError, CheckFailed, DataError
 from lora_deploy.export import pipeline
 from lora_deploy.export.merge import merge
@@ -265,7 +266,7 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
         )
         onnx.save(graph, stage / "onnx" / "model.onnx")
         processor = stage / "model" / "preprocessor_config.json"
-        processor.write_text(json.dumps(transforms.contract_to_processor(wrong.contract)))
+        processor.write_text(json.dumps(contract_to_processor(wrong.contract)))
         if "labels" in change:
             swap_labels_of_transformers(stage)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lora_deploy.errors import TargetError
+from lora_deploy.model.architectures import ARCHITECTURES
 from lora_deploy.model.base import open_base
-from lora_deploy.model.targets import WORDS, resolve
+from lora_deploy.model.targets import resolve
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,11 @@ def test_one_dead_word_among_live_ones_is_an_error_that_lists_what_there_is(
     model = open_base(str(tiny_base), ["x", "y"]).model
     with pytest.raises(TargetError, match=r"no layer of videomae is called w2") as caught:
         resolve(model, ["qkv", "w2"])
-    for word in (*WORDS["videomae"], "attention.attention.query", "intermediate.dense"):
+    for word in (
+        *ARCHITECTURES["videomae"].words,
+        "attention.attention.query",
+        "intermediate.dense",
+    ):
         assert word in str(caught.value)
 
 

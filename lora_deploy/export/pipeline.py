@@ -1,6 +1,5 @@
 """RUN in, proven BUNDLE out: merge, export, prove, and only then put it in its place."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from lora_deploy.artifact.adapter_record import ADAPTER_WEIGHTS, is_adapter
 from lora_deploy.artifact.bundle import BundleManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip, read_split
-from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.clips.processor import write_processor
 from lora_deploy.errors import (
     AdapterSkippedError,
     ArtifactError,
@@ -199,8 +198,7 @@ def save_model(merged: PreTrainedModel, folder: Path, contract: PixelContract) -
     merged.config.name_or_path = ""  # else a path of this computer would be shipped
     with quiet_loading():
         merged.save_pretrained(str(folder))
-    processor = contract_to_processor(contract)
-    atomic.write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=1) + "\n")
+    write_processor(contract, folder, merged.config.model_type)
 
 
 def _forms(stage: Path, trained: Trained) -> list[Form]:

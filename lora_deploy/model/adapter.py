@@ -108,7 +108,9 @@ def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return adapted
 
 
-def count(model: torch.nn.Module) -> ParameterCounts:
+def count(
+    model: torch.nn.Module, head_modules: Sequence[str] = ("classifier", "fc_norm")
+) -> ParameterCounts:
     """Count parameters; the untrained copy of the head that peft keeps aside is not counted."""
     total = trainable = lora = head = 0
     for name, parameter in model.named_parameters():
@@ -118,12 +120,12 @@ def count(model: torch.nn.Module) -> ParameterCounts:
         if parameter.requires_grad:
             trainable += parameter.numel()
             lora += parameter.numel() if ".lora_" in name else 0
-            head += parameter.numel() if _is_head(name) else 0
+            head += parameter.numel() if _is_head(name, head_modules) else 0
     return ParameterCounts(total=total, trainable=trainable, lora=lora, head=head)
 
 
-def _is_head(name: str) -> bool:
-    return ".modules_to_save." in name or name.startswith(("classifier.", "fc_norm."))
+def _is_head(name: str, head_modules: Sequence[str]) -> bool:
+    return ".modules_to_save." in name or name.split(".", 1)[0] in head_modules
 
 
 @contextmanager

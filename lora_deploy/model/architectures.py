@@ -1,5 +1,6 @@
 """What is different from one video transformer to the next: one table, and one way to call any of them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,10 @@ class Architecture:
     """Beginnings of parameter names that a classifier has and never calls; no target word hits them."""
     fused_words: frozenset[str] = frozenset()
     """Words that name only a part of the layer that they hit."""
+    loss_counts_clips: bool = False
+    """Whether its loss is divided by the ``num_items_in_batch`` that transformers' Trainer hands in."""
+    original_names: tuple[tuple[str, str], ...] = ()
+    """Layer names as regular expressions, and what the original code calls such a layer."""
     frames_field: str = "num_frames"
     picture_field: str = "image_size"
     """Where the configuration says how many frames, and of how many pixels, a clip has."""
@@ -42,6 +47,15 @@ class Architecture:
         size = getattr(config, self.picture_field)
         height, width = (size, size) if isinstance(size, int) else size
         return int(height), int(width)
+
+    def names_of(self, layer: str) -> tuple[str, ...]:
+        """What a layer may be called: its own name, and that of the original code."""
+        originals = [
+            match.expand(original)
+            for pattern, original in self.original_names
+            if (match := re.fullmatch(pattern, layer))
+        ]
+        return (layer, *originals)
 
     def is_uncalled(self, parameter_name: str) -> bool:
         """Whether no answer of the classifier depends on this parameter."""
@@ -77,6 +91,7 @@ def _words(
     }
 
 
+_VIDEOMAE = r"videomae\.encoder\.layer\.(\d+)"
 _FUSED = (r"layer\.\d+\.(?:temporal_)?attention\.attention\.qkv",)
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
@@ -92,7 +107,20 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         ),
         head_modules=("classifier", "fc_norm"),
         # A masked autoencoder norms its last tokens; with mean pooling fc_norm does that instead.
-        dropped=("decoder.", "encoder_to_decoder.", "mask_token", "videomae.layernorm."),
+        dropped=(
+            "decoder.",
+            "encoder_to_decoder.",
+            "mask_token",
+            "videomae.layernorm.",
+            "layernorm.",
+        ),
+        loss_counts_clips=True,
+        original_names=(
+            (rf"{_VIDEOMAE}\.attention\.attention\.(?:query|key|value)", r"blocks.\1.attn.qkv"),
+            (rf"{_VIDEOMAE}\.attention\.output\.dense", r"blocks.\1.attn.proj"),
+            (rf"{_VIDEOMAE}\.intermediate\.dense", r"blocks.\1.mlp.fc1"),
+            (rf"{_VIDEOMAE}\.output\.dense", r"blocks.\1.mlp.fc2"),
+        ),
     ),
     "timesformer": Architecture(
         title="TimeSformer",
@@ -119,6 +147,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc2=(r"mlp\.fc2",),
         ),
         dropped=("pooler.", "vivit.pooler."),  # tanh over the first token, which no classifier uses
+        loss_counts_clips=True,
     ),
     "vjepa2": Architecture(
         title="V-JEPA 2",

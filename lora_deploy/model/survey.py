@@ -1,5 +1,6 @@
 """What target words would hit on a base, and what LoRA would cost there: nothing is attached or trained."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from lora_deploy.artifact import bundle, run
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.config import LoraSettings
 from lora_deploy.errors import ArtifactError
+from lora_deploy.model.architectures import architecture_of
 from lora_deploy.model.base import OpenedBase, open_base
 from lora_deploy.model.embedded import EMBEDDED_BASES
-from lora_deploy.model.targets import WORDS, ResolvedTargets, resolve
+from lora_deploy.model.targets import ResolvedTargets, find, fused_note
+
+logger = logging.getLogger(__name__)
 
 _STAND_IN_LABELS = ("one", "other")
 """For a base whose labels nobody has named yet: as few as a training takes."""
@@ -87,7 +91,9 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
     """
     opened, labels = _open(model)
     base = opened.model
-    known = WORDS[base.config.model_type]
+    architecture = architecture_of(base.config.model_type)
+    if said := fused_note(architecture, targets):
+        logger.warning("%s", said)
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
     head = sum(size for name, size in sizes.items() if name.split(".", 1)[0] in opened.head_modules)
     return Survey(
@@ -102,8 +108,8 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
         head_modules=opened.head_modules,
         labels=labels,
         r=r,
-        words={word: _reach(base, resolve(base, [word]), r) for word in targets or known},
-        together=_reach(base, resolve(base, targets), r) if targets else None,
+        words={word: _reach(base, find(base, [word]), r) for word in targets or architecture.words},
+        together=_reach(base, find(base, targets), r) if targets else None,
     )
 
 

@@ -33,7 +33,7 @@ from lora_deploy.runtime.load import load
 from lora_deploy.train import report
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.run_folder import Learner, RunFolder
-from lora_deploy.train.tensors import ClipSamples
+from lora_deploy.train.tensors import ClipSamples, Collate
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def prepare(base: OpenedBase, settings: Settings) -> Learner:
     elif settings.model.freeze_base:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.split(".", 1)[0] in base.head_modules
-    return Learner(model, targets, count(model))
+    return Learner(model, targets, count(model, base.head_modules))
 
 
 def _tell(settings: Settings, learner: Learner) -> None:
@@ -212,6 +212,7 @@ def _train(
         args=training_arguments(training, run_folder.path, use_cpu=target_device.type == "cpu"),
         train_dataset=samples["train"],
         eval_dataset=samples["val"],
+        data_collator=Collate(learner.model.config.model_type),
         compute_metrics=_accuracy,
         callbacks=[
             WriteMetrics(run_folder.path / run.METRICS),
