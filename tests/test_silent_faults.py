@@ -171,6 +171,12 @@ def test_06_a_head_that_was_not_saved(adapter_copy: Path, run_copy: Path) -> Non
         load(run_copy)
 
 
+def test_06_a_head_of_which_a_part_was_not_saved(adapter_copy: Path) -> None:
+    edit_tensors(adapter_copy, without("classifier.bias"))
+    with pytest.raises(HeadMissingError, match=r"classifier\.bias"):
+        load(adapter_copy)
+
+
 def test_07_a_layer_that_is_missing(adapter_copy: Path) -> None:
     edit_tensors(adapter_copy, without("layer.1.attention.attention.key"))
     with pytest.raises(AdapterPartMissingError, match=r"lacks 2 of 14 parts: .*layer\.1\..*key"):
