@@ -431,7 +431,7 @@ def _print_survey(survey: "Survey") -> None:
 @commands.command()
 @_json_option
 def doctor(as_json: bool) -> int:
-    """Say what this computer offers and lacks: versions, clashes, the fence around the decoder."""
+    """Say what this computer offers and lacks: versions, clashes, the decoders and their fence."""
     from lora_deploy import doctor as stage
 
     diagnosis = stage.examine()
@@ -442,6 +442,9 @@ def doctor(as_json: bool) -> int:
             click.echo(f"{package} {version}")
         if not diagnosis.fence.missing:
             click.echo("the fence around the decoder is whole")
+        for finding in diagnosis.decoders:
+            if finding.is_right:
+                click.echo(str(finding))
         for line in diagnosis.complaints:
             click.echo(f"! {line}")
     return 1 if diagnosis.complaints else 0

@@ -13,6 +13,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── ResumeError                a training that can't go on from where it stopped
 ├── TrainingError              a training that can't give a model
 ├── BackendError               a runtime that can't do what was asked
+│   └── DecoderError           a decoder that gives wrong frames without a word
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
@@ -502,6 +503,61 @@ class DecodersUnavailableError(BackendError):
     """The processes that decode videos can't be started on this machine."""
 
     remedy = "`lora-deploy doctor` says what is missing"
+
+
+class DecoderError(BackendError):
+    """A decoder whose frames are not those that were asked for, and that says nothing of it."""
+
+
+_ANOTHER_DECODER = (
+    "take --decoder av, or install the decoder at the version in constraints.txt; "
+    "`lora-deploy doctor` proves each that is here"
+)
+
+
+class RepeatedFramesError(DecoderError):
+    """The decoder gives one picture several times, in place of others that it can't reach.
+
+    decord does so in files with an edit list, and behind damage.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class RotationIgnoredError(DecoderError):
+    """The decoder gives pictures as they are stored, and not as the file says they are to be turned.
+
+    Phones store portrait video lying on its side.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class SampledByIndexError(DecoderError):
+    """The decoder counts frames instead of looking at their times.
+
+    Where the rate varies, as in videos of phones and screens, that gives other moments.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class FirstFramesOnlyError(DecoderError):
+    """The decoder looks at the first frames of a video alone, however long it is."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class WrongFramesError(DecoderError):
+    """The decoder gives other pictures than were asked for, or wrong colours."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class DecoderUnprovedError(DecoderError):
+    """The decoder refuses every clip whose frames are known, so nothing vouches for the others."""
+
+    remedy = _ANOTHER_DECODER
 
 
 class MissingPackageError(LoraDeployError):
