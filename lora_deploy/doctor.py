@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from lora_deploy.clips import decoders
-from lora_deploy.clips.decoders import DecoderFinding
+from lora_deploy.clips import proven
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.pool import DecodePool
+from lora_deploy.clips.proven import DecoderFinding
 from lora_deploy.versions import installed_versions
 
 QUARRELS = (("onnxruntime", "onnxruntime-gpu"), ("decord", "decord2"))
@@ -59,7 +59,7 @@ def examine() -> Diagnosis:
         versions=installed_versions(),
         quarrels=tuple(pair for pair in QUARRELS if all(map(_is_there, pair))),
         fence=fence,
-        decoders=decoders.examine(),
+        decoders=proven.examine(),
     )
 
 

@@ -27,6 +27,17 @@ ClipErrorKind = Literal[
     "unreadable", "no_video", "too_large", "too_long", "forbidden", "timeout", "not_found"
 ]
 
+CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
+    "unreadable": "It can't be read, is damaged, or is no video at all; or its decoder broke down.",
+    "no_video": "It is sound, and holds no pictures, only sound or data.",
+    "too_large": "Its pictures, the number of its streams, or the memory it needs exceed a limit.",
+    "too_long": "It lasts longer, or has more frames, than is read; cut it.",
+    "forbidden": "It is a folder, a device, a playlist, or of a kind that may name other files.",
+    "timeout": "Decoding was not done within the deadline and was cut off.",
+    "not_found": "There is no such file.",
+}
+"""What each kind means of a file."""
+
 
 class LoraDeployError(Exception):
     """A mistake that the user can mend; its text says what was found, what is allowed, what to do."""
@@ -71,11 +82,29 @@ class SettingsFileError(SettingsError):
     remedy = "start from a good one: `lora-deploy config > my.yaml`"
 
 
+class UnknownRecipeError(SettingsError):
+    """No recipe that comes with this program is called so, and no file is there either."""
+
+    remedy = "`lora-deploy config --list` prints their names"
+
+
+class SettingsClashError(SettingsError):
+    """Two settings that exclude each other, or one that is given in two places."""
+
+    remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
+
+
+class OverrideError(SettingsError):
+    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one."""
+
+    remedy = "write it as in `lora-deploy train --set training.batch_size=4`"
+
+
 # Data -------------------------------------------------------------------------------------------
 
 
 class DataError(LoraDeployError):
-    """A data folder or manifest that does not hold labelled clips."""
+    """Labelled clips that can't be used: folders, manifests, splits, labels, decoded frames."""
 
 
 class NoSuchDataError(DataError):
@@ -84,10 +113,85 @@ class NoSuchDataError(DataError):
     remedy = "give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data"
 
 
+class DataNotNamedError(DataError):
+    """No labelled clips were named, and the model has none of its own: only a RUN does."""
+
+    remedy = "name some with --data"
+
+
+class NoVideosError(DataError):
+    """A folder or a manifest without a video: what a folder holds is told by the endings of names."""
+
+    remedy = "put videos there, in one subfolder per class, or mend the endings of their names"
+
+
+class EmptyClassError(DataError):
+    """A class folder in which no video is, so nothing could be learned of that class."""
+
+    remedy = "fill the folder or remove it"
+
+
+class FolderLayoutError(DataError):
+    """A data folder that mixes loose videos, classes and splits, so that labels can't be told."""
+
+    remedy = "put each video into CLASS/, or into train/CLASS/, val/CLASS/ or test/CLASS/"
+
+
+class FileNameError(DataError):
+    """A file or folder whose name is no UTF-8, which neither manifests nor reports can hold."""
+
+    remedy = "rename it"
+
+
+class ManifestFileError(DataError):
+    """A manifest of another kind than CSV and JSON Lines, or that can't be read as text."""
+
+    remedy = "save it as UTF-8 text with the ending .csv or .jsonl"
+
+
+class ManifestRowError(DataError):
+    """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
+
+    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+
+
+class ContradictingRowsError(DataError):
+    """One file stands in the manifest twice, with different labels, splits or groups."""
+
+    remedy = "keep one of the lines"
+
+
+class GroupInTwoSplitsError(DataError):
+    """Clips of one group (a person, a recording) are in several splits.
+
+    What is tested was then seen in training, and the accuracy is too good to be true.
+    """
+
+    remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class ClipsMissingError(DataError):
+    """The manifest names files that are not there."""
+
+    remedy = "copy them there, or mend their paths, which count from the manifest's folder"
+
+
+class SplitsNotNamedError(DataError):
+    """The data names no splits, so clips that the model learned from can't be told from others."""
+
+    remedy = "say --split all if it has seen none of them, or give the RUN's splits.csv with --data"
+
+
 class TooFewClassesError(DataError):
     """There is only one label, so nothing can be told apart."""
 
     remedy = "add clips of a second class beside the first"
+
+
+class UntrainedClassError(DataError):
+    """A class has clips to validate or to test, and none to train on."""
+
+    remedy = "give some of its clips the split train, or leave the class out"
 
 
 class EmptySplitError(DataError):
@@ -106,6 +210,18 @@ class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
     remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+
+
+class FrameCacheFullError(DataError):
+    """There is no room for the decoded frames, which a training reads instead of the videos."""
+
+    remedy = "free some space, or name a folder on another disk with --cache"
+
+
+class FrameCacheFolderError(DataError):
+    """The folder for the decoded frames can't be made, read or written."""
+
+    remedy = "name one that can be written with --cache"
 
 
 # Clips ------------------------------------------------------------------------------------------
@@ -561,7 +677,9 @@ class DecoderUnprovedError(DecoderError):
 
 
 class MissingPackageError(LoraDeployError):
-    """An optional package that this command needs is not installed."""
+    """An optional package that this command needs is not installed; the text has the pip line."""
+
+    remedy = "type that line, then see what is here with `lora-deploy doctor`"
 
 
 # Proofs -----------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ CHOICES: dict[str, Callable[[Times, PixelContract], Sequence[int]]] = {
     ],
     "both ends": lambda t, c: [round(at * (len(t) - 1) / (c.frames - 1)) for at in range(c.frames)],
     "first frames": lambda _, contract: range(contract.frames),
-    "first third of a second": lambda t, c: nearest_frames(
-        [at / c.frames / 3 for at in range(c.frames)], t
+    "first quarter of a second": lambda t, c: nearest_frames(
+        [at / c.frames / 4 for at in range(c.frames)], t
     ),
     "one late": lambda t, c: [min(at + 1, len(t) - 1) for at in by_time(t, c)],
     "backwards": lambda t, c: by_time(t, c)[::-1],
