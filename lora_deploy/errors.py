@@ -626,8 +626,8 @@ class DecoderError(BackendError):
 
 
 _ANOTHER_DECODER = (
-    "take --decoder av, or install the decoder at the version in constraints.txt; "
-    "`lora-deploy doctor` proves each that is here"
+    "take --decoder av, or install another version of the decoder; `lora-deploy doctor` proves "
+    "each that is here"
 )
 
 

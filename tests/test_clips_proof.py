@@ -1,6 +1,7 @@
 """A decoder that gives wrong frames is found out, and by the right name, before it meets a stranger's file."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -131,6 +132,16 @@ def test_a_refused_clip_is_honest_and_is_told(faulty: Faulty) -> None:
     found = faulty("refuses Matroska").prove()
     assert found.refused == ("open-groups.mkv",)
     assert set(found.right) == set(known_clips()) - set(found.refused)
+
+
+def test_a_clip_from_which_a_decoder_never_returns_costs_seconds_and_not_a_minute(
+    faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.PROOF_DEADLINE_SECONDS < pool.DEADLINE_SECONDS / 10
+    monkeypatch.setattr(pool, "PROOF_DEADLINE_SECONDS", 0.5)
+    started = time.monotonic()
+    assert faulty("never returns from Matroska").prove().refused == ("open-groups.mkv",)
+    assert time.monotonic() - started < 10
 
 
 def test_decord_as_its_manual_has_it_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ Decoder = Literal["av", "decord"]
 DEADLINE_SECONDS = 60.0
 """For one clip, from handing it over to having its frames."""
 
+PROOF_DEADLINE_SECONDS = 5.0
+"""For one of the known clips, which take milliseconds; some versions of decord never return from one."""
+
 MEMORY_BYTES = 1536 << 20
 """What decoding one clip may take: 17 frames of the largest size that is read, and some room."""
 
@@ -211,22 +214,27 @@ class DecodePool:
     def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
         with guard.open_clip(path) as file:  # what may not be opened needs neither worker nor proof
             self._prove_once()
-            return self._clip_of(file, contract)
+            return self._clip_of(file, contract, self.options.deadline_seconds)
 
     def _decode_known(self, path: Path, contract: PixelContract) -> DecodedClip:
+        deadline_seconds = min(self.options.deadline_seconds, PROOF_DEADLINE_SECONDS)
         with guard.open_clip(path) as file:
-            return self._clip_of(file, contract)
+            return self._clip_of(file, contract, deadline_seconds)
 
-    def _clip_of(self, file: BinaryIO, contract: PixelContract) -> DecodedClip:
-        answer = self._ask(file.fileno(), contract)
+    def _clip_of(
+        self, file: BinaryIO, contract: PixelContract, deadline_seconds: float
+    ) -> DecodedClip:
+        answer = self._ask(file.fileno(), contract, deadline_seconds)
         if isinstance(answer, wire.Answer):
             raise ClipError(answer.error_kind, answer.error)
         return answer
 
-    def _ask(self, descriptor: int, contract: PixelContract) -> DecodedClip | wire.Answer:
+    def _ask(
+        self, descriptor: int, contract: PixelContract, deadline_seconds: float
+    ) -> DecodedClip | wire.Answer:
         while True:
             worker = self._worker()
-            until = time.monotonic() + self.options.deadline_seconds
+            until = time.monotonic() + deadline_seconds
             try:
                 wire.send_job(worker.connection, contract, descriptor)
                 answer = wire.receive_answer(worker.connection, contract, until)
@@ -234,8 +242,7 @@ class DecodePool:
                 self._end(worker)
                 raise ClipError(
                     "timeout",
-                    f"decoding was not done after {self.options.deadline_seconds:g} seconds and "
-                    "was cut off",
+                    f"decoding was not done after {deadline_seconds:g} seconds and was cut off",
                 ) from None
             except (wire.WireError, OSError):
                 self._end(worker)

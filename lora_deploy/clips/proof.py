@@ -181,7 +181,7 @@ def _faults(read: list[_Reading], decoder: str, frames_off: int) -> Iterator[Dec
             yield SampledByIndexError(_found(reading, decoder, "were counted and not timed"))
     for reading in wrong:
         if reading.repeats:
-            yield RepeatedFramesError(_found(reading, decoder, "repeat some"))
+            yield RepeatedFramesError(_found(reading, decoder, "repeat"))
         elif reading.stays_at_the_beginning:
             yield FirstFramesOnlyError(_found(reading, decoder, "are from its beginning alone"))
         elif not reading.warm:
