@@ -144,10 +144,19 @@ def test_a_clip_from_which_a_decoder_never_returns_costs_seconds_and_not_a_minut
     assert time.monotonic() - started < 10
 
 
-def test_decord_as_its_manual_has_it_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = worker_command("worker.DECODERS['decord'] = 'naive_decord'")
+@pytest.mark.parametrize(
+    ("by_its_times", "kind"), [(False, SampledByIndexError), (True, RepeatedFramesError)]
+)
+def test_decord_as_its_manual_has_it_is_found_out(
+    by_its_times: bool, kind: type[DecoderError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By index, and by the times that it tells itself: then it repeats frames of the edit list."""
+    command = worker_command(
+        f"import naive_decord; naive_decord.BY_ITS_TIMES = {by_its_times}",
+        "worker.DECODERS['decord'] = 'naive_decord'",
+    )
     monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
-    with DecodePool(1, decoder="decord") as running, pytest.raises(SampledByIndexError):
+    with DecodePool(1, decoder="decord") as running, pytest.raises(kind):
         running.prove()
 
 
