@@ -445,7 +445,7 @@ def doctor(
 ) -> int:
     """Say what is wrong with this computer, or with a RUN, a BUNDLE or an adapter's folder.
 
-    Without PATH: versions, clashes, the fence around the decoder. With it: every part of the
+    Without PATH: versions, clashes, the decoders and their fence. With it: every part of the
     folder, and whether its adapter is alive.
     """
     if path is None:

@@ -13,6 +13,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── ResumeError                a training that can't go on from where it stopped
 ├── TrainingError              a training that can't give a model
 ├── BackendError               a runtime that can't do what was asked
+│   └── DecoderError           a decoder that gives wrong frames without a word
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
@@ -25,6 +26,17 @@ from typing import ClassVar, Literal
 ClipErrorKind = Literal[
     "unreadable", "no_video", "too_large", "too_long", "forbidden", "timeout", "not_found"
 ]
+
+CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
+    "unreadable": "It can't be read, is damaged, or is no video at all; or its decoder broke down.",
+    "no_video": "It is sound, and holds no pictures, only sound or data.",
+    "too_large": "Its pictures, the number of its streams, or the memory it needs exceed a limit.",
+    "too_long": "It lasts longer, or has more frames, than is read; cut it.",
+    "forbidden": "It is a folder, a device, a playlist, or of a kind that may name other files.",
+    "timeout": "Decoding was not done within the deadline and was cut off.",
+    "not_found": "There is no such file.",
+}
+"""What each kind means of a file."""
 
 
 class LoraDeployError(Exception):
@@ -70,11 +82,29 @@ class SettingsFileError(SettingsError):
     remedy = "start from a good one: `lora-deploy config > my.yaml`"
 
 
+class UnknownRecipeError(SettingsError):
+    """No recipe that comes with this program is called so, and no file is there either."""
+
+    remedy = "`lora-deploy config --list` prints their names"
+
+
+class SettingsClashError(SettingsError):
+    """Two settings that exclude each other, or one that is given in two places."""
+
+    remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
+
+
+class OverrideError(SettingsError):
+    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one."""
+
+    remedy = "write it as in `lora-deploy train --set training.batch_size=4`"
+
+
 # Data -------------------------------------------------------------------------------------------
 
 
 class DataError(LoraDeployError):
-    """A data folder or manifest that does not hold labelled clips."""
+    """Labelled clips that can't be used: folders, manifests, splits, labels, decoded frames."""
 
 
 class NoSuchDataError(DataError):
@@ -83,10 +113,85 @@ class NoSuchDataError(DataError):
     remedy = "give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data"
 
 
+class DataNotNamedError(DataError):
+    """No labelled clips were named, and the model has none of its own: only a RUN does."""
+
+    remedy = "name some with --data"
+
+
+class NoVideosError(DataError):
+    """A folder or a manifest without a video: what a folder holds is told by the endings of names."""
+
+    remedy = "put videos there, in one subfolder per class, or mend the endings of their names"
+
+
+class EmptyClassError(DataError):
+    """A class folder in which no video is, so nothing could be learned of that class."""
+
+    remedy = "fill the folder or remove it"
+
+
+class FolderLayoutError(DataError):
+    """A data folder that mixes loose videos, classes and splits, so that labels can't be told."""
+
+    remedy = "put each video into CLASS/, or into train/CLASS/, val/CLASS/ or test/CLASS/"
+
+
+class FileNameError(DataError):
+    """A file or folder whose name is no UTF-8, which neither manifests nor reports can hold."""
+
+    remedy = "rename it"
+
+
+class ManifestFileError(DataError):
+    """A manifest of another kind than CSV and JSON Lines, or that can't be read as text."""
+
+    remedy = "save it as UTF-8 text with the ending .csv or .jsonl"
+
+
+class ManifestRowError(DataError):
+    """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
+
+    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+
+
+class ContradictingRowsError(DataError):
+    """One file stands in the manifest twice, with different labels, splits or groups."""
+
+    remedy = "keep one of the lines"
+
+
+class GroupInTwoSplitsError(DataError):
+    """Clips of one group (a person, a recording) are in several splits.
+
+    What is tested was then seen in training, and the accuracy is too good to be true.
+    """
+
+    remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class ClipsMissingError(DataError):
+    """The manifest names files that are not there."""
+
+    remedy = "copy them there, or mend their paths, which count from the manifest's folder"
+
+
+class SplitsNotNamedError(DataError):
+    """The data names no splits, so clips that the model learned from can't be told from others."""
+
+    remedy = "say --split all if it has seen none of them, or give the RUN's splits.csv with --data"
+
+
 class TooFewClassesError(DataError):
     """There is only one label, so nothing can be told apart."""
 
     remedy = "add clips of a second class beside the first"
+
+
+class UntrainedClassError(DataError):
+    """A class has clips to validate or to test, and none to train on."""
+
+    remedy = "give some of its clips the split train, or leave the class out"
 
 
 class EmptySplitError(DataError):
@@ -105,6 +210,18 @@ class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
     remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+
+
+class FrameCacheFullError(DataError):
+    """There is no room for the decoded frames, which a training reads instead of the videos."""
+
+    remedy = "free some space, or name a folder on another disk with --cache"
+
+
+class FrameCacheFolderError(DataError):
+    """The folder for the decoded frames can't be made, read or written."""
+
+    remedy = "name one that can be written with --cache"
 
 
 # Clips ------------------------------------------------------------------------------------------
@@ -510,8 +627,65 @@ class DecodersUnavailableError(BackendError):
     remedy = "`lora-deploy doctor` says what is missing"
 
 
+class DecoderError(BackendError):
+    """A decoder whose frames are not those that were asked for, and that says nothing of it."""
+
+
+_ANOTHER_DECODER = (
+    "take --decoder av, or install another version of the decoder; `lora-deploy doctor` proves "
+    "each that is here"
+)
+
+
+class RepeatedFramesError(DecoderError):
+    """The decoder gives one picture several times, in place of others that it can't reach.
+
+    decord does so in files with an edit list, and behind damage.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class RotationIgnoredError(DecoderError):
+    """The decoder gives pictures as they are stored, and not as the file says they are to be turned.
+
+    Phones store portrait video lying on its side.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class SampledByIndexError(DecoderError):
+    """The decoder counts frames instead of looking at their times.
+
+    Where the rate varies, as in videos of phones and screens, that gives other moments.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class FirstFramesOnlyError(DecoderError):
+    """The decoder looks at the first frames of a video alone, however long it is."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class WrongFramesError(DecoderError):
+    """The decoder gives other pictures than were asked for, or wrong colours."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class DecoderUnprovedError(DecoderError):
+    """The decoder refuses every clip whose frames are known, so nothing vouches for the others."""
+
+    remedy = _ANOTHER_DECODER
+
+
 class MissingPackageError(LoraDeployError):
-    """An optional package that this command needs is not installed."""
+    """An optional package that this command needs is not installed; the text has the pip line."""
+
+    remedy = "type that line, then see what is here with `lora-deploy doctor`"
 
 
 # Proofs -----------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def diagnosis(found: "Diagnosis") -> str:
     lines = [f"{package} {version}" for package, version in found.versions.items()]
     if not found.fence.missing:
         lines.append("the fence around the decoder is whole")
+    lines += [str(finding) for finding in found.decoders if finding.is_right]
     return "\n".join([*lines, *(f"! {line}" for line in found.complaints)])
 
 

@@ -191,5 +191,5 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool]:
     """A pool of one worker that obeys orders, with a short deadline."""
     monkeypatch.setattr(pool, "_WORKER_COMMAND", stub_decoder.worker_command())
     monkeypatch.setattr(guard, "_check_content", lambda head: None)
-    with DecodePool(1, deadline_seconds=1.0) as running:
+    with DecodePool(1, deadline_seconds=1.0, proof=False) as running:  # it decodes no video
         yield running

@@ -13,7 +13,7 @@ from transformers import AutoModelForVideoClassification
 from lora_deploy.artifact import run
 from lora_deploy.clips import decode, transforms
 from lora_deploy.config import load_settings, settings_from
-from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
+from lora_deploy.errors import ArtifactError, DataError, LoraDeployError, NoSuchDeviceError
 from lora_deploy.model.base import open_base
 from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.runtime.load import load
@@ -248,6 +248,6 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(
     few_clips: Path, tmp_path: Path
 ) -> None:
     for name, words in (("cuda:99", "CUDA devices"), ("tpu", "allowed: auto, cpu, cuda")):
-        with pytest.raises(BackendError, match=words):
+        with pytest.raises(NoSuchDeviceError, match=words):
             fit(load_settings(), few_clips, tmp_path / "run", device_name=name)
     assert not (tmp_path / "run").exists()
