@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from lora_deploy import atomic
 from lora_deploy.errors import DiskFullError, FileUnknownError, SaveUnfinishedError
 from tests.faults import Mode, attempt
+from tests.power_cut import out_of_order
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -104,6 +105,17 @@ def test_whichever_call_of_an_update_fails_the_files_are_all_old_or_all_new(
         assert files_of(folder) == all_are("newer")
     assert seen == sorted(seen, reverse=True)
     assert set(seen) == {"old", "new"}
+
+
+def test_nothing_counts_before_it_is_on_the_disk(tmp_path: Path, fault_injection: None) -> None:
+    update_all(tmp_path, "old")
+    for action in (
+        lambda: atomic.write_text(tmp_path / "a", "new"),
+        lambda: update_all(tmp_path, "new"),
+    ):
+        came = attempt(action, tmp_path)
+        assert came.ended == "done"
+        assert out_of_order(came.calls) == []
 
 
 @pytest.mark.parametrize("mode", get_args(Mode))

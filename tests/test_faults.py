@@ -19,11 +19,9 @@ from lora_deploy.atomic import UPDATE
 from lora_deploy.errors import ArtifactError
 from lora_deploy.runtime.load import load
 from tests.faults import NEED_ROOM, Call
+from tests.power_cut import out_of_order
 
 ROOT = Path(__file__).parents[1]
-MAKES = {"openat", "open", "mkdir"}
-"""Calls after which a file or folder wants a sync, and so does the folder that names it."""
-CHANGES = {"write", "sendfile", "ftruncate", "chmod"}
 
 
 @dataclass(frozen=True)
@@ -227,43 +225,6 @@ def named(path: str) -> str:
 def test_nothing_counts_before_it_is_on_the_disk(saves: Trial, exports: Trial) -> None:
     for calls in (*saves.whole, *exports.whole):
         assert out_of_order(calls) == []
-
-
-def out_of_order(calls: list[Call]) -> list[str]:
-    """What a power cut could tear: files and names that count, or are parted with, unsynced."""
-    wrong: list[str] = []
-    unsynced: set[str] = set()
-    for call, after in zip(calls, [*calls[1:], None], strict=True):
-        path = PurePosixPath(call.path)
-        if call.name in MAKES:
-            unsynced |= {call.path, path.parent.as_posix()}
-        elif call.name in CHANGES:
-            unsynced.add(call.path)
-        elif call.name in ("fsync", "unlink", "unlinkat"):
-            unsynced.discard(call.path)
-        elif call.name == "rmdir":
-            unsynced.discard(call.path)
-            moved_to = path.relative_to(UPDATE).as_posix()
-            if moved_to in unsynced:
-                wrong.append(f"{call} before a sync of {moved_to}")
-        elif call.name.startswith("rename") and call.to is not None:
-            to = PurePosixPath(call.to)
-            moved = {name for name in unsynced if PurePosixPath(name).is_relative_to(path)}
-            if moved and not is_partial(to):
-                wrong.append(f"{call} before a sync of {sorted(moved)}")
-            publishes = is_partial(path) and not is_partial(to)
-            if publishes and after != Call("fsync", to.parent.as_posix()):
-                wrong.append(f"{call} without a sync of {to.parent} at once")
-            unsynced -= moved
-            unsynced |= {(to / PurePosixPath(name).relative_to(path)).as_posix() for name in moved}
-            unsynced.add(to.parent.as_posix())
-        else:
-            wrong.append(f"{call}: what does it change?")
-    return wrong + [f"{name} is never synced" for name in sorted(unsynced)]
-
-
-def is_partial(path: PurePosixPath) -> bool:
-    return any(part.endswith(".partial") for part in path.parts)
 
 
 @pytest.mark.soak
