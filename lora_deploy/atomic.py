@@ -182,9 +182,13 @@ def _remove_abandoned_stages(target: Path) -> None:
 def _lock(folder: Path) -> int | None:
     """A descriptor that holds a lock on a folder until it is closed, or the process ends.
 
-    None where another process has the lock, or where the file system knows none.
+    None where another process has the lock, or another user the folder, or where the file system
+    knows no locks.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

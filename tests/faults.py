@@ -313,5 +313,7 @@ def _path(pid: int, how: str, arguments: list[int], place: int) -> Path | None:
             memory.seek(arguments[place])
             text = memory.read(_LONGEST_PATH).partition(b"\0")[0]
         return Path(os.path.normpath(start / os.fsdecode(text)))
+    except PermissionError as error:  # else the calls would go uncounted, and nothing be proved
+        raise InjectionRefused(f"what a call is about can't be read: {error}") from None
     except OSError:
         return None

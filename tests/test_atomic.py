@@ -5,7 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from safetensors import SafetensorError
@@ -81,6 +81,14 @@ def cut_off(folder: Path, text: str) -> None:
     (folder / atomic.UPDATE / "inner").mkdir(parents=True)
     for name in ("b", "inner/c"):
         (folder / name).rename(folder / atomic.UPDATE / name)
+
+
+def test_an_update_first_finishes_the_one_that_was_cut_off(tmp_path: Path) -> None:
+    update_all(tmp_path, "old")
+    cut_off(tmp_path, "new")
+    with atomic.updating(tmp_path) as stage:
+        (stage / "a").write_text("newer")
+    assert files_of(tmp_path) == {**all_are("new"), "a": "newer"}
 
 
 @pytest.mark.parametrize("mode", get_args(Mode))
@@ -205,6 +213,24 @@ def test_what_a_killed_process_staged_is_removed_by_the_next_but_not_what_one_is
             raise ZeroDivisionError
         (stage / "a").write_text("x")
     assert files_of(tmp_path) == {"folder": "/", "folder/a": "x", other.name: "/"}
+
+
+def test_what_another_user_staged_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / ".folder.abc.partial"
+    theirs.mkdir()
+    open_plainly = os.open
+
+    def open_mine(path: Path, *arguments: Any, **options: Any) -> int:
+        if path == theirs:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_plainly(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_mine)
+    with atomic.staged_folder(tmp_path / "folder") as stage:
+        (stage / "a").write_text("x")
+    assert files_of(tmp_path) == {"folder": "/", "folder/a": "x", theirs.name: "/"}
 
 
 @pytest.mark.parametrize(
