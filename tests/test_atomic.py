@@ -83,6 +83,14 @@ def cut_off(folder: Path, text: str) -> None:
         (folder / name).rename(folder / atomic.UPDATE / name)
 
 
+def test_an_update_removes_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.abc.partial").write_text("half")
+    (tmp_path / ".folder.abc.partial").mkdir()
+    (tmp_path / ".mine").write_text("mine")
+    update_all(tmp_path, "new")
+    assert files_of(tmp_path) == {**all_are("new"), ".mine": "mine"}
+
+
 def test_an_update_first_finishes_the_one_that_was_cut_off(tmp_path: Path) -> None:
     update_all(tmp_path, "old")
     cut_off(tmp_path, "new")
