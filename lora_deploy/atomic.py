@@ -121,6 +121,7 @@ def settle(folder: Path) -> None:
         SaveUnfinishedError: There is one, and nothing may be moved here.
         FileUnknownError: A link would lead the files out of ``folder``.
     """
+    folder = folder.resolve()  # the folder itself may be reached by a link, nothing in it
     update = folder / UPDATE
     try:
         if update.is_dir():

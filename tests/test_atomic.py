@@ -83,6 +83,15 @@ def cut_off(folder: Path, text: str) -> None:
         (folder / name).rename(folder / atomic.UPDATE / name)
 
 
+def test_a_folder_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    update_all(tmp_path / "link", "old")
+    cut_off(tmp_path / "link", "new")
+    atomic.settle(tmp_path / "link")
+    assert files_of(tmp_path / "folder") == all_are("new")
+
+
 def test_an_update_removes_what_a_killed_process_was_writing(tmp_path: Path) -> None:
     (tmp_path / ".run.json.abc.partial").write_text("half")
     (tmp_path / ".folder.abc.partial").mkdir()
