@@ -523,6 +523,21 @@ class FileUnknownError(ArtifactError):
     remedy = "take it away, or make the bundle again with `lora-deploy merge-export`"
 
 
+class SaveUnfinishedError(ArtifactError):
+    """A save was cut off after its new files counted and before all were at their places.
+
+    Opening the folder finishes it, which takes the right to write there.
+    """
+
+    remedy = "copy the folder to where you may write, and open the copy"
+
+
+class DiskFullError(ArtifactError):
+    """There is not room enough for what is to be written; what was there stays as it was."""
+
+    remedy = "free some space and give the same command again, a training with --resume"
+
+
 class GraphError(ArtifactError):
     """The ONNX graph can't be opened, or is not one that this program exported."""
 
@@ -580,12 +595,6 @@ class NothingKeptError(TrainingError):
     """The training ended before its first evaluation, so no epoch could be kept."""
 
     remedy = "train for at least one epoch: `--set training.epochs=1`"
-
-
-class DiskFullError(TrainingError):
-    """There is not room enough for what is to be written; what was there stays as it was."""
-
-    remedy = "free some space, then go on: `lora-deploy train --resume` with the same options"
 
 
 # Runtimes ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.base import quiet_loading
-from tests import stub_decoder, tiny_models
+from tests import faults, stub_decoder, tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -60,6 +60,17 @@ def media() -> Path:
 def reference() -> Path:
     """Checkpoints with the outputs that the original code computed from them."""
     return _needed(REFERENCE)
+
+
+@pytest.fixture(scope="session")
+def fault_injection() -> None:
+    """Skips where the kernel lets no process watch another one's calls, but not in CI."""
+    try:
+        faults.attempt(lambda: None, Path())
+    except faults.InjectionRefused as refused:
+        if os.environ.get("CI") == "true" or os.environ.get("REQUIRE_SHARED") == "1":
+            pytest.fail(f"no faults can be injected: {refused}")
+        pytest.skip(f"no faults can be injected: {refused}")
 
 
 @pytest.fixture(scope="session")

@@ -57,22 +57,23 @@ class RunManifest(Manifest):
 
 
 def write_run_manifest(folder: Path, manifest: RunManifest) -> None:
-    """Write ``run.json``; done last, so that what it speaks of is there."""
+    """Write ``run.json``."""
     atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def read_run_manifest(folder: Path) -> RunManifest:
-    """Read ``run.json``.
+    """Read ``run.json``, once a save that was cut off is finished.
 
     Raises:
-        ArtifactError: Missing, torn or newer.
+        ArtifactError: Missing, torn or newer, or a save was cut off and can't be finished here.
     """
+    atomic.settle(folder)
     return read_manifest(folder / MANIFEST, RunManifest)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder claims to be a RUN."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder claims to be a RUN; its first save may still want finishing."""
+    return (folder / MANIFEST).is_file() or (folder / atomic.UPDATE / MANIFEST).is_file()
 
 
 def verify_adapter(folder: Path, manifest: RunManifest) -> list[Path]:
