@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
@@ -88,6 +89,7 @@ def open_base(
     folder = place if state is None else place.parent
     config = _read_config(folder, base) if state is None else mcg_nju.read_config(place, state)
     architecture = architecture_of(config.model_type, what=f"base {base!r}")
+    architecture.check(config)
     contract = read_contract(folder, config)
     trained_for = config_labels(config)
     id2label = dict(enumerate(labels))
@@ -129,13 +131,14 @@ def from_config(config: dict[str, Any]) -> PreTrainedModel:
     architecture = architecture_of(model_type)
     try:
         model = _build(AutoConfig.for_model(model_type, **values))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseConfigError(f"no model can be built from its configuration: {error}") from error
     _settle(model, architecture)
     return model
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:
+    architecture_of(config.model_type).check(config)
     model: PreTrainedModel = AutoModelForVideoClassification.from_config(
         config, trust_remote_code=False
     )
@@ -205,7 +208,7 @@ def _read_config(folder: Path, base: str) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BaseConfigError(
             f"base {base!r} can't be opened: {first_line}; a folder with config.json and "
