@@ -237,7 +237,7 @@ def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrained
                 dtype=torch.float32,
             )
     except Exception as error:  # each kind of file fails in a way of its own
-        raise _unreadable(folder, base, error) from error
+        raise _unreadable(folder, base, id2label, error) from error
     mismatched = {entry[0]: entry for entry in report["mismatched_keys"]}
     misshapen = sorted(name for name in mismatched if not _is_of_head(model, name))
     if misshapen:
@@ -251,7 +251,17 @@ def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrained
     return model, {name.split(".", 1)[0] for name in missing}
 
 
-def _unreadable(folder: Path, base: str, error: Exception) -> CheckpointError:
+def _unreadable(
+    folder: Path, base: str, id2label: dict[int, str], error: Exception
+) -> BaseConfigError | CheckpointError:
+    """What is to blame: the configuration, weights that are not there, or what they are."""
+    config = _read_config(folder, base)
+    _set_labels(config, id2label)
+    try:
+        with torch.device("meta"):
+            _build(config)
+    except Exception as reason:
+        return BaseConfigError(f"no model can be built from the config.json of {base!r}: {reason}")
     first_line = str(error).strip().splitlines()[0]
     what = f"the weights of base {base!r} can't be opened: {first_line}"
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
