@@ -42,7 +42,7 @@ Layers hit, and LoRA parameters at r = {r}, at the published sizes, with any num
 The base without its head has {sizes} parameters.
 
 - TimeSformer attends twice in each block, over time and over space, with one layer for query, key and value each time. `q`, `k` and `v` hit that layer, so they are `qkv` there, and a warning says so. `temporal_dense`, a projection between the two attentions, is hit by `all-linear` and by its name.
-- V-JEPA 2's predictor guesses hidden tokens in pre-training and is skipped by a classifier: an adapter in it would be dead. No word hits it, nor does its name.
+- V-JEPA 2's predictor ({predictor} of its parameters) guesses hidden tokens in pre-training and is skipped by a classifier: an adapter in it would be dead. No word hits it, nor does its name.
 - The head is trained as it is and never hit: the classifier, VideoMAE's `fc_norm`, and V-JEPA 2's attentive pooler with all its linear layers. A V-JEPA 2 encoder comes without pooler, and gets a new one to be trained; a V-JEPA 2 classifier brings its own, which then stays as it is.
 
 ## The layers behind the words
@@ -77,13 +77,22 @@ def cell(model: PreTrainedModel, words: str) -> str:
 
 
 def base_parameters(model: PreTrainedModel) -> int:
-    """Parameters that answers depend on, but for the head's."""
+    """All parameters but those of a head."""
+    heads = architecture_of(model.config.model_type).head_modules
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.split(".", 1)[0] not in heads
+    )
+
+
+def uncalled_parameters(model: PreTrainedModel) -> int:
+    """Parameters that no answer depends on."""
     architecture = architecture_of(model.config.model_type)
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if name.split(".", 1)[0] not in architecture.head_modules
-        and not architecture.is_uncalled(name)
+        if architecture.is_uncalled(name)
     )
 
 
@@ -119,6 +128,7 @@ def page() -> str:
             f"{base_parameters(model):,} ({PUBLISHED[model_type]})"
             for model_type, model in models.items()
         ),
+        predictor=f"{uncalled_parameters(models['vjepa2']):,}",
         names=table(
             header,
             [

@@ -74,7 +74,7 @@ class Architecture:
 
     def is_uncalled(self, parameter_name: str) -> bool:
         """Whether no answer of the classifier depends on this parameter."""
-        return parameter_name.startswith(self.uncalled) if self.uncalled else False
+        return parameter_name.startswith(self.uncalled)
 
 
 def _words(
