@@ -2,6 +2,7 @@
 
 import json
 import logging
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ from lora_deploy.runtime.trained import open_run
 from lora_deploy.train.fit import fit, prepare, training_arguments
 from lora_deploy.train.tensors import Collate
 from tests import tiny_models
+
+ROOT = Path(__file__).parents[1]
 
 NEW = ("timesformer", "vivit", "vjepa2")
 
@@ -399,6 +402,21 @@ def test_inspection_counts_what_an_adapter_then_has(
     printed = capsys.readouterr()
     assert f"{model_type} of 2 hidden layers, 4 frames of 32×32 pixels" in printed.out
     assert ("are one layer" in printed.err) == (model_type == "timesformer")
+
+
+def test_the_page_of_target_words_says_what_is_counted() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "target_counts.py"))
+    written = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
+    assert written == script["page"](), "type scripts/target-docs"
+    # Counted another way: attached, at the published size.
+    model = script["published_model"]("videomae")
+    layers = resolve(model, ["q", "v"]).layers
+    with torch.device("meta"):
+        attached = attach(
+            model, LoraSettings(), layers=layers, head_modules=("classifier", "fc_norm"),
+            base_id="published", revision=None,
+        )  # fmt: skip
+    assert f"| `q`, `v` | {len(layers)} · {count(attached).lora:,} |" in written
 
 
 # Training ---------------------------------------------------------------------------------------

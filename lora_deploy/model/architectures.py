@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -33,10 +33,25 @@ class Architecture:
     loss_counts_clips: bool = False
     """Whether its loss is divided by the ``num_items_in_batch`` that transformers' Trainer hands in."""
     original_names: tuple[tuple[str, str], ...] = ()
-    """Layer names as regular expressions, and what the original code calls such a layer."""
+    """Layer names as regular expressions, and what the original code calls such a layer in full."""
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By field of the configuration: values that can't be used, and why."""
     frames_field: str = "num_frames"
     picture_field: str = "image_size"
     """Where the configuration says how many frames, and of how many pixels, a clip has."""
+
+    def check(self, config: Any) -> None:
+        """Refuse a variant whose answers would be of no use.
+
+        Raises:
+            UnsupportedArchitectureError: Says which, and why.
+        """
+        for name, reasons in self.refused.items():
+            value = str(getattr(config, name, None))
+            if reason := reasons.get(value):
+                raise UnsupportedArchitectureError(
+                    f"{self.title} with {name} {value!r} can't be used: {reason}"
+                )
 
     def frames(self, config: Any) -> int:
         """Frames of a clip."""
@@ -59,7 +74,7 @@ class Architecture:
 
     def is_uncalled(self, parameter_name: str) -> bool:
         """Whether no answer of the classifier depends on this parameter."""
-        return parameter_name.startswith(self.uncalled) if self.uncalled else False
+        return parameter_name.startswith(self.uncalled)
 
 
 def _words(
@@ -116,10 +131,13 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         ),
         loss_counts_clips=True,
         original_names=(
-            (rf"{_VIDEOMAE}\.attention\.attention\.(?:query|key|value)", r"blocks.\1.attn.qkv"),
-            (rf"{_VIDEOMAE}\.attention\.output\.dense", r"blocks.\1.attn.proj"),
-            (rf"{_VIDEOMAE}\.intermediate\.dense", r"blocks.\1.mlp.fc1"),
-            (rf"{_VIDEOMAE}\.output\.dense", r"blocks.\1.mlp.fc2"),
+            (
+                rf"{_VIDEOMAE}\.attention\.attention\.(?:query|key|value)",
+                r"encoder.blocks.\1.attn.qkv",
+            ),
+            (rf"{_VIDEOMAE}\.attention\.output\.dense", r"encoder.blocks.\1.attn.proj"),
+            (rf"{_VIDEOMAE}\.intermediate\.dense", r"encoder.blocks.\1.mlp.fc1"),
+            (rf"{_VIDEOMAE}\.output\.dense", r"encoder.blocks.\1.mlp.fc2"),
         ),
     ),
     "timesformer": Architecture(
@@ -135,6 +153,9 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc2=(r"layer\.\d+\.output\.dense",),
         ),
         fused_words=frozenset({"q", "k", "v", "query", "key", "value"}),
+        refused={
+            "attention_type": {"space_only": "transformers answers once a frame, not once a clip"}
+        },
     ),
     "vivit": Architecture(
         title="ViViT",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
@@ -91,6 +92,7 @@ def open_base(
     folder = place if state is None else place.parent
     config = _read_config(folder, base) if state is None else mcg_nju.read_config(place, state)
     architecture = architecture_of(config.model_type, what=f"base {base!r}")
+    architecture.check(config)
     contract = read_contract(folder, config)
     trained_for = config_labels(config)
     id2label = dict(enumerate(labels))
@@ -132,13 +134,14 @@ def from_config(config: dict[str, Any]) -> PreTrainedModel:
     architecture = architecture_of(model_type)
     try:
         model = _build(AutoConfig.for_model(model_type, **values))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseConfigError(f"no model can be built from its configuration: {error}") from error
     _settle(model, architecture)
     return model
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:
+    architecture_of(config.model_type).check(config)
     model: PreTrainedModel = AutoModelForVideoClassification.from_config(
         config, trust_remote_code=False
     )
@@ -208,7 +211,7 @@ def _read_config(folder: Path, base: str) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BaseConfigError(
             f"base {base!r} can't be opened: {first_line}; a folder with config.json and "
@@ -237,7 +240,7 @@ def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrained
                 dtype=torch.float32,
             )
     except Exception as error:  # each kind of file fails in a way of its own
-        raise _unreadable(folder, base, error) from error
+        raise _unreadable(folder, base, id2label, error) from error
     mismatched = {entry[0]: entry for entry in report["mismatched_keys"]}
     misshapen = sorted(name for name in mismatched if not _is_of_head(model, name))
     if misshapen:
@@ -251,7 +254,17 @@ def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrained
     return model, {name.split(".", 1)[0] for name in missing}
 
 
-def _unreadable(folder: Path, base: str, error: Exception) -> CheckpointError:
+def _unreadable(
+    folder: Path, base: str, id2label: dict[int, str], error: Exception
+) -> BaseConfigError | CheckpointError:
+    """What is to blame: the configuration, weights that are not there, or what they are."""
+    config = _read_config(folder, base)
+    _set_labels(config, id2label)
+    try:
+        with torch.device("meta"):
+            _build(config)
+    except Exception as reason:
+        return BaseConfigError(f"no model can be built from the config.json of {base!r}: {reason}")
     first_line = str(error).strip().splitlines()[0]
     what = f"the weights of base {base!r} can't be opened: {first_line}"
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from lora_deploy.errors import BaseConfigError, NotVideoMaeError, UnsafeCheckpointError
@@ -131,7 +132,7 @@ def _read_beside(path: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             path.parent, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BaseConfigError(f"{path} can't be opened: {first_line}") from None
     if config.model_type != "videomae":

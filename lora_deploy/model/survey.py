@@ -108,8 +108,8 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
         head_modules=opened.head_modules,
         labels=labels,
         r=r,
-        words={word: _reach(base, find(base, [word]), r) for word in targets or architecture.words},
-        together=_reach(base, find(base, targets), r) if targets else None,
+        words={word: reach(base, find(base, [word]), r) for word in targets or architecture.words},
+        together=reach(base, find(base, targets), r) if targets else None,
     )
 
 
@@ -130,7 +130,8 @@ def _open(model: str) -> tuple[OpenedBase, int]:
     return opened, len(manifest.labels)
 
 
-def _reach(model: PreTrainedModel, found: ResolvedTargets, r: int) -> Reach:
+def reach(model: PreTrainedModel, found: ResolvedTargets, r: int) -> Reach:
+    """What LoRA of rank ``r`` on these layers would put there; nothing is attached."""
     lora_parameters = 0
     for name in found.layers:
         out_features, in_features = model.get_parameter(f"{name}.weight").shape
