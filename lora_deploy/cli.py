@@ -414,8 +414,8 @@ def evaluate(
 def inspect_model(model: str, targets: str | None, r: int, as_json: bool) -> None:
     """Show what target words would hit on a base, before anything is trained.
 
-    MODEL is an embedded base, a transformers folder, a hub id that is here already, or a RUN, whose
-    base is then shown.
+    MODEL is an embedded base, a transformers folder, a hub id that is here already, or a RUN or
+    BUNDLE, whose base is then shown.
     """
     from lora_deploy.extras import import_backend
 

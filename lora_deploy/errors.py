@@ -122,7 +122,7 @@ class DataNotNamedError(DataError):
 class NoVideosError(DataError):
     """A folder or a manifest without a video: what a folder holds is told by the endings of names."""
 
-    remedy = "put videos there, in one subfolder per class, or mend the endings of their names"
+    remedy = "put videos there (to train, in one subfolder per class), mend the endings of their names, or name files one by one"
 
 
 class EmptyClassError(DataError):
@@ -204,6 +204,12 @@ class NothingDecodedError(DataError):
     """Not one of the clips could be decoded, so there is nothing to learn or to measure."""
 
     remedy = "`lora-deploy classify MODEL FOLDER` says of each file what is wrong with it"
+
+
+class OutputPlaceError(DataError):
+    """Rows can't be written there: no such folder, or an ending that names no format."""
+
+    remedy = "name a file in an existing folder: `lora-deploy classify MODEL FOLDER --out rows.csv`"
 
 
 class UnknownLabelError(DataError):
@@ -695,6 +701,18 @@ class MissingPackageError(LoraDeployError):
     """An optional package that this command needs is not installed; the text has the pip line."""
 
     remedy = "type that line, then see what is here with `lora-deploy doctor`"
+
+
+class TooLargeForOnnxError(BackendError):
+    """The weights do not fit into one ONNX file, which holds at most 2 GB."""
+
+    remedy = "choose a smaller base; `lora-deploy inspect BASE` counts its parameters"
+
+
+class NotExportableError(BackendError):
+    """The ONNX exporter can't follow what the model computes."""
+
+    remedy = "see the versions with `lora-deploy doctor`, and please report them with the model"
 
 
 # Proofs -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from lora_deploy import cli
 from lora_deploy.artifact.run import read_run_manifest
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError, ModelError, TargetError
+from lora_deploy.errors import ModelError, TargetError
 from lora_deploy.model import locate as locate_module
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.architectures import ARCHITECTURES
@@ -115,9 +115,8 @@ def test_a_run_with_many_labels_has_a_larger_head(lora_run: Path, tmp_path: Path
     assert found.base_parameters == survey(str(lora_run)).base_parameters
 
 
-def test_a_bundle_is_refused_with_what_to_give_instead(bundle: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"is a BUNDLE.*give a base, or the RUN"):
-        survey(str(bundle))
+def test_of_a_bundle_its_base_is_inspected(bundle: Path, lora_run: Path) -> None:
+    assert survey(str(bundle)) == survey(str(lora_run))
 
 
 @pytest.mark.parametrize("of_a_run", [False, True])

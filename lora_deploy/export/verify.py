@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import shared
-from lora_deploy.errors import ClipError, DataError
+from lora_deploy.errors import ClipError, NothingDecodedError
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser, softmax
@@ -124,7 +124,7 @@ def certify(
         progress: Told of each clip and form.
 
     Raises:
-        DataError: No clip can be decoded.
+        NothingDecodedError: No clip can be decoded.
     """
     objections = _label_objections(forms)
     readable, left_out = _readable(clips, forms[0].recogniser)
@@ -187,9 +187,9 @@ def _readable(
         else:
             readable.append(clip)
     if not readable:
-        raise DataError(
-            f"none of {len(clips)} clips can be decoded, so nothing can be proved; "
-            "name readable ones with --verify-on"
+        raise NothingDecodedError(
+            f"none of {len(clips)} clips can be decoded, so nothing can be proved; name readable "
+            "ones with --verify-on"
         )
     return readable, left_out
 

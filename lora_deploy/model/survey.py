@@ -9,9 +9,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lora_deploy.artifact import bundle, run
+from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError
 from lora_deploy.model.architectures import architecture_of
 from lora_deploy.model.base import OpenedBase, open_base
 from lora_deploy.model.embedded import EMBEDDED_BASES
@@ -79,15 +80,15 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
     """Open a base from this computer and see what words would hit on it.
 
     Args:
-        model: Embedded base, transformers folder, hub id in the local cache, or a RUN folder,
-            whose base is then opened. Nothing is downloaded.
+        model: Embedded base, transformers folder, hub id in the local cache, or a RUN or
+            BUNDLE folder, whose base is then opened. Nothing is downloaded.
         targets: As ``target_modules`` takes them; every known word by default.
         r: Rank, as ``model.lora.r``.
 
     Raises:
         ModelError: There is no such base here, or it is of an unknown architecture.
         TargetError: A word names no layer.
-        ArtifactError: It is a RUN that is torn or too new, or a BUNDLE.
+        ArtifactError: It is a RUN or a BUNDLE that is torn or too new.
     """
     opened, labels = _open(model)
     base = opened.model
@@ -117,14 +118,13 @@ def _open(model: str) -> tuple[OpenedBase, int]:
     """The base that ``model`` is or stands on, and the number of labels of its classifier."""
     folder = Path(model)
     # An embedded name wins over a folder of that name here, as it does wherever a base is opened.
+    manifest: RunManifest | BundleManifest
     if model not in EMBEDDED_BASES and bundle.is_bundle(folder):
-        raise ArtifactError(
-            f"{model} is a BUNDLE, in which nothing is left to be trained; give a base, or the RUN "
-            "that the bundle was made from"
-        )
-    if model in EMBEDDED_BASES or not run.is_run(folder):
+        manifest = bundle.read_bundle_manifest(folder)
+    elif model not in EMBEDDED_BASES and run.is_run(folder):
+        manifest = run.read_run_manifest(folder)
+    else:
         return open_base(model, _STAND_IN_LABELS, may_download=False), len(_STAND_IN_LABELS)
-    manifest = run.read_run_manifest(folder)
     identity = manifest.base
     opened = open_base(identity.id, manifest.labels, revision=identity.revision, may_download=False)
     return opened, len(manifest.labels)
