@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 from transformers.models.videomae.modeling_videomae import VideoMAESelfAttention
 
+from lora_deploy import cli
 from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
+from lora_deploy.clips import pool
 from lora_deploy.config import settings_from
 from lora_deploy.errors import (
     AdapterChangedError,
@@ -41,7 +43,7 @@ from lora_deploy.model.base import open_base
 from lora_deploy.runtime.load import load
 from lora_deploy.train.fit import fit
 from lora_deploy.versions import installed_versions
-from tests import faulty_attention
+from tests import faulty_attention, stub_decoder
 
 LABELS = ("bend", "wave_two_hands")
 ADAPTER = "best_model_lora_adapter"
@@ -208,6 +210,36 @@ def test_09_a_value_that_is_no_number(adapter_copy: Path, part: str, value: floa
     edit_tensors(adapter_copy, spoil)
     with pytest.raises(AdapterNotFiniteError, match=part):
         load(adapter_copy)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        pytest.param("stuck half way", "RepeatedFramesError", id="10 repeated frames"),
+        pytest.param("pictures as stored", "RotationIgnoredError", id="11 rotation ignored"),
+        pytest.param("middle of stretches", "SampledByIndexError", id="12 sampled by index"),
+        pytest.param("first frames", "FirstFramesOnlyError", id="15 first frames only"),
+    ],
+)
+def test_10_11_12_15_a_decoder_that_gives_wrong_frames(
+    bundle: Path,
+    test_clips: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    error: str,
+) -> None:
+    command = stub_decoder.worker_command(
+        "import faulty_decoder",
+        f"faulty_decoder.FAULT = {fault!r}",
+        "worker.DECODERS['av'] = 'faulty_decoder'",
+    )
+    monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
+    monkeypatch.setattr(pool, "_PROVED", set())
+    assert cli.run(["classify", str(bundle), str(test_clips[0])]) == 2
+    captured = capsys.readouterr()
+    assert f"[{error}]" in captured.err
+    assert captured.out == ""
 
 
 def test_16_a_runtime_that_fell_back_to_another_provider(
