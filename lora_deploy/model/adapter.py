@@ -132,6 +132,9 @@ def delta_off(model: torch.nn.Module) -> Iterator[None]:
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as plain peft opens them."""
+    config = model.active_peft_config
+    # peft keeps a set and writes it in the order of Python's hashes, another one in each process.
+    config.target_modules = sorted(config.target_modules)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

@@ -308,10 +308,7 @@ def _train(
                 logger.warning("%s holds epoch %d, the best so far", out, keep_best.best.epoch)
             raise
     if stop_on_bad_loss.found is not None:
-        raise LossNotFiniteError(
-            f"the training loss became {stop_on_bad_loss.found} at training.learning_rate "
-            f"{training.learning_rate} and training.mixed_precision {training.mixed_precision}"
-        )
+        raise LossNotFiniteError(f"the training loss became {stop_on_bad_loss.found}")
     manifest = run_folder.outcome()
     report.write_report(out, manifest, _validate(out, samples["val"], cache), cache)
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
