@@ -39,6 +39,8 @@ class Start:
     """A function, as ``module:name``, in which it kills itself."""
     kill_after_checkpoint: int = 0
     """It kills itself as soon as the checkpoint of this epoch stands; 0 never."""
+    terminate_in_checkpoint: int = 0
+    """It is sent SIGTERM while the checkpoint of this epoch is written; 0 never."""
     file_limit_at_epoch: int = 0
     """From the checkpoint of this epoch on no file may be larger than 20 kB."""
 
@@ -167,10 +169,17 @@ def _meddle_with_checkpoints(start: Start) -> None:
 
     write = checkpoints.write
 
-    def meddled(run_folder: Path, checkpoint: Any, *arguments: Any, **named: Any) -> None:
+    def meddled(
+        run_folder: Path, checkpoint: Any, fill: Callable[[Path], None], **how: Any
+    ) -> None:
+        def terminated(folder: Path) -> None:
+            if checkpoint.epoch == start.terminate_in_checkpoint:
+                os.kill(os.getpid(), signal.SIGTERM)
+            fill(folder)
+
         if checkpoint.epoch == start.file_limit_at_epoch:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        write(run_folder, checkpoint, *arguments, **named)
+        write(run_folder, checkpoint, terminated, **how)
         if checkpoint.epoch == start.kill_after_checkpoint:
             os.kill(os.getpid(), signal.SIGKILL)
 

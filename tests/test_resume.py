@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
 from lora_deploy.artifact import run
+from lora_deploy.config import settings_from
 from lora_deploy.errors import DiskFullError, ResumeMismatchError, RunBusyError
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, disk, state
+from lora_deploy.train.fit import fit
 from lora_deploy.train.lock import LOCK, claimed
+from tests.conftest import TINY_TRAINING
 from tests.nursery import Nursery, Start
 
 EPOCHS = 6
@@ -222,6 +226,14 @@ def test_an_interruption_leaves_nothing_half_and_says_how_to_go_on(
     assert training.result() == result
 
 
+def test_a_termination_waits_until_the_checkpoint_is_whole(training: Training) -> None:
+    assert training.live(terminate_in_checkpoint=3) == 143, training.text
+    found = checkpoints.newest_whole(training.out)
+    assert found is not None
+    assert found[1].epoch == 3
+    assert "epoch 4/" not in training.text
+
+
 def test_real_processes_killed_terminated_and_gone_on_as_they_said(
     unbroken: tuple[dict[str, Any], int], training: Training
 ) -> None:
@@ -415,6 +427,39 @@ def test_early_stopping_counts_from_the_best_epoch_before_the_kill(
     assert training.live(kill_after_checkpoint=last - 1) == -signal.SIGKILL
     assert training.live("--resume") == 0, training.text
     assert training.result() == whole.result()
+
+
+def test_what_a_killed_training_left_half_done_is_taken_away(
+    unbroken: tuple[dict[str, Any], int],
+    interrupted: Path,
+    training: Training,
+    interrupted_log: str,
+) -> None:
+    for name in (
+        ".best_model_lora_adapter.new", ".best_model_lora_adapter.old",
+        "checkpoints/.epoch-00005.abc.partial",
+    ):  # fmt: skip
+        (interrupted / name).mkdir()
+        (interrupted / name / "half").write_text("x")
+    (interrupted / ".run.json.abc.partial").write_text("x")
+    training.log.write_text(interrupted_log)
+    assert training.live("--resume") == 0, training.text
+    assert not list(training.out.rglob(".*"))
+    assert training.result() == unbroken[0]
+
+
+def test_tensorboard_shows_each_epoch_once(training: Training) -> None:
+    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+        event_accumulator,
+    )
+
+    assert training.live(kill_in="lora_deploy.train.checkpoints:write") == -signal.SIGKILL
+    assert training.live("--resume", kill_after_checkpoint=2) == -signal.SIGKILL
+    damage(training.out / checkpoints.FOLDER / "epoch-00002" / "random_state.pt", "missing")
+    assert training.live("--resume") == 0, training.text
+    events = event_accumulator.EventAccumulator(str(training.out / "tensorboard")).Reload()
+    steps = [event.step for event in events.Scalars("eval/accuracy")]
+    assert steps == [3 * epoch for epoch in range(1, EPOCHS + 1)]
 
 
 def test_frames_that_were_damaged_since_are_decoded_again(
@@ -666,6 +711,29 @@ def test_room_is_looked_for_before_anything_is_written(
         DiskFullError, match=r"MB are needed, and the disk of .* MB free; free some"
     ):
         disk.check_room(tmp_path, free)
+
+
+def test_without_room_for_a_checkpoint_none_is_begun(
+    tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_from(
+        {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"
+    )
+    looked: list[Path] = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        looked.append(folder)
+        return SimpleNamespace(free=1 << 30 if len(looked) < 3 else 1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "shutil", SimpleNamespace(disk_usage=usage))
+        with pytest.raises(DiskFullError, match=r"17 MB are needed, .* has 1 MB free"):
+            fit(settings, few_clips, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / checkpoints.FOLDER).iterdir()) == [
+        "epoch-00001", "epoch-00002",
+    ]  # fmt: skip
+    load(tmp_path / "run")
+    assert fit(settings, few_clips, tmp_path / "run", resume=True).finished
 
 
 @pytest.mark.parametrize("writer", ["plain", "torch"])
