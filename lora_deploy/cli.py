@@ -181,6 +181,9 @@ def quickstart(out: Path, seed: int) -> None:
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
 @_offline_option
+@click.option(
+    "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
+)
 @_pool_options
 @_json_option
 def train(
@@ -188,6 +191,7 @@ def train(
     source: str,
     data: Path,
     out: Path,
+    resume: bool,
     base: str | None,
     overrides: tuple[str, ...],
     cache: Path | None,
@@ -203,15 +207,20 @@ def train(
         "lora_deploy.train.fit", "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
         purpose="to train",
     )  # fmt: skip
-    manifest = stage.fit(
-        settings,
-        data,
-        out,
-        cache_folder=cache,
-        device_name=device,
-        pool=pool,
-        progress=terminal.progress,
-    )
+    try:
+        manifest = stage.fit(
+            settings,
+            data,
+            out,
+            resume=resume,
+            cache_folder=cache,
+            device_name=device,
+            pool=pool,
+            progress=terminal.progress,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        click.echo(f"to go on: {terminal.command_line('--resume')}", err=True)
+        raise
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
         return

@@ -219,6 +219,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
     else:
         kept = run.read_run_manifest(tmp_path / "run")
         assert kept.best.epoch == 1
+        assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["epoch-00001"]
         assert all(
             np.isfinite(load(tmp_path / "run").classify(clip).logits).all()
             for clip in [Path(few_clips.read_text().splitlines()[1].split(",")[0])]

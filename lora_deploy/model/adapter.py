@@ -154,6 +154,9 @@ def save_adapter(model: PeftModel, folder: Path, record: AdapterRecord) -> None:
         folder: Made if it is not there.
         record: Goes into the header of the weights.
     """
+    config = model.active_peft_config
+    # peft keeps a set and writes it in the order of Python's hashes, another one in each process.
+    config.target_modules = sorted(config.target_modules)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
