@@ -159,19 +159,41 @@ def test_whichever_call_of_a_settling_fails_the_next_one_finishes_it(
     assert nth > 5
 
 
-def test_several_processes_may_settle_at_once(tmp_path: Path) -> None:
-    expected = {f"{number:03}": "new" for number in range(200)}
-    for attempts in range(5):
+def test_several_readers_may_settle_at_once_and_each_finds_all_in_place(tmp_path: Path) -> None:
+    names = [f"{number:03}" for number in range(100)]
+
+    def settle_and_read(folder: Path) -> set[str]:
+        atomic.settle(folder)
+        return {(folder / name).read_text() for name in names}
+
+    for attempts in range(10):
         folder = tmp_path / str(attempts)
-        update = folder / atomic.UPDATE
-        update.mkdir(parents=True)
-        for name, text in expected.items():
+        (folder / atomic.UPDATE).mkdir(parents=True)
+        for name in names:
             (folder / name).write_text("old")
-            (update / name).write_text(text)
+            (folder / atomic.UPDATE / name).write_text("new")
         with ThreadPoolExecutor(4) as threads:
-            for done in [threads.submit(atomic.settle, folder) for _ in range(8)]:
-                done.result()
-        assert files_of(folder) == expected
+            assert all(found == {"new"} for found in threads.map(settle_and_read, [folder] * 8))
+        assert not (folder / atomic.UPDATE).exists()
+
+
+def test_a_slow_reader_takes_nothing_of_the_next_save_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update_all(tmp_path, "old")
+    cut_off(tmp_path, "new")
+    remove = Path.rmdir
+
+    def remove_late(path: Path) -> None:
+        if path.name == atomic.UPDATE:
+            (path / "a").write_text("newer")
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", remove_late)
+    atomic.settle(tmp_path)
+    monkeypatch.undo()
+    atomic.settle(tmp_path)
+    assert files_of(tmp_path) == {**all_are("new"), "a": "newer"}
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
