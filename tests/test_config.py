@@ -127,6 +127,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "nowhere.yaml")
 
 
+def test_a_settings_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsFileError, match="can't be read as text"):
+        load_settings(tmp_path / "my.yaml")
+
+
 def test_numbers_as_people_write_them() -> None:
     settings = load_settings(None, ["training.learning_rate=1e-3", "training.weight_decay=0"])
     assert settings.training.learning_rate == 0.001
