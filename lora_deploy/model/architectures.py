@@ -31,7 +31,10 @@ class Architecture:
     fused_words: frozenset[str] = frozenset()
     """Words that name only a part of the layer that they hit."""
     loss_counts_clips: bool = False
-    """Whether its loss is divided by the ``num_items_in_batch`` that transformers' Trainer hands in."""
+    """Whether its loss is divided by the ``num_items_in_batch`` that transformers' Trainer hands in.
+
+    Elsewhere accumulated batches weigh alike, so clips of a smaller last batch weigh a little more.
+    """
     original_names: tuple[tuple[str, str], ...] = ()
     """Layer names as regular expressions, and what the original code calls such a layer in full."""
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
@@ -38,6 +39,7 @@ from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model import mcg_nju
 from lora_deploy.model.architectures import Architecture, architecture_of
 from lora_deploy.model.locate import locate
+from lora_deploy.model.mcg_nju import first_line
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,16 @@ def read_contract(folder: Path, config: PretrainedConfig) -> PixelContract:
             f"{architecture.picture_field}: {error}"
         ) from None
     processor = read_processor(folder, config.model_type)
-    if processor is None:
-        return usual_contract(config.model_type, frames, height, width)
-    contract = contract_from_processor(processor, frames, model_type=config.model_type)
+    try:
+        if processor is None:
+            return usual_contract(config.model_type, frames, height, width)
+        contract = contract_from_processor(processor, frames, model_type=config.model_type)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise BaseConfigError(
+            f"{folder}: {'.'.join(map(str, problem['loc']))} of its clips is {problem['input']!r}: "
+            f"{problem['msg']}"
+        ) from None
     # Some of these models answer all the same, with the positions of their tokens mixed up.
     if (contract.crop_height, contract.crop_width) != (height, width):
         raise BaseConfigError(
@@ -212,9 +221,8 @@ def _read_config(folder: Path, base: str) -> PretrainedConfig:
             folder, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise BaseConfigError(
-            f"base {base!r} can't be opened: {first_line}; a folder with config.json and "
+            f"base {base!r} can't be opened: {first_line(error)}; a folder with config.json and "
             "model.safetensors in transformers format is needed"
         ) from error
     return config
@@ -264,9 +272,10 @@ def _unreadable(
         with torch.device("meta"):
             _build(config)
     except Exception as reason:
-        return BaseConfigError(f"no model can be built from the config.json of {base!r}: {reason}")
-    first_line = str(error).strip().splitlines()[0]
-    what = f"the weights of base {base!r} can't be opened: {first_line}"
+        return BaseConfigError(
+            f"no model can be built from the config.json of {base!r}: {first_line(reason)}"
+        )
+    what = f"the weights of base {base!r} can't be opened: {first_line(error)}"
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     return UnsafeCheckpointError(what) if files else WeightsMissingError(what)
 

@@ -50,9 +50,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
         raise UnsafeCheckpointError(
-            f"{path} can't be read as plain tensors: {first_line}; anything else could run code "
+            f"{path} can't be read as plain tensors: {first_line(error)}; anything else could run code "
             "and is not opened"
         ) from None
     for wrapper in _WRAPPERS:
@@ -133,8 +132,12 @@ def _read_beside(path: Path) -> PretrainedConfig:
             path.parent, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BaseConfigError(f"{path} can't be opened: {first_line}") from None
+        raise BaseConfigError(f"{path} can't be opened: {first_line(error)}") from None
     if config.model_type != "videomae":
         raise BaseConfigError(f"{path} is of a {config.model_type}, and the weights of a VideoMAE")
     return config
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error text, or the name of an error without one."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
