@@ -29,10 +29,12 @@ class Start:
     log: str
     """Gets its stdout and stderr, appended."""
     kill_at_event: int = 0
-    """It sends itself a signal before this change in its folder, or step; 0 never."""
+    """It sends itself a signal before this change in its folder, or step, from 1; 0 never."""
+    counts_from_checkpoint: bool = False
+    """These are counted from when its first checkpoint stands."""
     signal: int = signal.SIGKILL
     count_events_to: str = ""
-    """A file for the number of events of a life that ends by itself."""
+    """A file for the numbers of events before the first step and in all, of a life that ends by itself."""
     without: str = ""
     """A function, as ``module:name``, that does nothing this time."""
     kill_in: str = ""
@@ -104,53 +106,63 @@ def _live(start: Start) -> NoReturn:
     os.dup2(log, 2)
     from lora_deploy import cli
 
-    count = _count_events(start)
+    events = _Events(start)
+    events.watch()
     if start.without:
         _replace(start.without, lambda *_, **__: None)
     if start.kill_in:
         _replace(start.kill_in, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-    _meddle_with_checkpoints(start)
+    _meddle_with_checkpoints(start, events)
     code = 70
     try:
         code = cli.run(start.arguments)
         if start.count_events_to:
-            Path(start.count_events_to).write_text(str(count()))
+            Path(start.count_events_to).write_text(
+                json.dumps([events.before_first_step, events.seen])
+            )
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
         os._exit(code)
 
 
-def _count_events(start: Start) -> Callable[[], int]:
-    """Count changes in the RUN folder, and steps."""
-    from transformers import Trainer
+class _Events:
+    """Counts changes in the RUN folder, and steps; at one of them the process gets a signal."""
 
-    me, seen = os.getpid(), 0
+    def __init__(self, start: Start) -> None:
+        self.seen = 0
+        self.before_first_step = 0
+        self.is_counting = not start.counts_from_checkpoint
+        self._start = start
+        self._me = os.getpid()
 
-    def event(what: str) -> None:
-        nonlocal seen
-        if os.getpid() == me:  # a loader's process is a fork too
-            seen += 1
-            if seen == start.kill_at_event:
-                os.write(2, f"[signal before {what}]\n".encode())
-                os.kill(me, start.signal)
+    def watch(self) -> None:
+        from transformers import Trainer
 
-    def on_audit(name: str, arguments: Sequence[Any]) -> None:
+        step = Trainer.training_step
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.before_first_step = self.before_first_step or self.seen
+            self._happens("a step")
+            return step(*arguments, **named)
+
+        Trainer.training_step = counted  # type: ignore[method-assign]
+        sys.addaudithook(self._on_audit)
+
+    def _on_audit(self, name: str, arguments: Sequence[Any]) -> None:
         if name not in CHANGES or not isinstance(arguments[0], (str, os.PathLike)):
             return
         writes = name != "open" or (isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE)
-        if writes and os.fspath(arguments[0]).startswith(start.out):
-            event(f"{name} {arguments[0]}")
+        if writes and os.fspath(arguments[0]).startswith(self._start.out):
+            self._happens(f"{name} {arguments[0]}")
 
-    sys.addaudithook(on_audit)
-    step = Trainer.training_step
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        event("a step")
-        return step(*arguments, **named)
-
-    Trainer.training_step = counted  # type: ignore[method-assign]
-    return lambda: seen
+    def _happens(self, what: str) -> None:
+        if not self.is_counting or os.getpid() != self._me:  # a loader's process is a fork too
+            return
+        self.seen += 1
+        if self.seen == self._start.kill_at_event:
+            os.write(2, f"[signal before {what}]\n".encode())
+            os.kill(self._me, self._start.signal)
 
 
 def _replace(where: str, by: Callable[..., Any]) -> None:
@@ -162,7 +174,7 @@ def _replace(where: str, by: Callable[..., Any]) -> None:
     setattr(holder, name, by)
 
 
-def _meddle_with_checkpoints(start: Start) -> None:
+def _meddle_with_checkpoints(start: Start, events: _Events) -> None:
     import resource
 
     from lora_deploy.train import checkpoints
@@ -180,6 +192,7 @@ def _meddle_with_checkpoints(start: Start) -> None:
         if checkpoint.epoch == start.file_limit_at_epoch:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         write(run_folder, checkpoint, terminated, **how)
+        events.is_counting = True
         if checkpoint.epoch == start.kill_after_checkpoint:
             os.kill(os.getpid(), signal.SIGKILL)
 

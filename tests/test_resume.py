@@ -68,10 +68,11 @@ class Training:
         """One whole life; its exit code."""
         return self.nursery.wait(self.start(*more, **how))
 
-    def live_unbroken(self) -> int:
-        """One life from beginning to end; the number of its events."""
+    def live_unbroken(self) -> tuple[int, int]:
+        """One life from beginning to end; the numbers of its events before the first step and in all."""
         assert self.live(count_events_to=str(self._events)) == 0, self.text
-        return int(self._events.read_text())
+        before, all_of_them = json.loads(self._events.read_text())
+        return before, all_of_them
 
     def wait_for(self, words: str) -> None:
         """Until the training says so."""
@@ -142,27 +143,35 @@ def unbroken(
 ) -> tuple[dict[str, Any], int]:
     """The result of a training without an interruption, and the number of its events."""
     whole = Training(nursery, tmp_path_factory.mktemp("unbroken"), options)
-    events = whole.live_unbroken()
+    _, events = whole.live_unbroken()
     assert len(whole.epoch_lines) == EPOCHS
     return whole.result(), events
 
 
-def kill_and_go_on(training: Training, events: int, kills: int, chance: random.Random) -> None:
-    """Kill a training at chosen moments, and let it go on each time, until it is finished."""
-    for life in range(kills):
-        at = chance.randrange(1, 2 * events // kills)
-        code = training.live(*(["--resume"] if life else []), kill_at_event=at)
-        assert code == -signal.SIGKILL, training.text
-    assert training.live("--resume") == 0, training.text
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_five_kills_change_nothing(
-    unbroken: tuple[dict[str, Any], int], training: Training, workers: int
+    nursery: Nursery,
+    unbroken: tuple[dict[str, Any], int],
+    training: Training,
+    tmp_path: Path,
+    workers: int,
 ) -> None:
-    result, events = unbroken
-    training.options = [*training.options, "--set", f"training.workers={workers}"]
-    kill_and_go_on(training, events, 5, random.Random(workers))
+    result, _ = unbroken
+    training.options += ["--set", f"training.workers={workers}"]
+    whole = Training(nursery, tmp_path / "whole", training.options)
+    first_step, events = whole.live_unbroken()
+    assert whole.result() == result  # the same with any number of workers
+    # Each kill is before some change on the disk, or some step: the first one while the training
+    # starts, the others when it has got an epoch further.
+    chance = random.Random(workers)
+    kills = [{"kill_at_event": chance.randrange(1, first_step)}]
+    kills += [{"kill_at_event": chance.randrange(1, 2 * events // (3 * EPOCHS))} for _ in range(4)]
+    for number, kill in enumerate(kills):
+        more = ["--resume"] if number else []
+        code = training.live(*more, counts_from_checkpoint=number > 0, **kill)
+        assert code == -signal.SIGKILL, training.text
+    assert training.live("--resume") == 0, training.text
+    assert len(set(re.findall(r"going on after epoch \d+", training.text))) >= 3, training.text
     assert training.result() == result
 
 
@@ -823,7 +832,7 @@ def test_twenty_kills_at_any_moment_change_nothing(
     options = [*options, "--set", "training.epochs=12", "--set", f"training.workers={workers}"]
     whole = Training(nursery, tmp_path / "whole", options)
     begun = time.monotonic()
-    events = whole.live_unbroken()
+    _, events = whole.live_unbroken()
     seconds = time.monotonic() - begun
     chance = random.Random(seed)
     kills = 0

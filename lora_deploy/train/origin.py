@@ -54,10 +54,16 @@ def origin_of(
         base=base_fingerprint,
         surroundings={
             **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
-            "device": device.type,
+            "device": _device_name(device),
             "threads": str(torch.get_num_threads()),
         },
     )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
