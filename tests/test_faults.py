@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
+from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.atomic import UPDATE
 from lora_deploy.errors import ArtifactError
+from lora_deploy.export import pipeline
 from lora_deploy.runtime.load import load
 from tests.faults import NEED_ROOM, Call
 from tests.power_cut import out_of_order
@@ -205,6 +208,26 @@ def check_bundle(folder: Path, expected: bytes) -> None:
 
 def test_an_export_that_was_cut_off_leaves_a_whole_bundle_or_none(exports: Trial) -> None:
     check_exports(exports)
+
+
+def test_a_full_disk_ends_an_export_with_one_clear_line(
+    saves: Trial,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pipeline, "save_model", full)
+    out = tmp_path / "out" / "bundle"
+    assert cli.run(["merge-export", str(saves.work / "old"), "--out", str(out)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"error: the disk is full, and {out} was not written; free some space and give the same "
+        "command again, a training with --resume [DiskFullError]"
+    )
+    assert list(out.parent.iterdir()) == []
 
 
 def test_what_the_trial_of_exports_prepares_makes_no_call_that_counts(exports: Trial) -> None:
