@@ -1,10 +1,12 @@
 """Whatever call fails, and whenever the process is killed: a RUN or a BUNDLE is the old or the new one, whole."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
+from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.atomic import UPDATE
 from lora_deploy.errors import ArtifactError
+from lora_deploy.export import pipeline
 from lora_deploy.runtime.load import load
-from tests.faults import NEED_ROOM, Call
+from tests.faults import NEED_ROOM, Call, attempt
 from tests.power_cut import out_of_order
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +115,32 @@ def check_ends(came: Iterable[Came]) -> None:
             kind = "DiskFullError: " if one.fault.name in NEED_ROOM else "OSError: [Errno 5] "
             assert one.error.startswith(kind), f"{one}: {one.error}"
             assert "\n" not in one.error
+
+
+def test_calls_on_the_folder_count_from_any_thread_and_no_others_do(
+    tmp_path: Path, fault_injection: None
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def action() -> None:
+        folder.mkdir(exist_ok=True)
+        (tmp_path / "outside").write_text("x")
+        thread = threading.Thread(target=lambda: (folder / "a").write_text("x"))
+        thread.start()
+        thread.join()
+        subprocess.run(["/bin/sh", "-c", f"echo x > '{folder}/b'"], check=True)
+        os.rename("folder/a", "outside")  # noqa: PTH104 (a path that the kernel resolves)
+
+    with contextlib.chdir(tmp_path):
+        came = attempt(action, folder)
+    assert (came.ended, came.error, came.fault) == ("done", "", None)
+    assert came.calls == (
+        Call("openat", "a"),
+        Call("write", "a"),
+        Call("rename", "a", str(tmp_path / "outside")),
+    )
+    assert (folder / "b").read_text() == "x\n"
 
 
 def test_a_save_tells_of_each_call_that_failed(saves: Trial) -> None:
@@ -205,6 +236,26 @@ def check_bundle(folder: Path, expected: bytes) -> None:
 
 def test_an_export_that_was_cut_off_leaves_a_whole_bundle_or_none(exports: Trial) -> None:
     check_exports(exports)
+
+
+def test_a_full_disk_ends_an_export_with_one_clear_line(
+    saves: Trial,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pipeline, "save_model", full)
+    out = tmp_path / "out" / "bundle"
+    assert cli.run(["merge-export", str(saves.work / "old"), "--out", str(out)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"error: the disk is full, and {out} was not written; free some space and give the same "
+        "command again, a training with --resume [DiskFullError]"
+    )
+    assert list(out.parent.iterdir()) == []
 
 
 def test_what_the_trial_of_exports_prepares_makes_no_call_that_counts(exports: Trial) -> None:
