@@ -50,6 +50,8 @@ class LoraDeployError(Exception):
     def __init__(self, found: str) -> None:
         """``found`` says what was found and what is allowed; a named error adds its remedy."""
         super().__init__(f"{found}; {self.remedy}" if self.remedy else found)
+        self.found = found
+        """Without the remedy, to be part of another text."""
 
     @property
     def name(self) -> str | None:
@@ -579,6 +581,15 @@ class NothingToResumeError(ResumeError):
     """There is no whole checkpoint to go on from: optimizer, random state or weights are missing."""
 
     remedy = "begin anew: `lora-deploy train --config FILE --data DATA --out RUN` without --resume"
+
+
+class TornCheckpointError(ResumeError):
+    """A checkpoint of which something is missing, torn or changed: optimizer, random state, weights.
+
+    Going on without them would change every later weight, and nothing would tell.
+    """
+
+    remedy = "the one before it is taken, if it is whole: see `lora-deploy train --resume`"
 
 
 class ResumeMismatchError(ResumeError):

@@ -21,90 +21,6 @@ CLASSES = error_docs.classes()
 LEAVES = [one for one in CLASSES if not one.__subclasses__() and one is not ClipError]
 FAMILIES = [one for one in CLASSES if one.__subclasses__()]
 
-NOT_YET_RAISED: set[str] = {
-    "AdapterChangedError",
-    "AdapterConfigError",
-    "AdapterNotFiniteError",
-    "AdapterPartMissingError",
-    "AdapterPartUnknownError",
-    "AdapterShapeError",
-    "BackendCannotError",
-    "BaseConfigError",
-    "BaseNotFoundError",
-    "BaseNotHereError",
-    "BaseNotNamedError",
-    "DeadAdapterError",
-    "DeadLayerError",
-    "DiskFullError",
-    "ExportUnreadableError",
-    "FileChangedError",
-    "FileMissingError",
-    "FileUnknownError",
-    "FormsDifferError",
-    "GraphDisagreesError",
-    "HalfFittingCheckpointError",
-    "HeadMissingError",
-    "KnownBadLibraryError",
-    "LabelOrderError",
-    "LabelsNotNamedError",
-    "LossNotFiniteError",
-    "ManifestError",
-    "MergeChangesAnswersError",
-    "MergeNotFiniteError",
-    "MergedTwiceError",
-    "NewerSchemaError",
-    "NoAdapterError",
-    "NotAModelError",
-    "NotPlainLoraError",
-    "NotVideoMaeError",
-    "NothingKeptError",
-    "NothingToResumeError",
-    "ResumeMismatchError",
-    "RunBusyError",
-    "UnknownBackendError",
-    "UnknownTargetError",
-    "UnsafeCheckpointError",
-    "UnsupportedArchitectureError",
-    "WeightShapeError",
-    "WeightsMissingError",
-    "WeightsUnexpectedError",
-    "WrongBaseError",
-}
-"""Named errors whose place in the code is still to come."""
-
-NOT_YET_NAMED: set[str] = {
-    "artifact.bundle",
-    "artifact.manifest",
-    "artifact.run",
-    "classify.rows",
-    "classify.stream",
-    "clips.transforms",
-    "export.merge",
-    "export.pipeline",
-    "export.to_onnx",
-    "export.verify",
-    "model.adapter",
-    "model.base",
-    "model.liveness",
-    "model.mcg_nju",
-    "model.survey",
-    "model.targets",
-    "runtime.eager",
-    "runtime.load",
-    "train.fit",
-    "train.run_folder",
-}
-"""Modules that still raise a family where a name would say more."""
-
-NOT_YET_COMMANDS: set[str] = {
-    "lora-deploy doctor PATH",
-    "lora-deploy doctor RUN",
-    "lora-deploy merge-export PATH --base BASE --out BUNDLE --verify-on DATA",
-    "lora-deploy train --resume",
-    "--resume",
-}
-"""Commands in remedies that are still to come."""
-
 
 def raised_by(tree: ast.AST) -> Iterator[str]:
     """Names of classes that ``tree`` makes, or chooses between to make one."""
@@ -168,12 +84,12 @@ def test_no_two_errors_are_one() -> None:
 def test_every_named_error_is_raised_somewhere() -> None:
     raised = set().union(*RAISED.values())
     silent = {error.__name__ for error in LEAVES} - raised
-    assert silent == NOT_YET_RAISED
+    assert silent == set()
 
 
 def test_nobody_raises_a_family() -> None:
     families = {error.__name__ for error in FAMILIES}
-    assert {module for module, names in RAISED.items() if names & families} == NOT_YET_NAMED
+    assert {module for module, names in RAISED.items() if names & families} == set()
 
 
 def test_the_tree_in_the_first_lines_is_the_one_below() -> None:
@@ -183,8 +99,7 @@ def test_the_tree_in_the_first_lines_is_the_one_below() -> None:
 
 
 def commands_in(error: type[LoraDeployError]) -> list[str]:
-    found = re.findall(r"`(lora-deploy [^`]+)`", f"{error.remedy} {inspect.getdoc(error)}")
-    return [command for command in found if command not in NOT_YET_COMMANDS]
+    return re.findall(r"`(lora-deploy [^`]+)`", f"{error.remedy} {inspect.getdoc(error)}")
 
 
 @pytest.mark.parametrize("error", LEAVES, ids=lambda error: error.__name__)
@@ -203,19 +118,11 @@ def test_the_options_of_a_remedy_exist(error: type[LoraDeployError]) -> None:
     }
     outside = re.sub(r"`[^`]+`", "", error.remedy)
     ours = {option for option in re.findall(r"--[a-z-]+", outside) if option not in FOREIGN}
-    assert ours <= known | NOT_YET_COMMANDS
+    assert ours <= known
 
 
 FOREIGN = {"--upgrade"}
 """Options of other programs."""
-
-
-def test_commands_that_are_still_to_come_are_really_not_there() -> None:
-    told = " ".join(error.remedy for error in LEAVES)
-    for command in NOT_YET_COMMANDS:
-        assert command in told
-        if command.startswith("lora-deploy "):
-            assert refusal(without_redirection(shlex.split(command)[1:])) is not None, command
 
 
 def test_every_kind_of_a_clips_error_is_explained() -> None:

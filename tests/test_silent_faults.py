@@ -4,6 +4,7 @@ Each test makes the fault happen with real files and opens the door that a user 
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,14 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForVideoClassification, PreTrainedModel
+from transformers import AutoModelForVideoClassification, PreTrainedModel, TrainerState
 from transformers.models.videomae.modeling_videomae import VideoMAESelfAttention
 
-from lora_deploy import cli
+from lora_deploy import cli, errors
 from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
 from lora_deploy.clips import pool
-from lora_deploy.config import settings_from
+from lora_deploy.config import Settings, settings_from
 from lora_deploy.errors import (
     AdapterChangedError,
     AdapterNotFiniteError,
@@ -33,7 +34,9 @@ from lora_deploy.errors import (
     KnownBadLibraryError,
     LabelOrderError,
     MergedTwiceError,
+    NothingToResumeError,
     ProviderFellBackError,
+    ResumeMismatchError,
     WeightsMissingError,
     WrongBaseError,
 )
@@ -41,9 +44,11 @@ from lora_deploy.export import pipeline
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.model.base import open_base
 from lora_deploy.runtime.load import load
+from lora_deploy.train.callbacks import KeepBest
 from lora_deploy.train.fit import fit
 from lora_deploy.versions import installed_versions
 from tests import faulty_attention, stub_decoder
+from tests.conftest import TINY_TRAINING
 
 LABELS = ("bend", "wave_two_hands")
 ADAPTER = "best_model_lora_adapter"
@@ -242,6 +247,59 @@ def test_10_11_12_15_a_decoder_that_gives_wrong_frames(
     assert captured.out == ""
 
 
+@pytest.fixture
+def interrupted(
+    tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A RUN whose training was interrupted in its second epoch."""
+
+    def interrupt(
+        _: KeepBest, args: object, state: TrainerState, *__: object, **___: object
+    ) -> None:
+        if round(state.epoch or 0) == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "interrupted"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(KeepBest, "on_log", interrupt, raising=False)
+        fit(training_settings(tiny_base), few_clips, out)
+    return out
+
+
+def training_settings(base: Path, **training: object) -> Settings:
+    values = {**TINY_TRAINING, "random_crop_padding": 0.125, **training}
+    return settings_from({"model": {"base": str(base)}, "training": values}, where="test")
+
+
+@pytest.mark.parametrize("part", ["optimizer_state.pt", "random_state.pt", "weights.safetensors"])
+def test_13_a_training_resumed_without_its_state(
+    interrupted: Path, tiny_base: Path, few_clips: Path, part: str
+) -> None:
+    [checkpoint] = (interrupted / "checkpoints").iterdir()
+    (checkpoint / part).unlink()
+    with pytest.raises(NothingToResumeError, match=f"{re.escape(part)} is missing"):
+        fit(training_settings(tiny_base), few_clips, interrupted, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"random_crop_padding": 0.25}, {"seed": 1}, {"epochs": 4}, {"batch_size": 2}]
+)
+def test_14_a_training_resumed_with_other_augmentation(
+    interrupted: Path, tiny_base: Path, few_clips: Path, change: dict[str, object]
+) -> None:
+    with pytest.raises(ResumeMismatchError, match=next(iter(change))):
+        fit(training_settings(tiny_base, **change), few_clips, interrupted, resume=True)
+
+
+def test_14_random_augmentation_is_the_same_after_an_interruption(
+    interrupted: Path, tiny_base: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    fit(training_settings(tiny_base), few_clips, interrupted, resume=True)
+    fit(training_settings(tiny_base), few_clips, tmp_path / "unbroken")
+    for name in ("metrics.jsonl", f"{ADAPTER}/adapter_model.safetensors"):
+        assert (interrupted / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
 def test_16_a_runtime_that_fell_back_to_another_provider(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,3 +358,15 @@ def test_18_labels_of_a_bundle_in_another_order(bundle_copy: Path) -> None:
     for options in ({"backend": "onnxruntime"}, {"backend": "torch"}, {"adapter": "default"}):
         with pytest.raises(LabelOrderError):
             load(bundle_copy, **options)  # type: ignore[arg-type]
+
+
+def test_the_page_of_proofs_names_the_errors_that_are_raised_here() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "proofs.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, flags=re.MULTILINE))
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert list(rows) == [str(number) for number in range(1, 19)]
+    for number, cell in rows.items():
+        names = re.findall(r"`(\w+Error)`", cell)
+        assert names, number
+        assert all(issubclass(getattr(errors, name), errors.LoraDeployError) for name in names)
+        assert any(name in here for name in names), number

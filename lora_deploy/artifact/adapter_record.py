@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity
 from lora_deploy.clips.contract import PixelContract
@@ -43,10 +42,20 @@ def is_adapter(folder: Path) -> bool:
 
 
 def write_record(folder: Path, record: AdapterRecord) -> None:
-    """Put the record into the header of the weights that lie in ``folder``."""
+    """Put the record into the header of the weights that lie in ``folder``.
+
+    The header is 8 bytes of length and JSON, padded to a multiple of 8
+    (https://github.com/huggingface/safetensors#format). safetensors' own writer puts two entries
+    of metadata into another order in each process, and the same training must give the same bytes.
+    """
     path = folder / ADAPTER_WEIGHTS
-    tensors = load_file(path)
-    save_file(tensors, path, metadata={"format": "pt", _KEY: record.model_dump_json()})
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = {**header.get("__metadata__", {}), _KEY: record.model_dump_json()}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def read_record(folder: Path) -> AdapterRecord | None:

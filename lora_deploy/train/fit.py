@@ -28,7 +28,13 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
-from lora_deploy.errors import BackendError, DataError, LossNotFiniteError, ResumeMismatchError
+from lora_deploy.errors import (
+    EmptySplitError,
+    LossNotFiniteError,
+    NoSuchDeviceError,
+    NothingDecodedError,
+    ResumeMismatchError,
+)
 from lora_deploy.evaluate import Evaluation, tally
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.base import OpenedBase, open_base
@@ -93,7 +99,7 @@ def fit(
     """
     target_device = device.choose(device_name)
     if target_device.index:
-        raise BackendError(
+        raise NoSuchDeviceError(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
@@ -128,7 +134,7 @@ def _fit(
         seed=settings.training.seed,
     )
     if not dataset.of("val"):
-        raise DataError(f"{data} has no validation clips; give some clips the split val")
+        raise EmptySplitError(f"{data} has no validation clips")
     # 2. What learns.
     base = open_base(
         settings.model.base,
@@ -240,7 +246,9 @@ def _cache(
         lost = set(dataset.labels) - {clip.label for clip in whole}
         if not whole or (split == "train" and lost):
             what = f"of {', '.join(sorted(lost))} " if whole else ""
-            raise DataError(f"no {split} clip {what}could be decoded; see the warnings above")
+            raise NothingDecodedError(
+                f"no {split} clip {what}could be decoded; see the warnings above"
+            )
     return cache
 
 
