@@ -3,10 +3,8 @@
 Nothing heavy is imported here; a command imports its stage when it runs.
 """
 
-import functools
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,13 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from lora_deploy import terminal, texts
+from lora_deploy.options import (
+    FILE_OR_FOLDER,
+    FOLDER,
+    adapter_options,
+    backend_option,
+    json_option,
+    offline_option,
+    pool_options,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from lora_deploy.clips.pool import DecodePool
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE_OR_FOLDER = click.Path(path_type=Path)
-BACKENDS = ("auto", "onnxruntime", "torch")
 
 
 def main() -> None:
@@ -56,79 +60,6 @@ def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> N
 def commands(verbose: bool, quiet: bool) -> None:
     """From a folder of labelled videos to a proven, swappable action recogniser."""
     terminal.talk(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-
-
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
-
-
-def _pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How videos are decoded; the command is given a ``pool``, closed when it ends."""
-
-    @click.option(
-        "--decoder",
-        type=click.Choice(["av", "decord"]),
-        default="av",
-        show_default=True,
-        help="Who decodes videos; both behind the same fence.",
-    )
-    @click.option(
-        "--decode",
-        "effort",
-        type=click.Choice(["exact", "fast", "whole"]),
-        default="exact",
-        show_default=True,
-        help="The right frames; near ones, faster; or every picture, to find all damage.",
-    )
-    @functools.wraps(command)
-    def with_pool(decoder: Any, effort: Any, **options: Any) -> Any:
-        from lora_deploy.clips.pool import DecodePool
-
-        with DecodePool(decoder=decoder, effort=effort) as pool:
-            return command(pool=pool, **options)
-
-    return with_pool
-
-
-def _offline_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """No hub is asked while the command runs, by us or by a library."""
-
-    @click.option(
-        "--offline", is_flag=True, help="Ask no hub: a base must be here, or in the hub's cache."
-    )
-    @functools.wraps(command)
-    def may_be_offline(offline: bool, **options: Any) -> Any:
-        if not offline:
-            return command(**options)
-        before = os.environ.get("HF_HUB_OFFLINE")
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        try:
-            return command(**options)
-        finally:
-            if before is None:
-                del os.environ["HF_HUB_OFFLINE"]
-            else:
-                os.environ["HF_HUB_OFFLINE"] = before
-
-    return may_be_offline
-
-
-def _adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What an adapter's folder that another program wrote can't say provably."""
-    command = click.option(
-        "--labels",
-        metavar="A,B,…",
-        callback=_labels,
-        help="Of an adapter's folder without labels.json, in the order of its outputs.",
-    )(command)
-    command = _offline_option(command)
-    return click.option(
-        "--base", help="What to put an adapter's folder on, where another program wrote it."
-    )(command)
-
-
-def _labels(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(label.strip() for label in text.split(","))
 
 
 @commands.command()
@@ -169,23 +100,17 @@ def quickstart(out: Path, seed: int) -> None:
 @click.option(
     "--base", help="Embedded base, transformers folder or hub id; same as --set model.base=…"
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting; may be repeated.",
-)
+@set_option
 @click.option(
     "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
-@_offline_option
+@offline_option
 @click.option(
     "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
 )
-@_pool_options
-@_json_option
+@pool_options
+@json_option
 def train(
     *,
     source: str,
@@ -242,13 +167,7 @@ def _settings(source: str, overrides: Sequence[str], base: str | None) -> Any:
 
 @commands.command()
 @click.argument("recipe", default="config")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting; may be repeated.",
-)
+@set_option
 @click.option("--list", "list_recipes", is_flag=True, help="Print the names of the recipes.")
 @click.option(
     "--effective", is_flag=True, help="Print every setting with its value, without comments."
@@ -284,8 +203,8 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     type=FILE_OR_FOLDER,
     help="Labelled clips for the proof; the RUN's validation clips by default.",
 )
-@_adapter_options
-@_json_option
+@adapter_options
+@json_option
 def merge_export(
     *,
     source: Path,
@@ -329,10 +248,10 @@ def merge_export(
     type=click.Path(path_type=Path, dir_okay=False),
     help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@backend_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
-@_pool_options
+@pool_options
 def classify(
     *,
     model: Path,
@@ -375,10 +294,10 @@ def classify(
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
-@_adapter_options
-@_pool_options
-@_json_option
+@backend_option
+@adapter_options
+@pool_options
+@json_option
 def evaluate(
     *,
     model: Path,
@@ -419,7 +338,7 @@ def evaluate(
     show_default=True,
     help="Rank to count LoRA parameters at.",
 )
-@_json_option
+@json_option
 def inspect_model(model: str, targets: str | None, r: int, as_json: bool) -> None:
     """Show what target words would hit on a base, before anything is trained.
 
@@ -447,8 +366,8 @@ def _words(text: str) -> list[str]:
 
 @commands.command()
 @click.argument("path", required=False, type=FOLDER)
-@_adapter_options
-@_json_option
+@adapter_options
+@json_option
 def doctor(
     path: Path | None, base: str | None, labels: tuple[str, ...] | None, as_json: bool
 ) -> int:

@@ -30,7 +30,7 @@ LAYERS = (
     ("bench", "doctor", "checkup", "demo"),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
-    ("terminal", "texts"),
+    ("terminal", "texts", "options"),
     ("cli",),
     ("__main__",),
 )
