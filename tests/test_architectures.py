@@ -37,6 +37,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.export.merge import merge
 from lora_deploy.export.pipeline import merge_export
+from lora_deploy.export.rotary import constant_positions
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter import attach, count, delta_off
 from lora_deploy.model.architectures import ARCHITECTURES, architecture_of, logits_of
@@ -225,6 +226,27 @@ def test_the_onnx_graph_answers_as_the_merged_model(
     tiny_bases: dict[str, Path], tmp_path: Path, model_type: str, word: str
 ) -> None:
     exported_as_merged(tiny_bases[model_type], word, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"hidden_size": 36, "num_attention_heads": 4}, {"frames_per_clip": 8}]
+)
+def test_rotary_positions_from_tables_are_those_of_vjepa2_to_the_bit(
+    changes: dict[str, Any],
+) -> None:
+    model = tiny_models.make("vjepa2", **changes)
+    frames = model.config.frames_per_clip
+    clips = torch.randn(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    attention = "apply_rotary_embeddings"
+    with torch.no_grad():
+        expected = logits_of(model, clips)
+        with constant_positions(model, frames):
+            assert any(attention in vars(module) for module in model.modules())
+            assert torch.equal(logits_of(model, clips), expected)
+            with pytest.raises(RuntimeError):  # the tables are of another length
+                logits_of(model, clips[:, :2])
+        assert not any(attention in vars(module) for module in model.modules())
+        assert torch.equal(logits_of(model, clips), expected)
 
 
 @pytest.mark.soak
