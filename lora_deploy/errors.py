@@ -279,6 +279,12 @@ class UnsupportedArchitectureError(ModelError):
     remedy = "choose a base of a supported architecture; `lora-deploy inspect BASE` names it"
 
 
+class TooLargeForOnnxError(ModelError):
+    """The model has more weights than one ONNX file can hold."""
+
+    remedy = "choose a smaller base; `lora-deploy inspect BASE` counts its parameters"
+
+
 class KnownBadLibraryError(ModelError):
     """The installed library is inside a window of versions that give plausible, wrong results."""
 

@@ -30,13 +30,16 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.config import LoraSettings, settings_from
 from lora_deploy.errors import (
     BaseConfigError,
+    TooLargeForOnnxError,
     UnknownTargetError,
     UnsupportedArchitectureError,
     WeightsMissingError,
     WeightsUnexpectedError,
 )
+from lora_deploy.export import to_onnx
 from lora_deploy.export.merge import merge
 from lora_deploy.export.pipeline import merge_export
+from lora_deploy.export.rotary import constant_positions
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter import attach, count, delta_off
 from lora_deploy.model.architectures import ARCHITECTURES, architecture_of, logits_of
@@ -225,6 +228,37 @@ def test_the_onnx_graph_answers_as_the_merged_model(
     tiny_bases: dict[str, Path], tmp_path: Path, model_type: str, word: str
 ) -> None:
     exported_as_merged(tiny_bases[model_type], word, tmp_path / "model.onnx")
+
+
+def test_a_model_that_one_onnx_file_can_not_hold_is_refused(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = open_base(str(tiny_base), ["x", "y"])
+    monkeypatch.setattr(to_onnx, "_LARGEST_SINGLE_FILE_BYTES", 1000)
+    with pytest.raises(TooLargeForOnnxError, match="one ONNX file holds at most 2 GB; choose"):
+        write_onnx(base.model, tmp_path / "m.onnx", labels=["x", "y"], contract=base.contract)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"hidden_size": 36, "num_attention_heads": 4}, {"frames_per_clip": 8}]
+)
+def test_rotary_positions_from_tables_are_those_of_vjepa2_to_the_bit(
+    changes: dict[str, Any],
+) -> None:
+    model = tiny_models.make("vjepa2", **changes)
+    frames = model.config.frames_per_clip
+    clips = torch.randn(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    attention = "apply_rotary_embeddings"
+    with torch.no_grad():
+        expected = logits_of(model, clips)
+        with constant_positions(model, frames):
+            assert any(attention in vars(module) for module in model.modules())
+            assert torch.equal(logits_of(model, clips), expected)
+            with pytest.raises(RuntimeError):  # the tables are of another length
+                logits_of(model, clips[:, :2])
+        assert not any(attention in vars(module) for module in model.modules())
+        assert torch.equal(logits_of(model, clips), expected)
 
 
 @pytest.mark.soak

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import NotExportableError, TooLargeForOnnxError
+from lora_deploy.export.rotary import constant_positions
 from lora_deploy.model.architectures import logits_of
 
 OPSET = 23
@@ -60,7 +61,7 @@ def write_onnx(
         )
     # A batch of 2: a batch of 1 would be taken for a constant.
     example = torch.zeros(2, *contract.pixel_values_shape)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), _quiet(), constant_positions(model, contract.frames):
         warnings.simplefilter("ignore")  # deprecations inside the exporter itself
         program = torch.onnx.export(
             _LogitsOnly(model).eval(),
