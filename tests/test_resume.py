@@ -1,5 +1,7 @@
 """A training that was killed and went on leaves what one without an interruption leaves, bit for bit."""
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -689,6 +691,35 @@ def test_a_folder_is_claimed_by_one_and_free_afterwards(tmp_path: Path) -> None:
     with claimed(folder):
         (folder / "x").write_text("x")
     assert [path.name for path in folder.iterdir()] == ["x"]
+
+
+def test_a_lock_that_its_last_holder_took_away_meanwhile_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    late: list[int] = []
+
+    def too_late(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        if not late:
+            late.append(descriptor)
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with claimed(tmp_path), pytest.raises(RunBusyError):
+        claimed(tmp_path).__enter__()
+
+
+def test_where_the_disk_knows_no_locks_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with claimed(tmp_path / "run"):
+        assert "knows no locks" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 # A full disk ------------------------------------------------------------------------------------
