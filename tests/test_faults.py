@@ -68,6 +68,8 @@ def tried(what: str, work: Path, base: Path, extent: str = "some") -> Trial:
             whole.append([Call(**call) for call in entry["calls"]])
         else:
             came.append(came_of(entry, work))
+    for one in came:  # the calls come in the same order each time
+        assert one.fault.name == whole[-1][one.nth - 1].name, one
     return Trial(work, whole, came)
 
 
