@@ -720,12 +720,6 @@ class MissingPackageError(LoraDeployError):
     remedy = "type that line, then see what is here with `lora-deploy doctor`"
 
 
-class TooLargeForOnnxError(BackendError):
-    """The weights do not fit into one ONNX file, which holds at most 2 GB."""
-
-    remedy = "choose a smaller base; `lora-deploy inspect BASE` counts its parameters"
-
-
 class NotExportableError(BackendError):
     """The ONNX exporter can't follow what the model computes."""
 
