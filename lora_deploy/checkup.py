@@ -195,7 +195,9 @@ def _tell_adapter(folder: Path, found: Checkup) -> None:
     """Its layers and its head, from the files alone."""
     with found.looking_at("adapter"):
         require("torch", "peft", purpose="to look at an adapter")
-        adapter = import_backend("lora_deploy.model.adapter", "peft", purpose="to read an adapter")
+        adapter = import_backend(
+            "lora_deploy.model.adapter_files", "peft", purpose="to read an adapter"
+        )
         adapter.check_is_adapter(folder)
         config = adapter.read_adapter_config(folder / adapter_record.ADAPTER_CONFIG)
         shapes = adapter_record.tensor_shapes(folder)

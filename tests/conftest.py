@@ -15,7 +15,7 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
-from lora_deploy.model.base import quiet_loading
+from lora_deploy.model.weights import quiet_loading
 from tests import faults, stub_decoder, tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from lora_deploy.config import LoraSettings
 from lora_deploy.errors import CheckpointError, NoAdapterError
-from lora_deploy.model.adapter import attach, count, delta_off, load_adapter
+from lora_deploy.model.adapter import attach, count, delta_off
+from lora_deploy.model.adapter_files import load_adapter
 from lora_deploy.model.base import open_base
 from lora_deploy.model.targets import resolve
 

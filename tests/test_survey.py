@@ -14,10 +14,11 @@ from lora_deploy.errors import ModelError, TargetError
 from lora_deploy.model import locate as locate_module
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.architectures import ARCHITECTURES
-from lora_deploy.model.base import open_base, quiet_loading
+from lora_deploy.model.base import open_base
 from lora_deploy.model.embedded import embedded_base
 from lora_deploy.model.survey import survey
 from lora_deploy.model.targets import resolve
+from lora_deploy.model.weights import quiet_loading
 
 ATTENTION = "videomae.encoder.layer.{}.attention.attention.{}"
 

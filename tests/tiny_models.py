@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lora_deploy.clips.processor import usual_contract, write_processor
-from lora_deploy.model.base import quiet_loading
+from lora_deploy.model.weights import quiet_loading
 
 FRAMES, SIDE = 4, 32
 

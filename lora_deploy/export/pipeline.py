@@ -33,8 +33,9 @@ from lora_deploy.export.certificate_page import certificate_html
 from lora_deploy.export.merge import merge
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.export.verify import Certificate, Form, certify
-from lora_deploy.model.adapter import adapter_fingerprint
-from lora_deploy.model.base import config_labels, quiet_loading, read_contract
+from lora_deploy.model.adapter_files import adapter_fingerprint
+from lora_deploy.model.base import config_labels, read_contract
+from lora_deploy.model.weights import quiet_loading
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime import eager
 from lora_deploy.runtime.base import Recogniser

@@ -9,7 +9,8 @@ from transformers import AutoModelForVideoClassification, PreTrainedModel
 
 from lora_deploy.errors import LabelOrderError
 from lora_deploy.model.architectures import logits_of
-from lora_deploy.model.base import config_labels, quiet_loading
+from lora_deploy.model.base import config_labels
+from lora_deploy.model.weights import quiet_loading
 
 
 class TorchBackend:

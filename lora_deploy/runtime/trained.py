@@ -33,7 +33,7 @@ from lora_deploy.errors import (
     UnsafeCheckpointError,
     WrongBaseError,
 )
-from lora_deploy.model.adapter import (
+from lora_deploy.model.adapter_files import (
     adapter_fingerprint,
     check_is_adapter,
     load_adapter,
