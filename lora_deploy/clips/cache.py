@@ -20,7 +20,7 @@ from lora_deploy.atomic import replacing, write_text
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.errors import ClipError, ClipErrorKind, DataError
+from lora_deploy.errors import ClipError, ClipErrorKind, DataError, DiskFullError
 
 _SPARE_BYTES = 16 << 20
 """Left free on the disk for the index and for others."""
@@ -112,8 +112,8 @@ def build_cache(
         if index is None or not _still_holds(index, distinct):
             index = _build(distinct, contract, index_path, digest, on_clip, pool)
         return _open(index, folder, real_paths)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, DiskFullError) as error:
+        if isinstance(error, DiskFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"the disk of {folder} is full; free some space or choose another folder"
             ) from error
