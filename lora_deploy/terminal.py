@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
+from click.core import ParameterSource
 
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.progress import Advance
@@ -71,6 +73,25 @@ def _our_fault(error: Exception) -> int:
 def _terminated(*_: object) -> None:
     click.echo("terminated", err=True)
     raise SystemExit(143)
+
+
+def command_line(flag: str) -> str:
+    """The command that is running, as it was typed, with one flag more if it lacks it."""
+    context = click.get_current_context()
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value, option = context.params[name], parameter.opts[0]
+        if isinstance(parameter, click.Argument):
+            words += map(str, value) if parameter.nargs == -1 else [str(value)]
+        elif value is True:
+            words.append(option)
+        else:
+            for single in value if parameter.multiple else [value]:
+                words += [option, str(single)]
+    return shlex.join([*words, *([] if flag in words else [flag])])
 
 
 def _is_verbose() -> bool:

@@ -61,7 +61,7 @@ class Saver:
             folder, self._settings, self._dataset, self._base, contract, self._learner
         )
         writer.save(EpochFigures(epoch=epoch, val_accuracy=0.5, val_loss=1.0), val_clips=6)
-        writer.finish()
+        run.write_run_manifest(folder, writer.outcome())
 
 
 class Decoded:

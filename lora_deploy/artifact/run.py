@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import AdapterChangedError, FileChangedError, FileMissingError
 
 MANIFEST = "run.json"
 SETTINGS = "config.yaml"
@@ -94,10 +94,10 @@ def verify_weights(folder: Path, manifest: RunManifest, name: str) -> Path:
     """
     path = folder / name
     if ".." in path.parts or path.is_symlink() or not path.is_file():
-        raise ArtifactError(f"{folder} lacks {name}; copy the folder again, or train again")
+        raise FileMissingError(f"{folder} lacks {name}")
     if manifest.weights.get(name) != sha256_of_file(path):
-        raise ArtifactError(
-            f"{path} is not the file that training left (its hash differs from {MANIFEST}); "
-            "copy the folder again, or train again"
+        changed = AdapterChangedError if name.startswith(f"{ADAPTER}/") else FileChangedError
+        raise changed(
+            f"{path} is not the file that training left (its hash differs from {MANIFEST})"
         )
     return path

@@ -15,11 +15,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from lora_deploy.artifact.adapter_record import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterRecord,
+    write_record,
+)
+from lora_deploy.artifact.fingerprint import fingerprint
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError, CheckpointError
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+from lora_deploy.errors import (
+    AdapterChangedError,
+    AdapterConfigError,
+    AdapterNotFiniteError,
+    AdapterPartMissingError,
+    AdapterPartUnknownError,
+    AdapterShapeError,
+    HeadMissingError,
+    NoAdapterError,
+    NotPlainLoraError,
+)
 
 _PLAIN_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
 _HARMLESS_OPTIONS = (
@@ -94,7 +108,9 @@ def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return adapted
 
 
-def count(model: torch.nn.Module) -> ParameterCounts:
+def count(
+    model: torch.nn.Module, head_modules: Sequence[str] = ("classifier", "fc_norm")
+) -> ParameterCounts:
     """Count parameters; the untrained copy of the head that peft keeps aside is not counted."""
     total = trainable = lora = head = 0
     for name, parameter in model.named_parameters():
@@ -104,12 +120,12 @@ def count(model: torch.nn.Module) -> ParameterCounts:
         if parameter.requires_grad:
             trainable += parameter.numel()
             lora += parameter.numel() if ".lora_" in name else 0
-            head += parameter.numel() if _is_head(name) else 0
+            head += parameter.numel() if _is_head(name, head_modules) else 0
     return ParameterCounts(total=total, trainable=trainable, lora=lora, head=head)
 
 
-def _is_head(name: str) -> bool:
-    return ".modules_to_save." in name or name.startswith(("classifier.", "fc_norm."))
+def _is_head(name: str, head_modules: Sequence[str]) -> bool:
+    return ".modules_to_save." in name or name.split(".", 1)[0] in head_modules
 
 
 @contextmanager
@@ -130,43 +146,84 @@ def delta_off(model: torch.nn.Module) -> Iterator[None]:
             layer.scaling = scaling
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as plain peft opens them."""
+def save_adapter(model: PeftModel, folder: Path, record: AdapterRecord) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as plain peft opens them.
+
+    Args:
+        model: With its adapter.
+        folder: Made if it is not there.
+        record: Goes into the header of the weights.
+    """
+    config = model.active_peft_config
+    # peft keeps a set and writes it in the order of Python's hashes, another one in each process.
+    config.target_modules = sorted(config.target_modules)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # peft warns that it can't ask the hub for the base's config
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is written by the run
+    write_record(folder, record)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(
+    model: PreTrainedModel, folder: Path, record: AdapterRecord | None = None
+) -> PeftModel:
     """Put a saved adapter and its head onto an opened base, in evaluation mode.
 
+    Args:
+        model: Changed in place.
+        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        record: What the adapter says of itself, if it does; rank and alpha are held against it.
+
     Raises:
-        ArtifactError: The folder holds no adapter.
-        CheckpointError: Weights are missing, unknown, of another shape, or not finite.
+        NoAdapterError: The folder holds no adapter.
+        AdapterError: It is torn, changed, not plain LoRA, or does not fit the model.
+    """
+    check_is_adapter(folder)
+    config = read_adapter_config(folder / ADAPTER_CONFIG)
+    if record is not None and (config.r, config.lora_alpha) != (record.r, record.lora_alpha):
+        raise AdapterChangedError(
+            f"{folder / ADAPTER_CONFIG} says r {config.r} and lora_alpha {config.lora_alpha:g}; "
+            f"it was trained with r {record.r} and lora_alpha {record.lora_alpha:g}"
+        )
+    saved = read_adapter_tensors(folder / ADAPTER_WEIGHTS)
+    if not config.modules_to_save or not any(_is_head_of(name) for name in saved):
+        raise HeadMissingError(f"{folder} holds LoRA alone, and no head for its labels")
+    try:
+        adapted = _wrap(model, config)
+    except ValueError as error:  # peft finds no layer of these names
+        raise AdapterPartUnknownError(
+            f"{folder} does not fit the model: {str(error).splitlines()[0]}"
+        ) from None
+    _fill(adapted, saved, ADAPTER_WEIGHTS)
+    adapted.eval()
+    return adapted
+
+
+def check_is_adapter(folder: Path) -> None:
+    """See that both files are there.
+
+    Raises:
+        NoAdapterError: One is not.
     """
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} is no adapter: it lacks {name}")
-    adapted = _wrap(model, read_adapter_config(folder / ADAPTER_CONFIG))
-    _load_weights(adapted, folder / ADAPTER_WEIGHTS)
-    adapted.eval()
-    return adapted
+            raise NoAdapterError(f"{folder} is no adapter: it lacks {name}")
 
 
 def read_adapter_config(path: Path) -> LoraConfig:
     """Read a plain LoRA's configuration; what would change the base or the sum is refused.
 
     Raises:
-        CheckpointError: It is torn, or has an option that is not plain LoRA.
+        AdapterConfigError: It is torn, or its numbers make no sense.
+        NotPlainLoraError: It has an option that is not plain LoRA.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         given = {key: values.pop(key) for key in _PLAIN_OPTIONS}
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(
+        raise AdapterConfigError(
             f"{path} is no LoRA configuration ({type(error).__name__}: {error}); it needs "
             f"{', '.join(_PLAIN_OPTIONS)}"
         ) from None
@@ -177,18 +234,17 @@ def read_adapter_config(path: Path) -> LoraConfig:
         if key not in _HARMLESS_OPTIONS and value and value != usual.get(key)
     )
     if strange:
-        raise CheckpointError(
-            f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA and can't "
-            "be used; train with plain LoRA, or convert the adapter"
+        raise NotPlainLoraError(
+            f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA"
         )
     r, alpha, dropout = given["r"], given["lora_alpha"], given["lora_dropout"]
     if not (_is_number(r) and r >= 1 and _is_number(alpha) and alpha > 0 and _is_number(dropout)):
-        raise CheckpointError(
+        raise AdapterConfigError(
             f"{path}: r is {r}, lora_alpha is {alpha} and lora_dropout is {dropout}; r and "
             "lora_alpha must be finite numbers above 0"
         )
     if given["bias"] != "none":
-        raise CheckpointError(f"{path}: bias is {given['bias']!r}; allowed: none")
+        raise NotPlainLoraError(f"{path}: bias is {given['bias']!r}; allowed: none")
     return LoraConfig(**given)
 
 
@@ -196,30 +252,61 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _load_weights(model: PeftModel, path: Path) -> None:
-    """Copy every tensor of an adapter file to its place, none left over and none left out."""
+def read_adapter_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of an adapter, as the file names it.
+
+    Raises:
+        AdapterConfigError: It is no safetensors file.
+        AdapterNotFiniteError: One holds NaN or infinity.
+    """
     try:
-        saved = load_file(path)
+        saved: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} can't be read as safetensors: {error}") from None
+        raise AdapterConfigError(f"{path.name} can't be read as safetensors: {error}") from None
+    for name, tensor in saved.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterNotFiniteError(f"{path.name}: {name} holds NaN or infinity")
+    return saved
+
+
+def adapter_fingerprint(path: Path) -> str:
+    """Fingerprint of an adapter's tensors, to know it again inside merged weights."""
+    return fingerprint(read_adapter_tensors(path))
+
+
+def _is_head_of(name: str) -> bool:
+    return ".lora_" not in name
+
+
+def _fill(model: PeftModel, saved: dict[str, torch.Tensor], file_name: str) -> None:
+    """Copy every tensor of an adapter file to its place, none left over and none left out."""
     places = {
         name.replace(".default.", ".").replace(".modules_to_save.", "."): parameter
         for name, parameter in model.named_parameters()
         if ".lora_" in name or ".modules_to_save." in name
     }
     missing, unknown = sorted(places.keys() - saved.keys()), sorted(saved.keys() - places.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path.name} does not fit the model: missing {missing[:4] or 'nothing'}, "
-            f"unknown {unknown[:4] or 'nothing'}"
+    if heads := [name for name in missing if _is_head_of(name)]:
+        raise HeadMissingError(f"{file_name} lacks a part of the head: {_first(heads)}")
+    if missing:
+        raise AdapterPartMissingError(
+            f"{file_name} lacks {len(missing)} of {len(places)} parts: {_first(missing)}"
+        )
+    if unknown:
+        raise AdapterPartUnknownError(
+            f"{file_name} holds {len(unknown)} parts that the model has no place for: "
+            f"{_first(unknown)}"
         )
     for name, place in places.items():
-        tensor = saved[name]
-        if tensor.shape != place.shape:
-            raise CheckpointError(
-                f"{path.name}: {name} is {tuple(tensor.shape)}; the model has {tuple(place.shape)}"
+        if saved[name].shape != place.shape:
+            raise AdapterShapeError(
+                f"{file_name}: {name} is {tuple(saved[name].shape)}; the model has "
+                f"{tuple(place.shape)}"
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path.name}: {name} holds NaN or infinity; train again")
         with torch.no_grad():
-            place.copy_(tensor)
+            place.copy_(saved[name])
+
+
+def _first(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,15 @@ class EpochFigures:
 class KeepBest(TrainerCallback):
     """Hands each better epoch to ``save``, and stops when none has come for a while."""
 
-    def __init__(self, save: Callable[[EpochFigures], None], *, patience: int) -> None:
-        """``patience`` in epochs; 0 never stops."""
-        self.best: EpochFigures | None = None
+    def __init__(
+        self,
+        save: Callable[[EpochFigures], None],
+        *,
+        patience: int,
+        best: EpochFigures | None = None,
+    ) -> None:
+        """``patience`` in epochs, 0 never stops; ``best`` of before an interruption."""
+        self.best = best
         self._save = save
         self._patience = patience
 
@@ -71,8 +78,14 @@ class KeepBest(TrainerCallback):
             control.should_training_stop = True
 
 
+_NOT_OF_THE_TRAINING = re.compile(
+    r"(_runtime|_per_second|_preparation_time)$"  # the clock's
+    r"|^(total_flos|train_loss)$"  # sums since the last start; the first takes pixels for words
+)
+
+
 class WriteMetrics(TrainerCallback):
-    """One JSON line per logged step and per evaluation."""
+    """One JSON line per logged step and per evaluation; the same training gives the same bytes."""
 
     def __init__(self, path: Path) -> None:
         """``path`` is appended to."""
@@ -87,7 +100,14 @@ class WriteMetrics(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Append what was logged."""
-        line = {"step": state.global_step, "epoch": state.epoch, **(logs or {})}
+        logs = logs or {}
+        left_out = {key: logs[key] for key in logs if _NOT_OF_THE_TRAINING.search(key)}
+        if left_out:
+            logger.debug("%s", left_out)
+        values = {key: logs[key] for key in logs if key not in left_out}
+        if values.keys() <= {"epoch"}:
+            return
+        line = {"step": state.global_step, "epoch": state.epoch, **values}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -2,11 +2,7 @@
 
 import csv
 import io
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +13,19 @@ from transformers import PreTrainedModel
 
 from lora_deploy import atomic
 from lora_deploy.artifact import run
+from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
-from lora_deploy.errors import LoraDeployError
+from lora_deploy.errors import NothingKeptError
 from lora_deploy.model.adapter import ParameterCounts, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.model.targets import ResolvedTargets
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
+from lora_deploy.train.interruption import uninterrupted
 from lora_deploy.versions import installed_versions
 
 
@@ -51,15 +49,30 @@ class RunFolder:
         base: OpenedBase,
         contract: PixelContract,
         learner: Learner,
+        *,
+        earlier_seconds: float = 0.0,
+        goes_on: bool = False,
     ) -> None:
+        """Write what is known at the start.
+
+        Args:
+            path: Is there.
+            settings: Of the training.
+            dataset: All of its clips.
+            base: What it stands on.
+            contract: What is decoded of each clip.
+            learner: What learns.
+            earlier_seconds: Spent on it before an interruption.
+            goes_on: The best epoch of before is in the folder, and stays until a better one comes.
+        """
         self.path = path
         self._settings = settings
         self._dataset = dataset
         self._base = base
         self._contract = contract
         self._learner = learner
-        self._started = time.monotonic()
-        self._manifest: RunManifest | None = None
+        self._started = time.monotonic() - earlier_seconds
+        self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
         atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
 
@@ -68,7 +81,7 @@ class RunFolder:
 
         Ctrl-C and a termination wait until that is done.
         """
-        with _uninterrupted():
+        with uninterrupted():
             self._write(figures, val_clips)
 
     def _write(self, figures: EpochFigures, val_clips: int) -> None:
@@ -79,7 +92,7 @@ class RunFolder:
                 torch.save(self._checkpoint(), file)  # given a path, it would hide a full disk
             if isinstance(model, PeftModel):
                 adapter = stage / run.ADAPTER
-                save_adapter(model, adapter)
+                save_adapter(model, adapter, self._record(manifest))
                 texts = {
                     "labels.json": cards.labels_json(manifest.labels),
                     "README.md": cards.adapter_card(manifest, self._settings),
@@ -90,17 +103,22 @@ class RunFolder:
             run.write_run_manifest(stage, manifest)
         self._manifest = manifest
 
-    def finish(self) -> RunManifest:
-        """Say in the manifest that the training came to its end."""
+    @property
+    def training_seconds(self) -> float:
+        """Spent on this training so far, without what an interruption made undone."""
+        return time.monotonic() - self._started
+
+    def outcome(self) -> RunManifest:
+        """The manifest of a training that came to its end; not written yet.
+
+        Raises:
+            NothingKeptError: No epoch was kept.
+        """
         if self._manifest is None:
-            raise LoraDeployError(
-                "the training ended before its first evaluation; nothing was kept"
-            )
-        self._manifest = self._manifest.model_copy(
-            update={"finished": True, "training_seconds": time.monotonic() - self._started}
+            raise NothingKeptError("the training ended before its first evaluation")
+        return self._manifest.model_copy(
+            update={"finished": True, "training_seconds": self.training_seconds}
         )
-        run.write_run_manifest(self.path, self._manifest)
-        return self._manifest
 
     def _describe(self, figures: EpochFigures, val_clips: int) -> RunManifest:
         """All but the hashes."""
@@ -127,8 +145,18 @@ class RunFolder:
                 val_clips=val_clips,
             ),
             finished=False,
-            training_seconds=time.monotonic() - self._started,
+            training_seconds=self.training_seconds,
             weights={},
+        )
+
+    def _record(self, manifest: RunManifest) -> AdapterRecord:
+        lora = self._settings.model.lora
+        return AdapterRecord(
+            base=manifest.base,
+            labels=manifest.labels,
+            contract=manifest.contract,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
         )
 
     def _model_config(self) -> dict[str, Any]:
@@ -154,26 +182,6 @@ def _hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done; they count afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
-        return
-    waiting: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: waiting.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for held_back in waiting:
-            signal.raise_signal(held_back)
 
 
 def _splits_csv(dataset: ClipDataset) -> str:

@@ -1,0 +1,128 @@
+"""What a training was begun with: settings, clips, frames, base. Only the same can go on exactly."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from lora_deploy.clips.cache import FrameCache
+from lora_deploy.clips.dataset import ClipDataset, Split
+from lora_deploy.config import Settings
+from lora_deploy.versions import installed_versions
+
+MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
+"""Settings that change no figure."""
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_REASONS = {
+    "training.epochs": "the course of the learning rate depends on it",
+    "clips": "names, labels, groups or their order",
+}
+
+
+class Origin(BaseModel):
+    """What a training was begun with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, Any]
+    """Without those that change no figure."""
+    labels: tuple[str, ...]
+    clips: dict[str, str]
+    """By split: how many clips, and a hash over them in their order; not over their folder."""
+    base: str
+    """Its fingerprint."""
+    surroundings: dict[str, str]
+    """Versions, device and threads: with others the last bits of a figure may differ."""
+
+
+def origin_of(
+    settings: Settings, dataset: ClipDataset, base_fingerprint: str, device: torch.device
+) -> Origin:
+    """What a training with all of this is begun with."""
+    tree = settings.model_dump(mode="json")
+    for key in MAY_DIFFER:
+        section, name = key.split(".")
+        tree[section].pop(name)
+    versions = installed_versions()
+    return Origin(
+        settings=tree,
+        labels=dataset.labels,
+        clips={split: _clips_digest(dataset, split) for split in _SPLITS},
+        base=base_fingerprint,
+        surroundings={
+            **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
+            "device": _device_name(device),
+            "threads": str(torch.get_num_threads()),
+        },
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
+    return [line for line in _differences(then, now) if not line.startswith(MAY_DIFFER)]
+
+
+def differences(then: Origin, now: Origin) -> list[str]:
+    """What differs, apart from the surroundings; each as ``key was A and is B``."""
+    fields = {"settings", "surroundings"}
+    return settings_differences(then.settings, now.settings) + _differences(
+        then.model_dump(exclude=fields), now.model_dump(exclude=fields)
+    )
+
+
+def changed_surroundings(then: Origin, now: Origin) -> list[str]:
+    """Versions, device or threads that are others now; each as ``name was A and is B``."""
+    return _differences(then.surroundings, now.surroundings)
+
+
+def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
+    """A hash over every frame that is learned from or judged on, in the order of the clips.
+
+    It differs when a video was changed, when another decoder chose other frames, and when the
+    cache on the disk was damaged.
+    """
+    digest = hashlib.sha256()
+    for split in _SPLITS[:2]:
+        for clip in dataset.of(split):
+            if clip.path not in cache.errors:
+                digest.update(f"{split} {clip.label}\n".encode())
+                digest.update(cache.frames(clip.path).data)
+    return digest.hexdigest()
+
+
+def _clips_digest(dataset: ClipDataset, split: Split) -> str:
+    clips = dataset.of(split)
+    lines = [repr((clip.path.name, clip.label, clip.group)) for clip in clips]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return f"{len(clips)} clips {digest[:16]}"
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = dict(_flat(then)), dict(_flat(now))
+    return [
+        f"{key} was {old.get(key, 'not there')} and is {new.get(key, 'not there')}{_reason(key)}"
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+def _reason(key: str) -> str:
+    reason = _REASONS.get(key) or _REASONS.get(key.split(".")[0])
+    return f" ({reason})" if reason else ""
