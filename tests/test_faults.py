@@ -20,7 +20,7 @@ from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.atomic import UPDATE
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import AdapterChangedError
 from lora_deploy.export import pipeline
 from lora_deploy.runtime.load import load
 from tests.faults import NEED_ROOM, Call, attempt
@@ -190,7 +190,7 @@ def test_a_torn_file_of_a_save_that_was_cut_off_is_refused(saves: Trial, tmp_pat
     (folder / weights).rename(folder / UPDATE / weights)
     content = (folder / UPDATE / weights).read_bytes()
     (folder / UPDATE / weights).write_bytes(content[:-1])
-    with pytest.raises(ArtifactError, match="is not the file that training left"):
+    with pytest.raises(AdapterChangedError, match="is not the file that training left"):
         load(folder)
 
 

@@ -20,7 +20,13 @@ from lora_deploy.atomic import replacing, write_text
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.errors import ClipError, ClipErrorKind, FrameCacheFolderError, FrameCacheFullError
+from lora_deploy.errors import (
+    ClipError,
+    ClipErrorKind,
+    DiskFullError,
+    FrameCacheFolderError,
+    FrameCacheFullError,
+)
 
 _SPARE_BYTES = 16 << 20
 """Left free on the disk for the index and for others."""
@@ -113,8 +119,8 @@ def build_cache(
         if index is None or not _still_holds(index, distinct):
             index = _build(distinct, contract, index_path, digest, on_clip, pool)
         return _open(index, folder, real_paths)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, DiskFullError) as error:
+        if isinstance(error, DiskFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FrameCacheFullError(f"the disk of {folder} is full") from error
         raise FrameCacheFolderError(
             f"the frame cache {folder} can't be used ({os.strerror(error.errno or 0)})"

@@ -74,7 +74,7 @@ def write(
         keep: How many checkpoints stay.
 
     Raises:
-        OSError: The disk is full, or fails; the older checkpoints are as they were.
+        DiskFullError: There is no room; the older checkpoints are as they were.
     """
     folder = run_folder / FOLDER
     with uninterrupted():
