@@ -23,6 +23,7 @@ from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.errors import AdapterChangedError, ArtifactError, CheckFailed, DataError
 from lora_deploy.export import pipeline
 from lora_deploy.export.merge import merge
+from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.trained import Trained, open_run
 
@@ -318,6 +319,22 @@ def test_a_changed_weight_file_of_the_run_is_refused(lora_run: Path, tmp_path: P
     path.write_bytes(content)
     with pytest.raises(AdapterChangedError, match="is not the file that training left"):
         pipeline.merge_export(copy, tmp_path / "bundle")
+
+
+def test_an_adapter_that_changes_while_it_is_exported_is_not_shipped(
+    lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(lora_run, tmp_path / "run")
+    write = write_onnx
+
+    def save_meanwhile(*arguments: object, **options: object) -> None:
+        write(*arguments, **options)  # type: ignore[arg-type]
+        (copy / "best_model_lora_adapter" / "README.md").write_text("of a better epoch")
+
+    monkeypatch.setattr("lora_deploy.export.pipeline.write_onnx", save_meanwhile)
+    with pytest.raises(AdapterChangedError, match="was changed while it was exported"):
+        pipeline.merge_export(copy, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_strangers_run_can_not_smuggle_files_into_a_bundle(

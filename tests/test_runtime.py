@@ -14,6 +14,8 @@ import pytest
 
 import lora_deploy
 from lora_deploy.artifact import bundle as bundles
+from lora_deploy.artifact import run as runs
+from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.clips import decode
 from lora_deploy.errors import (
     AdapterChangedError,
@@ -30,6 +32,7 @@ from lora_deploy.runtime import ort
 from lora_deploy.runtime.base import Recogniser, softmax
 from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.trained import open_run
 
 EXAMPLE_BUNDLE = Path(lora_deploy.__file__).parent / "assets" / "example-bundle"
 
@@ -250,6 +253,36 @@ def test_an_edited_alpha_of_a_run_is_refused(lora_run: Path, tmp_path: Path) -> 
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 64}))
     with pytest.raises(AdapterChangedError, match=r"adapter_config\.json is not the file"):
         load(copy)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_better_epoch_that_is_saved_while_a_run_is_opened_is_opened_instead(
+    lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    """A training saves between the reading of run.json and that of the weights."""
+    copy = Path(shutil.copytree(lora_run, tmp_path / "run"))
+    card = copy / "best_model_lora_adapter" / "README.md"
+    verify = runs.verify_adapter
+
+    def save_first(folder: Path, manifest: runs.RunManifest) -> list[Path]:
+        monkeypatch.setattr(runs, "verify_adapter", verify)
+        card.write_text("of a better epoch")
+        if saved:
+            weights = {name: sha256_of_file(copy / name) for name in manifest.weights}
+            later = manifest.model_copy(
+                update={"weights": weights, "best": manifest.best.model_copy(update={"epoch": 99})}
+            )
+            runs.write_run_manifest(copy, later)
+        return verify(folder, manifest)
+
+    monkeypatch.setattr(runs, "verify_adapter", save_first)
+    if saved:
+        best = open_run(copy).best
+        assert best is not None
+        assert best.epoch == 99
+    else:
+        with pytest.raises(AdapterChangedError):
+            open_run(copy)
 
 
 def test_a_run_can_not_bring_code_or_another_architecture(full_run: Path, tmp_path: Path) -> None:

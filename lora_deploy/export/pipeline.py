@@ -13,10 +13,12 @@ from lora_deploy import atomic
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import ADAPTER_WEIGHTS, is_adapter
 from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.processor import write_processor
 from lora_deploy.errors import (
+    AdapterChangedError,
     AdapterSkippedError,
     ArtifactError,
     BackendCannotError,
@@ -190,8 +192,10 @@ def _write_forms(stage: Path, trained: Trained) -> None:
     if trained.adapter_files:
         adapter = stage / bundle.ADAPTERS / ADAPTER_NAME
         adapter.mkdir(parents=True)
-        for path in trained.adapter_files:
+        for path, digest in trained.adapter_files.items():
             shutil.copyfile(path, adapter / path.name)
+            if sha256_of_file(adapter / path.name) != digest:
+                raise AdapterChangedError(f"{path} was changed while it was exported")
 
 
 def save_model(merged: PreTrainedModel, folder: Path, contract: PixelContract) -> None:

@@ -4,7 +4,7 @@ Nothing is believed: hashes, fingerprints, labels and parts are checked, and an 
 alive before anybody gets an answer from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ from lora_deploy.artifact.manifest import BaseIdentity, manifest_digest, sha256_
 from lora_deploy.artifact.run import BestEpoch, RunManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
+    AdapterChangedError,
     BaseNotNamedError,
+    FileChangedError,
     HalfFittingCheckpointError,
     LabelOrderError,
     LabelsNotNamedError,
@@ -56,8 +58,8 @@ class Trained:
     """In the order of the logits."""
     contract: PixelContract
     base: BaseIdentity
-    adapter_files: tuple[Path, ...]
-    """What belongs to the adapter; empty without one."""
+    adapter_files: Mapping[Path, str]
+    """What belongs to the adapter, with the hash of what was opened; empty without one."""
     digest: str
     """One hash for the whole of it."""
     best: BestEpoch | None
@@ -76,8 +78,19 @@ def open_run(folder: Path) -> Trained:
         AdapterError: The adapter or its base is not what the RUN says.
         LivenessError: The adapter is dead.
     """
-    manifest = run.read_run_manifest(folder)
-    digest = manifest_digest(folder / run.MANIFEST)
+    while True:
+        manifest = run.read_run_manifest(folder)
+        digest = manifest_digest(folder / run.MANIFEST)
+        try:
+            return _open_run(folder, manifest, digest)
+        except (FileChangedError, AdapterChangedError):
+            # A training may have saved a better epoch after its manifest was read.
+            run.read_run_manifest(folder)
+            if manifest_digest(folder / run.MANIFEST) == digest:
+                raise
+
+
+def _open_run(folder: Path, manifest: RunManifest, digest: str) -> Trained:
     if manifest.kind == "full":
         return Trained(
             model=open_checkpoint(run.verify_weights(folder, manifest, run.CHECKPOINT), manifest),
@@ -85,7 +98,7 @@ def open_run(folder: Path) -> Trained:
             labels=manifest.labels,
             contract=manifest.contract,
             base=manifest.base,
-            adapter_files=(),
+            adapter_files={},
             digest=digest,
             best=manifest.best,
             liveness=None,
@@ -100,7 +113,9 @@ def open_run(folder: Path) -> Trained:
         labels=manifest.labels,
         contract=manifest.contract,
         base=manifest.base,
-        adapter_files=tuple(files),
+        adapter_files={
+            path: manifest.weights[path.relative_to(folder).as_posix()] for path in files
+        },
         digest=digest,
         best=manifest.best,
         liveness=liveness,
@@ -170,7 +185,10 @@ def open_adapter(
             fingerprint=opened.fingerprint,
             licence=opened.licence,
         ),
-        adapter_files=(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS),
+        adapter_files={
+            path: sha256_of_file(path)
+            for path in (folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS)
+        },
         digest=f"sha256:{sha256_of_file(folder / ADAPTER_WEIGHTS)}",
         best=None,
         liveness=liveness,
