@@ -58,7 +58,8 @@ def locate(
 def _snapshot(hub_id: str, revision: str | None, *, may_download: bool) -> Path:
     """A base in the hub's own cache, fetched if need be; the folder is named after the commit."""
     # Read now: the hub's library reads it once, when it is first imported.
-    may_download = may_download and not os.environ.get("HF_HUB_OFFLINE")
+    forbidden = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    may_download = may_download and not forbidden
     patterns = [_FILES_OF_A_BASE]
     patterns.append([*patterns[0], "pytorch_model*.bin*"])  # where there are no safetensors
     try:
