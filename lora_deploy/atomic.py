@@ -1,11 +1,31 @@
-"""Files and folders that exist whole or not at all: written beside their place, synced, renamed."""
+"""Files and folders that exist whole or not at all: written beside their place, synced, renamed.
 
+- `replacing`: one file; renaming it is the moment at which it counts.
+- `staged_folder`: a new folder; likewise.
+- `updating`: several files of a folder, all of them or none. They are staged in one hidden folder,
+  and renaming that to ``.update`` is the moment at which they count. Then each is moved to its
+  place; if that is cut off, `settle` goes on with it, and whoever reads the files calls it first.
+"""
+
+import errno
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lora_deploy.errors import (
+    DiskFullError,
+    FileUnknownError,
+    LoraDeployError,
+    SaveUnfinishedError,
+)
+
+UPDATE = ".update"
+"""Files that count already, and are on the way to their places one level up."""
 
 
 @contextmanager
@@ -13,19 +33,26 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it takes the place of ``path``.
 
     If the block raises, nothing is left and an older file stays as it was.
+
+    Raises:
+        DiskFullError: There is no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(descriptor)
-    partial = Path(name)
-    try:
-        yield partial
-        _sync(partial)
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
+    with _in_clear_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".partial"
+        )
+        os.close(descriptor)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            _sync(partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,39 +65,75 @@ def write_text(path: Path, text: str) -> None:
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on success it is renamed to ``target``.
 
-    ``target`` must not exist, or be an empty folder. If the block raises, nothing is left.
+    ``target`` must not exist, or be an empty folder. If the block raises, nothing is left; what a
+    killed process left is removed by the next one with the same target.
+
+    Raises:
+        DiskFullError: There is no room for it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
-    try:
-        yield stage
-        for path in stage.rglob("*"):
-            if path.is_file():
-                path.chmod(0o666 & ~_umask())  # some writers leave files that only we can read
-            _sync(path)
-        _sync(stage)
-        stage.chmod(0o777 & ~_umask())
-        stage.replace(target)
+    with _in_clear_words(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned_stages(target)
+        stage = Path(
+            tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        )
+        lock = _lock(stage)
+        try:
+            yield stage
+            for path in sorted(stage.rglob("*")):
+                if path.is_file():
+                    path.chmod(0o666 & ~_umask())  # some writers leave files that only we can read
+                _sync(path)
+            stage.chmod(0o777 & ~_umask())
+            _sync(stage)
+            stage.replace(target)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        finally:
+            if lock is not None:
+                os.close(lock)
         _sync(target.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """As `staged_folder`, but an older folder at ``target`` is replaced.
+def updating(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; on success its files replace those of ``folder``, all or none.
 
-    For the moment between two renames nothing stands at ``target``.
+    Only one process at a time may update a folder. If the block raises, nothing is left and
+    ``folder`` stays as it was; what a killed process left is removed.
+
+    Raises:
+        DiskFullError: There is no room for the files.
     """
-    with staged_folder(target.with_name(f".{target.name}.new")) as stage:
+    settle(folder)
+    for left in folder.glob(".*.partial"):
+        _remove(left)
+    with _in_clear_words(folder), staged_folder(folder / UPDATE) as stage:
         yield stage
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    target.with_name(f".{target.name}.new").replace(target)
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Finish an update of ``folder`` that was cut off; more than one process may do so at once.
+
+    Raises:
+        SaveUnfinishedError: There is one, and nothing may be moved here.
+        FileUnknownError: A link would lead the files out of ``folder``.
+    """
+    folder = folder.resolve()  # the folder itself may be reached by a link, nothing in it
+    update = folder / UPDATE
+    try:
+        if update.is_dir():
+            _move_contents(update, folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if any(not path.is_dir() for path in update.rglob("*")):
+            raise SaveUnfinishedError(
+                f"the last save into {folder} was cut off, and finishing it needs the right to "
+                f"write there ({error.strerror})"
+            ) from None
 
 
 def is_free(target: Path) -> bool:
@@ -78,12 +141,96 @@ def is_free(target: Path) -> bool:
     return not target.exists() or (target.is_dir() and not any(target.iterdir()))
 
 
+def _move_contents(source: Path, target: Path) -> None:
+    """Move every file to its place; what another process has moved by now is passed over.
+
+    Nothing is ever removed but empty folders, so whatever is still on its way gets there.
+    """
+    if source.is_symlink() or target.is_symlink():
+        raise FileUnknownError(f"{source} or {target} is a link, and a save leaves none")
+    target.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        for path in sorted(source.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                _move_contents(path, target / path.name)
+            else:
+                with suppress(FileNotFoundError):
+                    path.replace(target / path.name)
+    _sync(target)
+    try:
+        source.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_abandoned_stages(target: Path) -> None:
+    for left in target.parent.iterdir():
+        if left.name.startswith(f".{target.name}.") and left.suffix == ".partial" and left.is_dir():
+            lock = _lock(left)
+            if lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds a lock on a folder until it is closed, or the process ends.
+
+    None where another process has the lock, or another user the folder, or where the file system
+    knows no locks.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _in_clear_words(target: Path) -> Iterator[None]:
+    """Turn what writing libraries raise when the disk is full, or gives an error, into one line."""
+    try:
+        yield
+    except Exception as error:
+        number = _errno_of(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"the disk is full, and {target} was not written") from error
+        if number is not None and not isinstance(error, OSError | LoraDeployError):
+            raise OSError(number, os.strerror(number), str(target)) from error
+        raise
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The number of the failed system call at the root of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(found[1])  # how libraries in Rust say it, safetensors among them
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _umask() -> int:

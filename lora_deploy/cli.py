@@ -3,7 +3,6 @@
 Nothing heavy is imported here; a command imports its stage when it runs.
 """
 
-import functools
 import json
 import logging
 import re
@@ -14,15 +13,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from lora_deploy import terminal
+from lora_deploy import terminal, texts
+from lora_deploy.options import (
+    FILE_OR_FOLDER,
+    FOLDER,
+    adapter_options,
+    backend_option,
+    json_option,
+    offline_option,
+    pool_options,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from lora_deploy.clips.pool import DecodePool
-    from lora_deploy.model.survey import Survey
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE_OR_FOLDER = click.Path(path_type=Path)
-BACKENDS = ("auto", "onnxruntime", "torch")
 
 
 def main() -> None:
@@ -56,38 +60,6 @@ def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> N
 def commands(verbose: bool, quiet: bool) -> None:
     """From a folder of labelled videos to a proven, swappable action recogniser."""
     terminal.talk(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-
-
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
-
-
-def _pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How videos are decoded; the command is given a ``pool``, closed when it ends."""
-
-    @click.option(
-        "--decoder",
-        type=click.Choice(["av", "decord"]),
-        default="av",
-        show_default=True,
-        help="Who decodes videos; both behind the same fence.",
-    )
-    @click.option(
-        "--decode",
-        "effort",
-        type=click.Choice(["exact", "fast", "whole"]),
-        default="exact",
-        show_default=True,
-        help="The right frames; near ones, faster; or every picture, to find all damage.",
-    )
-    @functools.wraps(command)
-    def with_pool(decoder: Any, effort: Any, **options: Any) -> Any:
-        from lora_deploy.clips.pool import DecodePool
-
-        with DecodePool(decoder=decoder, effort=effort) as pool:
-            return command(pool=pool, **options)
-
-    return with_pool
 
 
 @commands.command()
@@ -128,22 +100,17 @@ def quickstart(out: Path, seed: int) -> None:
 @click.option(
     "--base", help="Embedded base, transformers folder or hub id; same as --set model.base=…"
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting; may be repeated.",
-)
+@set_option
 @click.option(
     "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
+@offline_option
 @click.option(
     "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
 )
-@_pool_options
-@_json_option
+@pool_options
+@json_option
 def train(
     *,
     source: str,
@@ -200,13 +167,7 @@ def _settings(source: str, overrides: Sequence[str], base: str | None) -> Any:
 
 @commands.command()
 @click.argument("recipe", default="config")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting; may be repeated.",
-)
+@set_option
 @click.option("--list", "list_recipes", is_flag=True, help="Print the names of the recipes.")
 @click.option(
     "--effective", is_flag=True, help="Print every setting with its value, without comments."
@@ -227,7 +188,7 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
 
 
 @commands.command("merge-export")
-@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("source", metavar="RUN", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The BUNDLE folder to make.")
 @click.option(
     "--to",
@@ -242,11 +203,23 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     type=FILE_OR_FOLDER,
     help="Labelled clips for the proof; the RUN's validation clips by default.",
 )
-@_json_option
+@adapter_options
+@json_option
 def merge_export(
-    run_folder: Path, out: Path, targets: str, precision: str, verify_on: Path | None, as_json: bool
+    *,
+    source: Path,
+    out: Path,
+    targets: str,
+    precision: str,
+    verify_on: Path | None,
+    base: str | None,
+    labels: tuple[str, ...] | None,
+    as_json: bool,
 ) -> None:
-    """Merge LoRA into the base, export, prove all forms equal on real clips."""
+    """Merge LoRA into the base, export, prove all forms equal on real clips.
+
+    RUN may be the folder of an adapter that plain peft wrote; name its base with --base.
+    """
     from lora_deploy.extras import import_backend
 
     for given, allowed, option in ((targets, "onnx", "--to"), (precision, "fp32", "--precision")):
@@ -257,22 +230,14 @@ def merge_export(
         "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
         purpose="to export and to prove what was exported",
     )  # fmt: skip
-    shipped = stage.merge_export(run_folder, out, verify_on=verify_on, progress=terminal.progress)
-    certificate = shipped.certificate
+    shipped = stage.merge_export(
+        source, out, verify_on=verify_on, base=base, labels=labels, progress=terminal.progress
+    )
     if as_json:
-        click.echo(certificate.model_dump_json(indent=1))
-        return
-    if certificate.liveness is not None:
-        click.echo(
-            f"adapter on ≠ off: logits change by up to {certificate.liveness.largest_logit_difference:.3g} "
-            f"(needed {certificate.liveness.needed:.2g})"
-        )
-    for link in certificate.links:
-        click.echo(
-            f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {certificate.clips} clips, "
-            f"{len(link.flips)} flips, probabilities differ by at most {link.largest_probability_difference:.1e}"
-        )
-    click.echo(f"{out}: proved and shipped")
+        click.echo(shipped.certificate.model_dump_json(indent=1))
+    else:
+        click.echo(texts.certificate(shipped.certificate))
+        click.echo(f"{out}: proved and shipped")
 
 
 @commands.command()
@@ -283,10 +248,10 @@ def merge_export(
     type=click.Path(path_type=Path, dir_okay=False),
     help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@backend_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
-@_pool_options
+@pool_options
 def classify(
     *,
     model: Path,
@@ -329,15 +294,18 @@ def classify(
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
-@_pool_options
-@_json_option
+@backend_option
+@adapter_options
+@pool_options
+@json_option
 def evaluate(
     *,
     model: Path,
     data: Path | None,
     split: str,
     backend: str,
+    base: str | None,
+    labels: tuple[str, ...] | None,
     as_json: bool,
     pool: "DecodePool",
 ) -> int:
@@ -346,20 +314,11 @@ def evaluate(
     from lora_deploy.runtime.load import load
 
     source = stage.choose_data(model, data)
-    recogniser = load(model, backend=backend)
+    recogniser = load(model, backend=backend, base=base, labels=labels)
     result = stage.evaluate(
         recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
     )
-    if as_json:
-        click.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
-    else:
-        low, high = result.interval
-        click.echo(
-            f"accuracy {result.accuracy:.3f} on {result.clips} clips "
-            f"(95% interval {low:.3f} to {high:.3f}; chance {result.chance:.3f})"
-        )
-        for label, part in result.per_class.items():
-            click.echo(f"  {label:<24} {part:.3f}")
+    _print(result, texts.evaluation, as_json)
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
@@ -379,12 +338,12 @@ def evaluate(
     show_default=True,
     help="Rank to count LoRA parameters at.",
 )
-@_json_option
+@json_option
 def inspect_model(model: str, targets: str | None, r: int, as_json: bool) -> None:
     """Show what target words would hit on a base, before anything is trained.
 
-    MODEL is an embedded base, a transformers folder, a hub id that is here already, or a RUN, whose
-    base is then shown.
+    MODEL is an embedded base, a transformers folder, a hub id that is here already, or a RUN or
+    BUNDLE, whose base is then shown.
     """
     from lora_deploy.extras import import_backend
 
@@ -392,11 +351,7 @@ def inspect_model(model: str, targets: str | None, r: int, as_json: bool) -> Non
     stage = import_backend(
         "lora_deploy.model.survey", "torch", "transformers", purpose="to open a base"
     )
-    survey = stage.survey(model, targets=words, r=r)
-    if as_json:
-        click.echo(json.dumps(survey.as_dict(), ensure_ascii=False, indent=1))
-    else:
-        _print_survey(survey)
+    _print(stage.survey(model, targets=words, r=r), texts.survey, as_json)
 
 
 def _words(text: str) -> list[str]:
@@ -409,48 +364,37 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _print_survey(survey: "Survey") -> None:
-    contract = survey.contract
-    click.echo(
-        f"{survey.base_id}: {survey.architecture} of {survey.hidden_layers} hidden layers, "
-        f"{contract.frames} frames of {contract.crop_width}×{contract.crop_height} pixels, "
-        f"licence {survey.licence or 'not stated'}"
-    )
-    click.echo(
-        f"{survey.total_parameters:,} parameters: {survey.base_parameters:,} of the base, "
-        f"{survey.head_parameters:,} of a head ({', '.join(survey.head_modules)}) "
-        f"for {survey.labels} labels"
-    )
-    width = max(len(word) for word in ("word", *survey.words))
-    title = f"LoRA parameters at r={survey.r}"
-    click.echo(f"\n{'word':<{width}}  layers  {title}  kinds of layers")
-    for word, reach in survey.words.items():
-        click.echo(
-            f"{word:<{width}}  {len(reach.layers):>6}  "
-            f"{reach.lora_parameters:>{len(title)},}  {reach.kinds}"
-        )
-    if survey.together is not None:
-        together = survey.together
-        click.echo(
-            f"\ntogether {len(together.layers)} layers, {together.lora_parameters:,} LoRA parameters:"
-        )
-        click.echo("\n".join(f"  {name}" for name in together.layers))
-
-
 @commands.command()
-@_json_option
-def doctor(as_json: bool) -> int:
-    """Say what this computer offers and lacks: versions, clashes, the fence around the decoder."""
-    from lora_deploy import doctor as stage
+@click.argument("path", required=False, type=FOLDER)
+@adapter_options
+@json_option
+def doctor(
+    path: Path | None, base: str | None, labels: tuple[str, ...] | None, as_json: bool
+) -> int:
+    """Say what is wrong with this computer, or with a RUN, a BUNDLE or an adapter's folder.
 
-    diagnosis = stage.examine()
+    Without PATH: versions, clashes, the decoders and their fence. With it: every part of the
+    folder, and whether its adapter is alive.
+    """
+    if path is None:
+        if base is not None or labels is not None:
+            raise click.UsageError(
+                "--base and --labels belong to an adapter's folder; give its PATH"
+            )
+        from lora_deploy import doctor as stage
+
+        diagnosis = stage.examine()
+        _print(diagnosis, texts.diagnosis, as_json)
+        return 1 if diagnosis.complaints else 0
+    from lora_deploy import checkup
+
+    found = checkup.check(path, base=base, labels=labels)
+    _print(found, texts.checkup, as_json)
+    return 0 if found.passed else 1
+
+
+def _print(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(diagnosis.as_dict(), indent=1))
+        click.echo(json.dumps(value.as_dict(), ensure_ascii=False, indent=1))
     else:
-        for package, version in diagnosis.versions.items():
-            click.echo(f"{package} {version}")
-        if not diagnosis.fence.missing:
-            click.echo("the fence around the decoder is whole")
-        for line in diagnosis.complaints:
-            click.echo(f"! {line}")
-    return 1 if diagnosis.complaints else 0
+        click.echo(as_text(value))

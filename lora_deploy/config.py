@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from lora_deploy.clips.contract import Sampling
-from lora_deploy.errors import SettingsError
+from lora_deploy.errors import (
+    OverrideError,
+    SettingsClashError,
+    SettingsFileError,
+    SettingValueError,
+    UnknownRecipeError,
+    UnknownSettingError,
+)
 
 RECIPES_FOLDER = Path(__file__).parent / "assets" / "configs"
 DEFAULT_RECIPE = "config"
@@ -112,7 +119,8 @@ def load_settings(source: Path | None = None, overrides: Iterable[str] = ()) -> 
         overrides: Each ``a.b=value``, the value written as in YAML. Later ones win.
 
     Raises:
-        SettingsError: One line with the key, what was given and what is allowed.
+        SettingsError: Named by what is wrong; its text is one line with the key, what was given
+            and what is allowed.
     """
     tree = _read_yaml(source) if source is not None else {}
     where = source.name if source is not None else "settings"
@@ -140,16 +148,18 @@ def settings_from(
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         if any(key == name or key.startswith(f"{name}.") for name in overridden):
             where = "--set"
-        raise SettingsError(f"{where}: {_explain(error)}") from None
+        unknown = error.errors()[0]["type"] == "extra_forbidden"
+        kind = UnknownSettingError if unknown else SettingValueError
+        raise kind(f"{where}: {_explain(error)}") from None
     if settings.model.use_lora and settings.model.freeze_base:
-        raise SettingsError(
-            f"{where}: model.freeze_base is true while model.use_lora is true; LoRA freezes the "
-            "base already: set model.use_lora to false to train the head alone"
+        raise SettingsClashError(
+            f"{where}: model.freeze_base and model.use_lora are both true; LoRA freezes the base "
+            "already, and to train the head alone is to set model.use_lora to false"
         )
     if settings.model.use_lora and settings.model.random_weights:
-        raise SettingsError(
-            f"{where}: model.random_weights is true while model.use_lora is true; an adapter on "
-            "forgotten weights fits no base: set model.use_lora to false"
+        raise SettingsClashError(
+            f"{where}: model.random_weights and model.use_lora are both true, and an adapter on "
+            "weights that nobody keeps fits no base"
         )
     return settings
 
@@ -164,11 +174,11 @@ def recipe_path(name: str) -> Path:
     """The commented YAML file of a recipe.
 
     Raises:
-        SettingsError: There is no recipe of that name.
+        UnknownRecipeError: There is no recipe of that name.
     """
     path = RECIPES_FOLDER / f"{name.removesuffix('.yaml')}.yaml"
     if name.removesuffix(".yaml") not in recipe_names():
-        raise SettingsError(
+        raise UnknownRecipeError(
             f"there is no recipe called {name!r}; there are: {', '.join(recipe_names())}"
         )
     return path
@@ -195,20 +205,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SettingsError(f"there is no settings file {path}") from None
+        raise SettingsFileError(f"there is no settings file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} can't be read as text: {error}") from None
+        raise SettingsFileError(f"{path} can't be read as text: {error}") from None
     try:
         tree = _parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it can't be parsed"
-        raise SettingsError(f"{path.name} is not valid YAML{line}: {problem}") from None
+        raise SettingsFileError(f"{path.name} is not valid YAML{line}: {problem}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise SettingsError(
+        raise SettingsFileError(
             f"{path.name} holds a {type(tree).__name__}; it must hold sections: "
             f"{', '.join(Settings.model_fields)}"
         )
@@ -255,13 +265,11 @@ def _set(tree: dict[str, Any], override: str) -> str:
     """Put one ``a.b=value`` into the tree, in place; returns its key."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise SettingsError(
-            f"--set {override!r} is not of the form KEY=VALUE, as in --set training.batch_size=4"
-        )
+        raise OverrideError(f"--set {override!r} is not of the form KEY=VALUE")
     try:
         value = _parse(text)
     except yaml.YAMLError:
-        raise SettingsError(f"--set {key}: {text!r} can't be read as a YAML value") from None
+        raise OverrideError(f"--set {key}: {text!r} can't be read as a YAML value") from None
     key = key.strip()
     if key.split(".")[0] == "lora":  # as the guide's excerpts write it
         key = f"model.{key}"
@@ -271,7 +279,7 @@ def _set(tree: dict[str, Any], override: str) -> str:
             tree[section] = {}
         below = tree[section]
         if not isinstance(below, dict):
-            raise SettingsError(f"--set {key}: {section} is a value, not a section")
+            raise OverrideError(f"--set {key}: {section} is a value, not a section")
         tree = below
     tree[name] = value
     return key
@@ -284,7 +292,9 @@ def _guide_spelling(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
         return result
     model = result.get("model") or {}
     if isinstance(model, dict) and "lora" in model:
-        raise SettingsError(f"{where}: lora is given at the top and under model; keep model.lora")
+        raise SettingsClashError(
+            f"{where}: lora is given at the top and under model, where both mean model.lora"
+        )
     result["model"] = {**model, "lora": result.pop("lora")}
     return result
 

@@ -4,14 +4,14 @@ import re
 
 import torch
 
-from lora_deploy.errors import BackendError
+from lora_deploy.errors import NoSuchDeviceError
 
 
 def choose(name: str | None = None) -> torch.device:
     """The device that was asked for, or the best there is.
 
     Raises:
-        BackendError: CUDA was asked for and is not there, or the name is unknown.
+        NoSuchDeviceError: CUDA was asked for and is not there, or the name is unknown.
     """
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -21,9 +21,8 @@ def choose(name: str | None = None) -> torch.device:
         device = torch.device(name or "cuda")
         there = torch.cuda.device_count()
         if (device.index or 0) >= there:
-            raise BackendError(
-                f"device {name!r} was asked for, but PyTorch sees {there} CUDA devices; "
-                "use cpu, or one that is there"
+            raise NoSuchDeviceError(
+                f"device {name!r} was asked for, but PyTorch sees {there} CUDA devices"
             )
         return device
-    raise BackendError(f"device {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
+    raise NoSuchDeviceError(f"device {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")

@@ -13,6 +13,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── ResumeError                a training that can't go on from where it stopped
 ├── TrainingError              a training that can't give a model
 ├── BackendError               a runtime that can't do what was asked
+│   └── DecoderError           a decoder that gives wrong frames without a word
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
@@ -26,6 +27,17 @@ ClipErrorKind = Literal[
     "unreadable", "no_video", "too_large", "too_long", "forbidden", "timeout", "not_found"
 ]
 
+CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
+    "unreadable": "It can't be read, is damaged, or is no video at all; or its decoder broke down.",
+    "no_video": "It is sound, and holds no pictures, only sound or data.",
+    "too_large": "Its pictures, the number of its streams, or the memory it needs exceed a limit.",
+    "too_long": "It lasts longer, or has more frames, than is read; cut it.",
+    "forbidden": "It is a folder, a device, a playlist, or of a kind that may name other files.",
+    "timeout": "Decoding was not done within the deadline and was cut off.",
+    "not_found": "There is no such file.",
+}
+"""What each kind means of a file."""
+
 
 class LoraDeployError(Exception):
     """A mistake that the user can mend; its text says what was found, what is allowed, what to do."""
@@ -38,6 +50,8 @@ class LoraDeployError(Exception):
     def __init__(self, found: str) -> None:
         """``found`` says what was found and what is allowed; a named error adds its remedy."""
         super().__init__(f"{found}; {self.remedy}" if self.remedy else found)
+        self.found = found
+        """Without the remedy, to be part of another text."""
 
     @property
     def name(self) -> str | None:
@@ -70,11 +84,29 @@ class SettingsFileError(SettingsError):
     remedy = "start from a good one: `lora-deploy config > my.yaml`"
 
 
+class UnknownRecipeError(SettingsError):
+    """No recipe that comes with this program is called so, and no file is there either."""
+
+    remedy = "`lora-deploy config --list` prints their names"
+
+
+class SettingsClashError(SettingsError):
+    """Two settings that exclude each other, or one that is given in two places."""
+
+    remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
+
+
+class OverrideError(SettingsError):
+    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one."""
+
+    remedy = "write it as in `lora-deploy train --set training.batch_size=4`"
+
+
 # Data -------------------------------------------------------------------------------------------
 
 
 class DataError(LoraDeployError):
-    """A data folder or manifest that does not hold labelled clips."""
+    """Labelled clips that can't be used: folders, manifests, splits, labels, decoded frames."""
 
 
 class NoSuchDataError(DataError):
@@ -83,10 +115,85 @@ class NoSuchDataError(DataError):
     remedy = "give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data"
 
 
+class DataNotNamedError(DataError):
+    """No labelled clips were named, and the model has none of its own: only a RUN does."""
+
+    remedy = "name some with --data"
+
+
+class NoVideosError(DataError):
+    """A folder or a manifest without a video: what a folder holds is told by the endings of names."""
+
+    remedy = "put videos there (to train, in one subfolder per class), mend the endings of their names, or name files one by one"
+
+
+class EmptyClassError(DataError):
+    """A class folder in which no video is, so nothing could be learned of that class."""
+
+    remedy = "fill the folder or remove it"
+
+
+class FolderLayoutError(DataError):
+    """A data folder that mixes loose videos, classes and splits, so that labels can't be told."""
+
+    remedy = "put each video into CLASS/, or into train/CLASS/, val/CLASS/ or test/CLASS/"
+
+
+class FileNameError(DataError):
+    """A file or folder whose name is no UTF-8, which neither manifests nor reports can hold."""
+
+    remedy = "rename it"
+
+
+class ManifestFileError(DataError):
+    """A manifest of another kind than CSV and JSON Lines, or that can't be read as text."""
+
+    remedy = "save it as UTF-8 text with the ending .csv or .jsonl"
+
+
+class ManifestRowError(DataError):
+    """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
+
+    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+
+
+class ContradictingRowsError(DataError):
+    """One file stands in the manifest twice, with different labels, splits or groups."""
+
+    remedy = "keep one of the lines"
+
+
+class GroupInTwoSplitsError(DataError):
+    """Clips of one group (a person, a recording) are in several splits.
+
+    What is tested was then seen in training, and the accuracy is too good to be true.
+    """
+
+    remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class ClipsMissingError(DataError):
+    """The manifest names files that are not there."""
+
+    remedy = "copy them there, or mend their paths, which count from the manifest's folder"
+
+
+class SplitsNotNamedError(DataError):
+    """The data names no splits, so clips that the model learned from can't be told from others."""
+
+    remedy = "say --split all if it has seen none of them, or give the RUN's splits.csv with --data"
+
+
 class TooFewClassesError(DataError):
     """There is only one label, so nothing can be told apart."""
 
     remedy = "add clips of a second class beside the first"
+
+
+class UntrainedClassError(DataError):
+    """A class has clips to validate or to test, and none to train on."""
+
+    remedy = "give some of its clips the split train, or leave the class out"
 
 
 class EmptySplitError(DataError):
@@ -101,10 +208,28 @@ class NothingDecodedError(DataError):
     remedy = "`lora-deploy classify MODEL FOLDER` says of each file what is wrong with it"
 
 
+class OutputPlaceError(DataError):
+    """Rows can't be written there: no such folder, or an ending that names no format."""
+
+    remedy = "name a file in an existing folder: `lora-deploy classify MODEL FOLDER --out rows.csv`"
+
+
 class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
     remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+
+
+class FrameCacheFullError(DataError):
+    """There is no room for the decoded frames, which a training reads instead of the videos."""
+
+    remedy = "free some space, or name a folder on another disk with --cache"
+
+
+class FrameCacheFolderError(DataError):
+    """The folder for the decoded frames can't be made, read or written."""
+
+    remedy = "name one that can be written with --cache"
 
 
 # Clips ------------------------------------------------------------------------------------------
@@ -154,10 +279,16 @@ class UnsupportedArchitectureError(ModelError):
     remedy = "choose a base of a supported architecture; `lora-deploy inspect BASE` names it"
 
 
+class TooLargeForOnnxError(ModelError):
+    """The model has more weights than one ONNX file can hold."""
+
+    remedy = "choose a smaller base; `lora-deploy inspect BASE` counts its parameters"
+
+
 class KnownBadLibraryError(ModelError):
     """The installed library is inside a window of versions that give plausible, wrong results."""
 
-    remedy = "install what is named, then look with `lora-deploy doctor`"
+    remedy = "then look with `lora-deploy doctor`"
 
 
 class TargetError(ModelError):
@@ -207,6 +338,12 @@ class MergeChangesAnswersError(LivenessError):
     """The merged weights answer otherwise than the adapter on its base does."""
 
     remedy = "`lora-deploy inspect BASE` shows the layers; please report this base"
+
+
+class AnswersNotFiniteError(LivenessError):
+    """The model answers NaN or infinity to an ordinary clip, so some weight is broken."""
+
+    remedy = "look at every part with `lora-deploy doctor PATH`, and copy or train it again"
 
 
 # Weights ----------------------------------------------------------------------------------------
@@ -308,7 +445,7 @@ class AdapterNotFiniteError(AdapterError):
 
 
 class AdapterChangedError(AdapterError):
-    """Rank, alpha, or another file of the adapter is not what training left (its hash differs)."""
+    """Rank, alpha or another part of the adapter is not what training left."""
 
     remedy = "copy the RUN again, or train again; an edited alpha changes every answer"
 
@@ -331,12 +468,6 @@ class MergedTwiceError(AdapterError):
     """The adapter is in these weights already; adding it once more changes the answers."""
 
     remedy = "merge into the base that it was trained on, which `lora-deploy doctor PATH` names"
-
-
-class LabelOrderError(AdapterError):
-    """The labels are in another order than the head was trained for, so every name is wrong."""
-
-    remedy = "give back the labels of the training; `lora-deploy doctor PATH` prints them"
 
 
 class BaseNotNamedError(AdapterError):
@@ -385,7 +516,7 @@ class ManifestError(ArtifactError):
 class NewerSchemaError(ArtifactError):
     """The folder was written by a newer version of this program."""
 
-    remedy = "install a newer one: `pip install --upgrade lora-deploy`"
+    remedy = "install a newer lora-deploy: `pip install --upgrade lora-deploy`"
 
 
 class FileMissingError(ArtifactError):
@@ -406,6 +537,21 @@ class FileUnknownError(ArtifactError):
     remedy = "take it away, or make the bundle again with `lora-deploy merge-export`"
 
 
+class SaveUnfinishedError(ArtifactError):
+    """A save was cut off after its new files counted and before all were at their places.
+
+    Opening the folder finishes it, which takes the right to write there.
+    """
+
+    remedy = "copy the folder to where you may write, and open the copy"
+
+
+class DiskFullError(ArtifactError):
+    """There is not room enough for what is to be written; what was there stays as it was."""
+
+    remedy = "free some space and give the same command again, a training with --resume"
+
+
 class GraphError(ArtifactError):
     """The ONNX graph can't be opened, or is not one that this program exported."""
 
@@ -416,6 +562,12 @@ class GraphDisagreesError(ArtifactError):
     """The ONNX graph and ``bundle.json`` name other labels, another order, or other pixels."""
 
     remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
+class LabelOrderError(ArtifactError):
+    """The labels are in another order than the head was trained for, so every name is wrong."""
+
+    remedy = "give back the labels of the training; `lora-deploy doctor PATH` prints them"
 
 
 # Training and going on --------------------------------------------------------------------------
@@ -435,6 +587,15 @@ class NothingToResumeError(ResumeError):
     """There is no whole checkpoint to go on from: optimizer, random state or weights are missing."""
 
     remedy = "begin anew: `lora-deploy train --config FILE --data DATA --out RUN` without --resume"
+
+
+class TornCheckpointError(ResumeError):
+    """A checkpoint of which something is missing, torn or changed: optimizer, random state, weights.
+
+    Going on without them would change every later weight, and nothing would tell.
+    """
+
+    remedy = "the one before it is taken, if it is whole: see `lora-deploy train --resume`"
 
 
 class ResumeMismatchError(ResumeError):
@@ -457,12 +618,6 @@ class NothingKeptError(TrainingError):
     """The training ended before its first evaluation, so no epoch could be kept."""
 
     remedy = "train for at least one epoch: `--set training.epochs=1`"
-
-
-class DiskFullError(TrainingError):
-    """There is not room enough for what is to be written; what was there stays as it was."""
-
-    remedy = "free some space, then go on: `lora-deploy train --resume` with the same options"
 
 
 # Runtimes ---------------------------------------------------------------------------------------
@@ -504,8 +659,71 @@ class DecodersUnavailableError(BackendError):
     remedy = "`lora-deploy doctor` says what is missing"
 
 
+class DecoderError(BackendError):
+    """A decoder whose frames are not those that were asked for, and that says nothing of it."""
+
+
+_ANOTHER_DECODER = (
+    "take --decoder av, or install another version of the decoder; `lora-deploy doctor` proves "
+    "each that is here"
+)
+
+
+class RepeatedFramesError(DecoderError):
+    """The decoder gives one picture several times, in place of others that it can't reach.
+
+    decord does so in files with an edit list, and behind damage.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class RotationIgnoredError(DecoderError):
+    """The decoder gives pictures as they are stored, and not as the file says they are to be turned.
+
+    Phones store portrait video lying on its side.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class SampledByIndexError(DecoderError):
+    """The decoder counts frames instead of looking at their times.
+
+    Where the rate varies, as in videos of phones and screens, that gives other moments.
+    """
+
+    remedy = _ANOTHER_DECODER
+
+
+class FirstFramesOnlyError(DecoderError):
+    """The decoder looks at the first frames of a video alone, however long it is."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class WrongFramesError(DecoderError):
+    """The decoder gives other pictures than were asked for, or wrong colours."""
+
+    remedy = _ANOTHER_DECODER
+
+
+class DecoderUnprovedError(DecoderError):
+    """The decoder refuses every clip whose frames are known, so nothing vouches for the others."""
+
+    remedy = _ANOTHER_DECODER
+
+
 class MissingPackageError(LoraDeployError):
-    """An optional package that this command needs is not installed."""
+    """An optional package that this command needs is not installed; the text has the pip line."""
+
+    remedy = "type that line, then see what is here with `lora-deploy doctor`"
+
+
+class NotExportableError(BackendError):
+    """The ONNX exporter can't follow what the model computes."""
+
+    remedy = "see the versions with `lora-deploy doctor`, and please report them with the model"
 
 
 # Proofs -----------------------------------------------------------------------------------------
@@ -523,6 +741,15 @@ class FormsDifferError(CheckFailed):
     remedy = (
         "`lora-deploy doctor RUN` looks for the cause; please report the model if it finds none"
     )
+
+
+class AdapterSkippedError(CheckFailed):
+    """A form answers as the base does, as if there were no adapter: it was lost on the way.
+
+    It happens where a pipeline opens the base that an adapter's folder names, and not the adapter.
+    """
+
+    remedy = "`lora-deploy doctor RUN` looks at the adapter; then make the bundle again"
 
 
 class ExportUnreadableError(CheckFailed):

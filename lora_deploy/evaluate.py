@@ -10,7 +10,7 @@ from lora_deploy.artifact import run
 from lora_deploy.classify.stream import classify
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.errors import DataError
+from lora_deploy.errors import DataNotNamedError, NothingDecodedError, UnknownLabelError
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser
 
@@ -78,13 +78,13 @@ def choose_data(model: Path, data: Path | None) -> Path:
     """The labelled clips to judge a model on: those that were named, or a RUN's own.
 
     Raises:
-        DataError: Nothing was named, and the model is no RUN.
+        DataNotNamedError: Nothing was named, and the model is no RUN.
     """
     if data is not None:
         return data
     if run.is_run(model):
         return model / run.SPLITS
-    raise DataError(f"{model} is no RUN with clips of its own; name labelled clips with --data")
+    raise DataNotNamedError(f"{model} is no RUN with clips of its own")
 
 
 def evaluate(
@@ -98,12 +98,13 @@ def evaluate(
     """Classify the labelled clips of one split and count.
 
     Raises:
-        DataError: The split has no clips, or labels that the model does not know.
+        DataError: The split has no clips.
+        UnknownLabelError: It has labels that the model does not know.
     """
     clips = read_split(data, split)
     strange = sorted({clip.label for clip in clips} - set(recogniser.labels))
     if strange:
-        raise DataError(
+        raise UnknownLabelError(
             f"{data} has labels that the model does not know: {', '.join(strange)}; "
             f"it knows: {', '.join(recogniser.labels)}"
         )
@@ -120,7 +121,7 @@ def evaluate_clips(
     """Classify labelled clips and count.
 
     Raises:
-        DataError: None of them can be decoded.
+        NothingDecodedError: None of them can be decoded.
     """
     answers = []
     left_out = []
@@ -133,7 +134,9 @@ def evaluate_clips(
             else:
                 answers.append((row.path, clip.label, row.label, row.score))
     if not answers:
-        raise DataError(f"none of {len(clips)} clips could be decoded; the first: {left_out[0]}")
+        raise NothingDecodedError(
+            f"none of {len(clips)} clips could be decoded; the first: {left_out[0]}"
+        )
     return tally(recogniser.labels, answers, left_out)
 
 

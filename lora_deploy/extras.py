@@ -43,7 +43,7 @@ def require(*packages: str, purpose: str) -> None:
         extras = ",".join(sorted({EXTRA_OF[package] for package in missing}))
         raise MissingPackageError(
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} needed {purpose} "
-            f'and not installed; type: pip install "lora-deploy[{extras}]"'
+            f'and not installed: pip install "lora-deploy[{extras}]"'
         )
 
 

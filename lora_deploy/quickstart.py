@@ -15,7 +15,7 @@ from lora_deploy.classify.rows import Row, write_rows
 from lora_deploy.classify.stream import classify, find_inputs
 from lora_deploy.clips.example import GESTURES, write_example
 from lora_deploy.config import load_settings, recipe_path
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import OutputExistsError
 from lora_deploy.evaluate import Evaluation, evaluate
 from lora_deploy.export.pipeline import Shipped, merge_export
 from lora_deploy.progress import Progress, silent
@@ -133,11 +133,11 @@ def quickstart(
         progress: Told of clips drawn, decoded and classified.
 
     Raises:
-        ArtifactError: Something is there already.
+        OutputExistsError: Something is there already.
         CheckFailed: The exported model answers differently from the trained one.
     """
     if not atomic.is_free(out):
-        raise ArtifactError(f"{out} exists already; choose another --out, or delete it first")
+        raise OutputExistsError(f"{out} exists already")
     started = time.monotonic()
     logger.info("1/5 drawing clips of %d gestures: %s", len(GESTURES), ", ".join(GESTURES))
     data = _draw_clips(out / "data", seed, size, progress)

@@ -13,10 +13,10 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from lora_deploy.clips import guard, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.clips.transforms import contract_to_processor
+from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
-from lora_deploy.model.base import quiet_loading
-from tests import stub_decoder
+from lora_deploy.model.weights import quiet_loading
+from tests import faults, stub_decoder, tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -63,6 +63,17 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def fault_injection() -> None:
+    """Skips where the kernel lets no process watch another one's calls, but not in CI."""
+    try:
+        faults.attempt(lambda: None, Path())
+    except faults.InjectionRefused as refused:
+        if os.environ.get("CI") == "true" or os.environ.get("REQUIRE_SHARED") == "1":
+            pytest.fail(f"no faults can be injected: {refused}")
+        pytest.skip(f"no faults can be injected: {refused}")
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VideoMAE of two thin layers with random weights, in transformers format."""
     folder = tmp_path_factory.mktemp("tiny-base")
@@ -84,6 +95,17 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "preprocessor_config.json").write_text(json.dumps(contract_to_processor(contract)))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, Path]:
+    """A classifier of two thin layers of each architecture, by its ``model_type``."""
+    folders = {"videomae": tiny_base}
+    for model_type in tiny_models.MAKERS:
+        folder = tmp_path_factory.mktemp(f"tiny-{model_type}")
+        tiny_models.save(tiny_models.make(model_type), folder)
+        folders[model_type] = folder
+    return folders
 
 
 @pytest.fixture(scope="session")
@@ -180,5 +202,5 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool]:
     """A pool of one worker that obeys orders, with a short deadline."""
     monkeypatch.setattr(pool, "_WORKER_COMMAND", stub_decoder.worker_command())
     monkeypatch.setattr(guard, "_check_content", lambda head: None)
-    with DecodePool(1, deadline_seconds=1.0) as running:
+    with DecodePool(1, deadline_seconds=1.0, proof=False) as running:  # it decodes no video
         yield running

@@ -7,8 +7,11 @@ import decord
 
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.sampling import nearest_frames, sample_times
 from lora_deploy.clips.transforms import resize_and_crop
 from lora_deploy.errors import ClipError
+
+BY_ITS_TIMES = False
 
 
 def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
@@ -16,6 +19,11 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> Deco
     try:
         reader = decord.VideoReader(io.BytesIO(file.read()), num_threads=1)
         numbers = [index * len(reader) // contract.frames for index in range(contract.frames)]
+        if BY_ITS_TIMES:
+            times = reader.get_frame_timestamp(range(len(reader)))
+            begins = (times[:, 0] - times[0, 0]).tolist()
+            length = float(times[-1, 1] - times[0, 0])
+            numbers = nearest_frames(sample_times(contract, length), begins)
         pictures = reader.get_batch(numbers).asnumpy()
     except Exception:
         raise ClipError("unreadable", "decord can't read the file") from None

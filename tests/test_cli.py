@@ -154,7 +154,7 @@ def test_an_interrupted_training_leaves_the_best_epoch_so_far(
     out = tmp_path / "run"
     arguments = [
         "train", "--data", str(few_clips), "--out", str(out), "--base", str(tiny_base),
-        "--set", "training.epochs=100000", "--set", "training.early_stopping_patience=0",
+        "--set", "training.epochs=100000", "--set", "training.warmup_fraction=0", "--set", "training.early_stopping_patience=0",
     ]  # fmt: skip
     found, text = interrupted(arguments, number, "epoch 2/")
     assert found == code, text

@@ -14,7 +14,7 @@ from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.errors import ClipError, DataError
+from lora_deploy.errors import ClipError, FrameCacheFolderError, FrameCacheFullError
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
@@ -132,7 +132,7 @@ def test_too_little_space_is_said_before_anything_is_decoded(
 ) -> None:
     usage = SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(DataError, match="has 1 MB free; free some space"):
+    with pytest.raises(FrameCacheFullError, match="has 1 MB free; free some space"):
         build_cache([SOUND], CONTRACT, tmp_path / "cache")
     assert decoded == []
 
@@ -145,7 +145,7 @@ def test_a_disk_that_fills_up_leaves_no_torn_cache(
 
     with monkeypatch.context() as patched:
         patched.setattr(cache_module, "_write_all", full)
-        with pytest.raises(DataError, match="is full"):
+        with pytest.raises(FrameCacheFullError, match="is full"):
             build_cache([SOUND, PARTIAL], CONTRACT, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     build_cache([SOUND], CONTRACT, tmp_path / "cache").frames(SOUND)
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_leaves_no_torn_cache(
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="choose a folder that can be written"):
+    with pytest.raises(FrameCacheFolderError, match=r"Not a directory.*--cache"):
         build_cache([SOUND], CONTRACT, tmp_path / "file" / "cache")
 
 

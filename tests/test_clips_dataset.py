@@ -1,6 +1,7 @@
 """Folders and manifests of labelled clips, and how they are split."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_deploy.clips.dataset import ClipDataset, LabelledClip, find_videos, read_dataset
-from lora_deploy.errors import DataError
+from lora_deploy.errors import (
+    ClipsMissingError,
+    ContradictingRowsError,
+    DataError,
+    EmptyClassError,
+    FileNameError,
+    FolderLayoutError,
+    GroupInTwoSplitsError,
+    ManifestFileError,
+    ManifestRowError,
+    NoSuchDataError,
+    NoVideosError,
+    SettingValueError,
+    TooFewClassesError,
+    UntrainedClassError,
+)
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 
@@ -176,74 +192,101 @@ def two_files(folder: Path, text: str) -> Path:
     return write_csv(make_files(folder, "a.mp4", "b.mp4"), text)
 
 
-REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nothing there": (lambda folder: folder / "gone", "there is nothing at"),
-    "an empty folder": (lambda folder: folder, "no videos are in"),
-    "an empty manifest": (lambda folder: two_files(folder, "path,label\n"), "no videos are in"),
-    "loose videos": (lambda folder: make_files(folder, "a.mp4"), "outside of any class folder"),
-    "one class": (lambda folder: make_files(folder, "a/1.mp4"), "only one class, a"),
+REFUSED: dict[str, tuple[Callable[[Path], Path], type[DataError], str]] = {
+    "nothing there": (lambda folder: folder / "gone", NoSuchDataError, "there is nothing at"),
+    "an empty folder": (lambda folder: folder, NoVideosError, "no videos are in"),
+    "an empty manifest": (
+        lambda folder: two_files(folder, "path,label\n"),
+        NoVideosError,
+        "no videos are in",
+    ),
+    "loose videos": (
+        lambda folder: make_files(folder, "a.mp4"),
+        FolderLayoutError,
+        "outside of any class folder",
+    ),
+    "one class": (
+        lambda folder: make_files(folder, "a/1.mp4"),
+        TooFewClassesError,
+        "only one class, a",
+    ),
     "an empty class folder": (
         lambda folder: make_files(folder, "a/1.mp4", "b/1.mp4", "c/1.txt"),
+        EmptyClassError,
         "class folder c",
     ),
     "a stranger beside train": (
         lambda folder: make_files(folder, "train/a/1.mp4", "wave/b/1.mp4"),
-        "beside wave; allowed beside it are only train, val, valid, validation, test",
+        FolderLayoutError,
+        "beside wave; allowed beside them are only train, val, valid, validation, test",
     ),
     "a class without a train clip": (
         lambda folder: make_files(folder, "train/a/1.mp4", "train/b/1.mp4", "test/c/1.mp4"),
+        UntrainedClassError,
         "no train clip shows c",
     ),
     "an empty label": (
         lambda folder: two_files(folder, "path,label\na.mp4,x\nb.mp4, \n"),
+        ManifestRowError,
         "label in line 3",
     ),
     "an unknown split": (
         lambda folder: two_files(folder, "path,label,split\na.mp4,x,dev\n"),
+        ManifestRowError,
         "'dev'; allowed are train, val, valid, validation, test",
     ),
     "missing columns": (
         lambda folder: two_files(folder, "file,label\na.mp4,x\n"),
+        ManifestRowError,
         "no path in line 2, only file, label",
     ),
     "an unknown ending": (
         lambda folder: make_files(folder, "a.xlsx") / "a.xlsx",
+        ManifestFileError,
         "'.xlsx'; allowed are .csv",
     ),
     "paths that do not exist": (
         lambda folder: two_files(
             folder, "path,label\na.mp4,x\n" + "".join(f"no{i}.mp4,y\n" for i in range(5))
         ),
-        "and 2 more; paths count from",
+        ClipsMissingError,
+        "and 2 more; copy them there",
     ),
     "two labels": (
         lambda folder: two_files(folder, "path,label\na.mp4,x\n./a.mp4,y\n"),
+        ContradictingRowsError,
         "two labels, x and y",
     ),
     "two splits": (
         lambda folder: two_files(folder, "path,label,split\na.mp4,x,train\na.mp4,x,test\n"),
+        ContradictingRowsError,
         "two splits, train and test",
     ),
     "a group in two splits": (
         lambda folder: two_files(
             folder, "path,label,split,group\na.mp4,x,train,g\nb.mp4,y,test,g\n"
         ),
+        GroupInTwoSplitsError,
         "group g is in both train and test",
     ),
     "text that is no UTF-8": (
         lambda folder: write(folder / "a.csv", b"\xff\xfe"),
+        ManifestFileError,
         "can't be read as UTF-8",
     ),
     "a line that is no JSON": (
         lambda folder: write(folder / "a.jsonl", b"[1]"),
+        ManifestRowError,
         "line 1 of the manifest is no JSON object",
     ),
     "a label that is no text": (
         lambda folder: write(folder / "a.jsonl", b'{"path": "a", "label": {}}'),
+        ManifestRowError,
         "it must be a text",
     ),
     "broken quotes": (
         lambda folder: two_files(folder, 'path,label\n"a.mp4"x,y\n'),
+        ManifestRowError,
         "line 2 of the manifest is no CSV",
     ),
 }
@@ -251,19 +294,26 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_data_that_cannot_be_used_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    make, says = REFUSED[name]
+    make, kind, says = REFUSED[name]
     source = make(tmp_path)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(kind) as caught:
         read(source)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "a/1.mp4")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.mp4")).touch()
+    with pytest.raises(FileNameError, match=r"xff\.mp4' is not UTF-8; rename it"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (0.5, 0.5), (float("nan"), 0.1)])
 def test_fractions_must_leave_something_to_train_on(
     tmp_path: Path, val: float, test: float
 ) -> None:
-    with pytest.raises(DataError, match="leave nothing to train on"):
+    with pytest.raises(SettingValueError, match="leave nothing to train on"):
         read(tmp_path, val=val, test=test)
 
 

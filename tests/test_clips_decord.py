@@ -23,9 +23,10 @@ from av.video.stream import VideoStream
 from lora_deploy.clips import decode as pyav
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.numbered import read_number
 from lora_deploy.clips.units import VideoPacket
 from lora_deploy.errors import ClipError
-from tests.truth_clips import Recipe, draw_number, read_number, recipes, write_truth_clip
+from tests.truth_clips import Recipe, draw_number, recipes, write_truth_clip
 
 INSTALLED = importlib.util.find_spec("decord") is not None
 MEDIA = Path(__file__).parents[2] / "shared" / "media"

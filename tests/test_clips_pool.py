@@ -16,7 +16,7 @@ import pytest
 from lora_deploy.clips import decode, pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DECODED_AHEAD, DecodePool
-from lora_deploy.errors import BackendError, ClipError
+from lora_deploy.errors import ClipError, DecodersUnavailableError
 from tests.stub_decoder import worker_command
 from tests.test_clips_decode import PICTURES
 
@@ -112,7 +112,7 @@ def test_decord_on_files_where_it_may_never_return_costs_those_clips_at_most(
     monkeypatch.setattr(pool, "_WORKER_COMMAND", command)
     contract = CONTRACT.model_copy(update={"frames": 8})
     sound = media / "clips" / "asl" / "book.mkv"
-    with DecodePool(1, decoder="decord", deadline_seconds=2.0) as running:
+    with DecodePool(1, decoder="decord", deadline_seconds=2.0, proof=False) as running:
         expected = running.decode(sound, contract).frames
         # By chance it is stuck on them or not, for the same file and in the same process.
         for path in sorted((media / "hostile").glob("lg_*.mp4")):
@@ -243,19 +243,20 @@ def test_a_worker_that_can_not_be_started_is_told_with_its_last_words(
 ) -> None:
     broken = (sys.executable, "-c", "raise SystemExit('no decoder today')")
     monkeypatch.setattr(pool, "_WORKER_COMMAND", broken)
-    with pytest.raises(BackendError, match="could not be started: no decoder today"):
+    told = "could not be started: no decoder today; `lora-deploy doctor` says what is missing"
+    with pytest.raises(DecodersUnavailableError, match=told):
         stubbed.decode(order("nothing"), CONTRACT)
     assert stubbed.worker_pids() == []
 
 
 def test_a_worker_is_replaced_after_its_share(stubbed: DecodePool, order: Order) -> None:
-    with DecodePool(1, clips_per_worker=2) as running:
+    with DecodePool(1, clips_per_worker=2, proof=False) as running:
         pids = [process_that_answers(running, order) for _ in range(5)]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
 
 
 def test_closing_ends_every_worker_at_once(stubbed: DecodePool, order: Order) -> None:
-    running = DecodePool(2, deadline_seconds=60)
+    running = DecodePool(2, deadline_seconds=60, proof=False)
     path = order("sleep")
     waiting = [running.submit(path, CONTRACT) for _ in range(4)]
     while len(running.worker_pids()) < 2:

@@ -1,6 +1,5 @@
 """The numbers a model sees, against transformers' own."""
 
-import json
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -11,16 +10,15 @@ import pytest
 from PIL import Image
 
 from lora_deploy.clips.clip import Frames
-from lora_deploy.clips.contract import PixelContract, ResizeFilter
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.clips.transforms import (
-    contract_from_processor,
-    contract_to_processor,
     normalise,
     random_crop,
     resize_and_crop,
     resized_size,
 )
-from lora_deploy.errors import ClipError, ModelError
+from lora_deploy.errors import ClipError
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 
@@ -151,60 +149,3 @@ def test_random_crop_without_padding_changes_nothing_and_repeats_with_its_seed()
     assert np.array_equal(random_crop(frames, 0.0, np.random.default_rng(1)), frames)
     one, other = (random_crop(frames, 0.2, np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS.keys())
-def test_a_contract_survives_the_preprocessor_file(contract: PixelContract) -> None:
-    written = json.loads(json.dumps(contract_to_processor(contract)))
-    assert contract_from_processor(written, contract.frames) == contract
-
-
-def test_a_processor_saved_by_transformers_is_read(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    contract = CONTRACTS["bicubic"]
-    processor = transformers.VideoMAEImageProcessorPil(**contract_to_processor(contract))
-    processor.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert contract_from_processor(saved, 3) == contract
-
-
-def test_what_a_processor_leaves_out_is_as_in_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
-    defaults = transformers.VideoMAEImageProcessorPil().to_dict()
-    assert contract_from_processor({}, 16) == contract_from_processor(defaults, 16)
-
-
-@pytest.mark.parametrize(
-    "size", [112, {"shortest_edge": 112}, {"shortest_edge": 112, "height": None}]
-)
-def test_spellings_of_the_short_side(size: object) -> None:
-    contract = contract_from_processor({"size": size, "crop_size": 96}, 8)
-    assert (contract.short_side, contract.crop_height, contract.crop_width) == (112, 96, 96)
-
-
-@pytest.mark.parametrize(("number", "name"), [(0, "nearest"), (2, "bilinear"), (3, "bicubic")])
-def test_filters_by_their_pillow_number(number: int, name: ResizeFilter) -> None:
-    assert contract_from_processor({"resample": number}, 8).resize_filter == name
-    assert Image.Resampling(number).name.lower() == name
-
-
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ({"size": {"height": 224, "width": 224}}, "distort"),
-        ({"size": {"shortest_edge": 224, "longest_edge": 300}}, "shortest_edge"),
-        ({"size": "large"}, "allowed are a whole number"),
-        ({"crop_size": {"height": 224}}, "crop_size"),
-        ({"resample": 1}, "0 (nearest), 2 (bilinear), 3 (bicubic)"),
-        ({"image_mean": [0.5]}, "three numbers"),
-        ({"image_std": [0.2, 0.0, 0.2]}, "above zero"),
-        ({"do_center_crop": False}, "do_center_crop: False; only true"),
-        ({"rescale_factor": 1 / 127.5}, "only 1/255"),
-        ({"offset": True}, "offset: True, which is not known"),
-        ({"default_to_square": True}, "default_to_square"),
-    ],
-)
-def test_what_the_contract_cannot_express_is_refused(config: dict[str, object], says: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        contract_from_processor(config, 16)
-    assert says in str(caught.value)

@@ -9,14 +9,13 @@ from PIL import Image
 
 from lora_deploy.clips.clip import Effort
 from lora_deploy.clips.decode import decode
+from lora_deploy.clips.numbered import read_number, read_number_and_turn
 from tests.truth_clips import (
     CONTRACTS,
     PICTURES,
     Recipe,
     TruthClip,
     draw_number,
-    read_number,
-    read_number_and_turn,
     recipes,
     write_truth_clip,
 )

@@ -6,7 +6,15 @@ import pytest
 
 from lora_deploy import config
 from lora_deploy.config import Settings, load_settings, recipe_path, to_yaml
-from lora_deploy.errors import SettingsError
+from lora_deploy.errors import (
+    OverrideError,
+    SettingsClashError,
+    SettingsError,
+    SettingsFileError,
+    SettingValueError,
+    UnknownRecipeError,
+    UnknownSettingError,
+)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -38,7 +46,7 @@ def test_the_guides_excerpts_write_lora_at_the_top(tmp_path: Path) -> None:
 
 
 def test_lora_given_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"keep model\.lora"):
+    with pytest.raises(SettingsClashError, match=r"both mean model\.lora; keep one"):
         load_settings(written(tmp_path, "lora: {r: 4}\nmodel: {lora: {r: 8}}\n"))
 
 
@@ -75,6 +83,33 @@ def test_what_is_not_allowed_is_refused_in_one_line(override: str, words: list[s
 
 
 @pytest.mark.parametrize(
+    ("override", "kind"),
+    [
+        ("training.batchsize=4", UnknownSettingError),
+        ("model.base.x=1", SettingValueError),
+        ("model.lora.r=0", SettingValueError),
+        ("model.lora.r='8'", SettingValueError),
+        ("nonsense", OverrideError),
+        ("training.epochs=[", OverrideError),
+    ],
+)
+def test_what_is_refused_has_a_name(override: str, kind: type[SettingsError]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, [override])
+    assert type(caught.value) is kind
+
+
+def test_a_section_can_not_be_set_below_a_value(tmp_path: Path) -> None:
+    with pytest.raises(OverrideError, match="training is a value, not a section"):
+        load_settings(written(tmp_path, "training: 3\n"), ["training.epochs=1"])
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UnknownRecipeError, match="there are: config, "):
+        recipe_path("nowhere")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: [", "not valid YAML at line"),
@@ -83,13 +118,19 @@ def test_what_is_not_allowed_is_refused_in_one_line(override: str, words: list[s
     ],
 )
 def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsFileError, match=words):
         load_settings(written(tmp_path, text))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+    with pytest.raises(SettingsFileError, match=r"nowhere\.yaml"):
         load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_a_settings_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsFileError, match="can't be read as text"):
+        load_settings(tmp_path / "my.yaml")
 
 
 def test_numbers_as_people_write_them() -> None:
@@ -121,15 +162,15 @@ def test_the_default_recipe_holds_the_defaults() -> None:
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(SettingsError, match="use_lora to false"):
+    with pytest.raises(SettingsClashError, match=r"model\.use_lora to false"):
         load_settings(None, ["model.freeze_base=true"])
-    with pytest.raises(SettingsError, match="use_lora to false"):
+    with pytest.raises(SettingsClashError, match=r"model\.random_weights and model\.use_lora"):
         load_settings(None, ["model.random_weights=true"])
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     text = "training:\n  epochs: 2\nmodel:\n  use_lora: true\ntraining:\n  batch_size: 4\n"
-    with pytest.raises(SettingsError, match=r"at line 5: the key training is given twice"):
+    with pytest.raises(SettingsFileError, match=r"at line 5: the key training is given twice"):
         load_settings(written(tmp_path, text))
 
 

@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 from lora_deploy import cli
-from lora_deploy.errors import DataError
-from lora_deploy.evaluate import evaluate, tally, wilson_interval
+from lora_deploy.errors import (
+    ClipsMissingError,
+    DataNotNamedError,
+    EmptySplitError,
+    NothingDecodedError,
+    SplitsNotNamedError,
+    UnknownLabelError,
+)
+from lora_deploy.evaluate import choose_data, evaluate, tally, wilson_interval
 from lora_deploy.runtime.load import load
 
 
@@ -62,7 +69,7 @@ def test_a_clip_that_can_not_be_read_is_named_and_not_counted(
 
 
 def test_labels_that_the_model_does_not_know_are_refused(bundle: Path, media: Path) -> None:
-    with pytest.raises(DataError, match="jumping_jack"):
+    with pytest.raises(UnknownLabelError, match="jumping_jack"):
         evaluate(load(bundle), media / "dataset" / "weizmann4.csv", split="test")
 
 
@@ -77,7 +84,7 @@ def test_a_missing_training_clip_is_in_nobodys_way(bundle: Path, few_clips: Path
     manifest = few_clips.with_name("gone.csv")
     manifest.write_text(few_clips.read_text().replace("s0_orig.mp4", "gone.mp4"))
     assert evaluate(load(bundle), manifest, split="test").clips == 8
-    with pytest.raises(DataError, match="do not exist"):
+    with pytest.raises(ClipsMissingError, match="do not exist"):
         evaluate(load(bundle), manifest, split="train")
 
 
@@ -87,6 +94,31 @@ def test_clips_without_splits_are_judged_only_when_all_are_meant(
     manifest = few_clips.with_name("unsplit.csv")
     rows = [line.split(",") for line in few_clips.read_text().splitlines()]
     manifest.write_text("\n".join(",".join(row[:2]) for row in rows) + "\n")
-    with pytest.raises(DataError, match="--split all"):
+    with pytest.raises(SplitsNotNamedError, match="--split all"):
         evaluate(load(bundle), manifest, split="test")
     assert evaluate(load(bundle), manifest, split="all").clips == len(rows) - 1
+
+
+def test_a_split_without_clips_is_refused_with_those_that_are_there(
+    bundle: Path, few_clips: Path
+) -> None:
+    manifest = few_clips.with_name("no-val.csv")
+    lines = [line for line in few_clips.read_text().splitlines() if ",val," not in line]
+    manifest.write_text("\n".join(lines) + "\n")
+    with pytest.raises(EmptySplitError, match="the split val; it has: test, train; give some"):
+        evaluate(load(bundle), manifest, split="val")
+
+
+def test_a_bundle_has_no_clips_of_its_own(bundle: Path) -> None:
+    with pytest.raises(DataNotNamedError, match="is no RUN with clips of its own; name some"):
+        choose_data(bundle, None)
+
+
+def test_clips_of_which_none_can_be_decoded_are_no_accuracy(
+    bundle: Path, media: Path, tmp_path: Path
+) -> None:
+    bad = (media / "malformed" / "audio_only.mp4").resolve()
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text(f"path,label,split\n{bad},bend,test\n")
+    with pytest.raises(NothingDecodedError, match=r"none of 1 clips .*holds no video"):
+        evaluate(load(bundle), manifest)

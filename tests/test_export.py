@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from lora_deploy import cli
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.clips import decode, transforms
-from lora_deploy.errors import ArtifactError, CheckFailed, DataError
+from lora_deploy.clips.processor import contract_to_processor
+from lora_deploy.errors import AdapterChangedError, ArtifactError, CheckFailed, DataError
 from lora_deploy.export import pipeline
 from lora_deploy.export.merge import merge
-from lora_deploy.runtime import eager
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.trained import Trained, open_run
 
 
 def pixels_of(bundle: Path, path: Path) -> np.ndarray:
@@ -122,7 +124,7 @@ def test_the_graph_is_plain_onnx_with_whole_attention(bundle: Path) -> None:
 
 
 def test_merging_leaves_the_unmerged_model_as_it_was(lora_run: Path) -> None:
-    model = eager.open_run_model(lora_run, runs.read_run_manifest(lora_run))
+    model = open_run(lora_run).model
     assert isinstance(model, PeftModel)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     merged = merge(model)
@@ -247,11 +249,11 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
     capsys: pytest.CaptureFixture[str],
     change: dict[str, object],
 ) -> None:
-    sound = runs.read_run_manifest(lora_run)
+    sound = open_run(lora_run)
     if "labels" in change:
-        wrong = sound.model_copy(update=change)
+        wrong = replace(sound, **change)  # type: ignore[arg-type]
     else:
-        wrong = sound.model_copy(update={"contract": sound.contract.model_copy(update=change)})
+        wrong = replace(sound, contract=sound.contract.model_copy(update=change))
 
     def spoil(stage: Path) -> None:
         graph = onnx.load(stage / "onnx" / "model.onnx")
@@ -264,7 +266,7 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
         )
         onnx.save(graph, stage / "onnx" / "model.onnx")
         processor = stage / "model" / "preprocessor_config.json"
-        processor.write_text(json.dumps(transforms.contract_to_processor(wrong.contract)))
+        processor.write_text(json.dumps(contract_to_processor(wrong.contract)))
         if "labels" in change:
             swap_labels_of_transformers(stage)
 
@@ -279,18 +281,15 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
 def test_a_dead_adapter_under_a_trained_head_is_refused(
     lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = eager.open_run_model
-
-    def dead(folder: Path, manifest: runs.RunManifest) -> PeftModel:
-        model = opened(folder, manifest)
-        assert isinstance(model, PeftModel)
+    def dead(folder: Path) -> Trained:
+        trained = open_run(folder)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in trained.model.named_parameters():
                 if "lora_B" in name:
                     parameter.zero_()
-        return model
+        return trained
 
-    monkeypatch.setattr(eager, "open_run_model", dead)
+    monkeypatch.setattr(pipeline, "open_run", dead)
     with pytest.raises(CheckFailed, match="the adapter is dead"):
         pipeline.merge_export(lora_run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -317,7 +316,7 @@ def test_a_changed_weight_file_of_the_run_is_refused(lora_run: Path, tmp_path: P
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="is not the file that training left"):
+    with pytest.raises(AdapterChangedError, match="is not the file that training left"):
         pipeline.merge_export(copy, tmp_path / "bundle")
 
 

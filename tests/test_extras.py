@@ -15,8 +15,9 @@ def test_what_is_missing_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingPackageError) as caught:
         extras.require("onnx", "torch", "onnxruntime", purpose="to export")
     assert str(caught.value) == (
-        "torch, onnxruntime are needed to export and not installed; "
-        'type: pip install "lora-deploy[cpu,train]"'
+        "torch, onnxruntime are needed to export and not installed: "
+        'pip install "lora-deploy[cpu,train]"; type that line, then see what is here with '
+        "`lora-deploy doctor`"
     )
 
 

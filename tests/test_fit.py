@@ -13,9 +13,9 @@ from transformers import AutoModelForVideoClassification
 from lora_deploy.artifact import run
 from lora_deploy.clips import decode, transforms
 from lora_deploy.config import load_settings, settings_from
-from lora_deploy.errors import ArtifactError, BackendError, DataError, LoraDeployError
+from lora_deploy.errors import ArtifactError, DataError, LoraDeployError, NoSuchDeviceError
 from lora_deploy.model.base import open_base
-from lora_deploy.model.liveness import check_alive
+from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.runtime.load import load
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.fit import fit
@@ -204,10 +204,10 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
     started: list[bool] = []
 
     def alive(model: PeftModel, pixel_values: torch.Tensor) -> None:
-        check_alive(model, pixel_values)
+        check_can_learn(model, pixel_values)
         started.append(True)
 
-    monkeypatch.setattr("lora_deploy.train.fit.check_alive", alive)
+    monkeypatch.setattr("lora_deploy.train.fit.check_can_learn", alive)
     monkeypatch.setattr(ClipSamples, "__getitem__", spoilt)
     settings = settings_from(
         {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"
@@ -249,6 +249,6 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(
     few_clips: Path, tmp_path: Path
 ) -> None:
     for name, words in (("cuda:99", "CUDA devices"), ("tpu", "allowed: auto, cpu, cuda")):
-        with pytest.raises(BackendError, match=words):
+        with pytest.raises(NoSuchDeviceError, match=words):
             fit(load_settings(), few_clips, tmp_path / "run", device_name=name)
     assert not (tmp_path / "run").exists()

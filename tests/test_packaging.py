@@ -78,6 +78,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert "lora_deploy/py.typed" in names
     assert "lora_deploy/assets/videomae-nano/model.safetensors" in names
     assert "lora_deploy/assets/example-bundle/bundle.json" in names
+    assert "lora_deploy/assets/decoder-proof/open-groups.mkv" in names
 
 
 def test_wheel_has_every_file_of_the_package_unchanged(wheel: Path) -> None:

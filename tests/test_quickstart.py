@@ -10,6 +10,7 @@ from lora_deploy.clips import decode
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.example import GESTURES, PAIRS, render_gesture, write_example
+from lora_deploy.errors import OutputExistsError
 from lora_deploy.quickstart import ExampleSize, quickstart
 from lora_deploy.runtime.load import load
 
@@ -41,6 +42,13 @@ def test_example_clips_are_short_h264_files_and_the_same_for_the_same_seed(tmp_p
         clip = decode.decode(one / name, contract)
         assert clip.warning is None
         assert 1.0 < clip.duration_seconds < 3.0
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputExistsError, match="exists already; choose another --out"):
+        quickstart(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_the_whole_path(tmp_path: Path) -> None:

@@ -9,13 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import lora_deploy
 from lora_deploy.artifact import bundle as bundles
 from lora_deploy.clips import decode
-from lora_deploy.errors import ArtifactError, BackendError, CheckpointError, ClipError, ModelError
+from lora_deploy.errors import (
+    AdapterChangedError,
+    ArtifactError,
+    BackendError,
+    CheckpointError,
+    ClipError,
+    GraphError,
+    ModelError,
+    ProviderFellBackError,
+)
 from lora_deploy.model.base import open_base
+from lora_deploy.runtime import ort
 from lora_deploy.runtime.base import Recogniser, softmax
 from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.load import load
@@ -237,7 +248,7 @@ def test_an_edited_alpha_of_a_run_is_refused(lora_run: Path, tmp_path: Path) -> 
     copy = shutil.copytree(lora_run, tmp_path / "run")
     path = copy / "best_model_lora_adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 64}))
-    with pytest.raises(ArtifactError, match=r"adapter_config\.json is not the file"):
+    with pytest.raises(AdapterChangedError, match=r"adapter_config\.json is not the file"):
         load(copy)
 
 
@@ -263,5 +274,25 @@ def test_a_graph_of_another_kind_is_refused(bundle_copy: Path) -> None:
     onnx.save(graph, path)
     records = bundles.record_files(bundle_copy)
     vouch_again(bundle_copy, files={n: r.model_dump() for n, r in records.items()})
-    with pytest.raises(ArtifactError, match=r"gives \['answers'\]"):
+    with pytest.raises(GraphError, match=r"gives \['answers'\]"):
         load(bundle_copy)
+
+
+def test_another_provider_than_was_asked_for_is_an_error(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a computer without a GPU onnxruntime takes the CPU, and only warns."""
+    monkeypatch.setattr(ort, "_PROVIDER", "CUDAExecutionProvider")
+    graph = (bundle / "onnx" / "model.onnx").read_bytes()
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime may run it on a GPU")
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(ProviderFellBackError, match="chose CPUExecutionProvider where CUDA"),
+    ):
+        ort.OnnxRuntimeBackend(graph)
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"can't open the graph: .*; make the bundle again"):
+        ort.OnnxRuntimeBackend(b"no graph")

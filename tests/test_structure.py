@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lora_deploy.__file__).parent
 
 LAYERS = (
-    ("errors", "extras", "versions", "atomic", "progress"),
+    ("errors", "extras", "versions", "known_bad", "atomic", "progress"),
     ("clips.contract",),
     ("config", "device"),
     ("clips",),
@@ -27,10 +27,10 @@ LAYERS = (
     ("classify", "evaluate"),
     ("train",),
     ("export",),
-    ("bench", "doctor", "demo"),
+    ("bench", "doctor", "checkup", "demo"),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
-    ("terminal",),
+    ("terminal", "texts", "options"),
     ("cli",),
     ("__main__",),
 )

@@ -10,13 +10,15 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from lora_deploy import cli
 from lora_deploy.artifact.run import read_run_manifest
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError, ModelError, TargetError
-from lora_deploy.model import base as base_module
+from lora_deploy.errors import ModelError, TargetError
+from lora_deploy.model import locate as locate_module
 from lora_deploy.model.adapter import attach, count
-from lora_deploy.model.base import open_base, quiet_loading
+from lora_deploy.model.architectures import ARCHITECTURES
+from lora_deploy.model.base import open_base
 from lora_deploy.model.embedded import embedded_base
 from lora_deploy.model.survey import survey
-from lora_deploy.model.targets import WORDS, resolve
+from lora_deploy.model.targets import resolve
+from lora_deploy.model.weights import quiet_loading
 
 ATTENTION = "videomae.encoder.layer.{}.attention.attention.{}"
 
@@ -44,7 +46,7 @@ def any_base(
 @pytest.mark.parametrize("r", [8, 3])
 def test_parameters_are_those_counted_once_an_adapter_is_attached(any_base: str, r: int) -> None:
     found = survey(any_base, r=r)
-    assert list(found.words) == list(WORDS["videomae"])
+    assert list(found.words) == list(ARCHITECTURES["videomae"].words)
     assert found.together is None
     for word, reach in found.words.items():
         opened = open_base(any_base, ["x", "y"])
@@ -114,9 +116,8 @@ def test_a_run_with_many_labels_has_a_larger_head(lora_run: Path, tmp_path: Path
     assert found.base_parameters == survey(str(lora_run)).base_parameters
 
 
-def test_a_bundle_is_refused_with_what_to_give_instead(bundle: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"is a BUNDLE.*give a base, or the RUN"):
-        survey(str(bundle))
+def test_of_a_bundle_its_base_is_inspected(bundle: Path, lora_run: Path) -> None:
+    assert survey(str(bundle)) == survey(str(lora_run))
 
 
 @pytest.mark.parametrize("of_a_run", [False, True])
@@ -129,14 +130,14 @@ def test_nothing_is_downloaded(
         asked.append((hub_id, revision, local_files_only))
         raise OSError("not in the cache")
 
-    monkeypatch.setattr(base_module, "snapshot_download", snapshot)
+    monkeypatch.setattr(locate_module, "snapshot_download", snapshot)
     model = "somebody/some-base"
     if of_a_run:
         values = json.loads((lora_run / "run.json").read_text())
         values["base"] |= {"id": model, "revision": "abc"}
         (tmp_path / "run.json").write_text(json.dumps(values))
         model = str(tmp_path)
-    with pytest.raises(ModelError, match="fetch it first: hf download somebody/some-base"):
+    with pytest.raises(ModelError, match=r"somebody/some-base.*may not be asked now; fetch it"):
         survey(model)
     assert asked == [("somebody/some-base", "abc" if of_a_run else None, True)]
 
@@ -155,7 +156,7 @@ def test_the_table_has_a_line_for_every_word(capsys: pytest.CaptureFixture[str])
     assert lines[1].startswith("1,877,442 parameters: 1,877,056 of the base, 386 of a head")
     assert "proj 4 12,288 4× attention.output.dense" in lines
     assert "fc 8 53,248 4× intermediate.dense, 4× output.dense" in lines
-    for word in WORDS["videomae"]:
+    for word in ARCHITECTURES["videomae"].words:
         assert sum(line.startswith(f"{word} ") for line in lines) == 1, word
 
 

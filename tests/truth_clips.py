@@ -1,8 +1,7 @@
 """Clips that say which picture is which: the frame number is drawn into each of them.
 
-The number stands in a grid of 4×4 black and white cells: three white corners and a black one tell
-which way is up, eight cells hold the number, four a checksum. Which numbers a contract must give
-is computed here from the times that were written, not from what any decoder says.
+Which numbers a contract must give is computed here from the times that were written, not from
+what any decoder says.
 """
 
 import struct
@@ -16,10 +15,10 @@ from typing import Literal, cast
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.numbered import cells_of
 from lora_deploy.clips.sampling import TIE_SECONDS
 
 PICTURES = 44
@@ -35,7 +34,9 @@ CONTRACTS = [
 ]
 """Show the whole picture, and ask at no time at which either of two pictures would do."""
 
-Rate = Literal["25", "ntsc", "variable", "gap"]
+Rate = Literal["25", "ntsc", "variable", "gap", "slow_first"]
+
+SMALL_SIDE, SMALL_SLOW_PICTURES = 64, 6
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Recipe:
     interlaced: bool = False
     no_index_of_keys: bool = False
     """An MP4 without the table of key frames: every packet is announced as one."""
+    pictures: int = PICTURES
+    small: bool = False
+    """A square of few bytes in flat, warm colours."""
 
     @property
     def name(self) -> str:
@@ -78,20 +82,23 @@ class Recipe:
         parts += ["opengop"] * self.open_gop + ["negdts"] * self.negative_dts
         parts += ["sound"] * self.sound
         parts += ["interlaced"] * self.interlaced
+        parts += [f"small{self.pictures}"] * self.small
         parts += ["refresh"] * self.intra_refresh + ["nokeys"] * self.no_index_of_keys
         return "_".join(parts) + "." + self.container
 
     def times(self) -> list[Fraction]:
         """When each picture appears, in seconds on the file's clock."""
         if self.rate == "ntsc":
-            steps = [Fraction(1001, 30000)] * (PICTURES - 1)
+            steps = [Fraction(1001, 30000)] * (self.pictures - 1)
         elif self.rate == "variable":
             steps = [Fraction(20 * (1, 3, 2, 1, 2, 5, 2)[at % 7], 1000) for at in range(42)]
             steps += [Fraction(40, 1000)]  # as long as the usual step, as is the last picture
         else:
-            steps = [Fraction(1, 25)] * (PICTURES - 1)
+            steps = [Fraction(1, 25)] * (self.pictures - 1)
             if self.rate == "gap":
-                steps[PICTURES // 3] = Fraction(3)
+                steps[self.pictures // 3] = Fraction(3)
+            if self.rate == "slow_first":
+                steps[:SMALL_SLOW_PICTURES] = [Fraction(4, 25)] * SMALL_SLOW_PICTURES
         times = [Fraction(self.start_seconds)]
         for step in steps:
             times.append(times[-1] + step)
@@ -212,7 +219,7 @@ def write_truth_clip(folder: Path, recipe: Recipe) -> TruthClip:
     path = folder / recipe.name
     times = recipe.times()
     _encode(path, recipe, times)
-    last = PICTURES - recipe.cut_tail
+    last = recipe.pictures - recipe.cut_tail
     if recipe.cut_head or recipe.cut_tail:
         _cut(path, times[recipe.cut_head] - times[0], last - recipe.cut_head)
     if recipe.no_index_of_keys:
@@ -231,60 +238,17 @@ def write_truth_clip(folder: Path, recipe: Recipe) -> TruthClip:
 
 def draw_number(number: int) -> Frames:
     """uint8 [HEIGHT, WIDTH, 3]: the cells, over a slope that moves so that the codec has work."""
-    cells = np.array(_cells(number), np.float64).reshape(4, 4)
-    picture = np.kron(cells, np.ones((HEIGHT // 4, WIDTH // 4))) * 180 + 20
+    picture = np.kron(cells_of(number), np.ones((HEIGHT // 4, WIDTH // 4))) * 180 + 20
     slope = (np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)) + 5 * number) % 64
     tinted = picture[:, :, None] + slope[:, :, None] * np.array([0.6, 0.5, 0.4])
     return cast(Frames, np.clip(tinted, 0, 255).astype(np.uint8))
 
 
-def read_number(frame: Frames) -> int | None:
-    """The number drawn into an upright RGB picture of any size; None where it shows none."""
-    turned = read_number_and_turn(frame)
-    return turned[0] if turned and turned[1] == 0 else None
-
-
-def read_number_and_turn(frame: Frames) -> tuple[int, int] | None:
-    """The number, and by how many quarter turns counterclockwise the picture must be put right."""
-    for turn in range(4):
-        cells = _light_cells(np.rot90(frame, turn))
-        if cells is not None:
-            number = sum(bit << at for at, bit in enumerate(cells[at] for at in _NUMBER_CELLS))
-            if cells == _cells(number):
-                return number, turn
-    return None
-
-
-_CORNERS = {0: 1, 3: 1, 12: 1, 15: 0}
-_NUMBER_CELLS = (1, 2, 4, 5, 6, 7, 8, 9)
-_CHECK_CELLS = (10, 11, 13, 14)
-
-
-def _cells(number: int) -> list[int]:
-    check = (number * 7 + 5) % 13
-    cells = [0] * 16
-    for cell, bit in _CORNERS.items():
-        cells[cell] = bit
-    for at, cell in enumerate(_NUMBER_CELLS):
-        cells[cell] = number >> at & 1
-    for at, cell in enumerate(_CHECK_CELLS):
-        cells[cell] = check >> at & 1
-    return cells
-
-
-def _light_cells(frame: NDArray[np.uint8]) -> list[int] | None:
-    height, width, _ = frame.shape
-    cells = []
-    for row in range(4):
-        for column in range(4):
-            # The middle of the cell: its edges are blurred by scaling and by the codec.
-            rows = slice(height * (4 * row + 1) // 16, max(height * (4 * row + 3) // 16, 1))
-            columns = slice(width * (4 * column + 1) // 16, max(width * (4 * column + 3) // 16, 1))
-            light = float(frame[rows, columns].mean())
-            if 90 < light < 150:
-                return None
-            cells.append(int(light > 120))
-    return cells
+def draw_small(number: int) -> Frames:
+    """uint8 [SMALL_SIDE, SMALL_SIDE, 3]: the cells alone, with more red than blue in each."""
+    grid = np.kron(cells_of(number), np.ones((SMALL_SIDE // 4, SMALL_SIDE // 4)))[:, :, None]
+    light, dark = np.array([240, 200, 140]), np.array([90, 30, 0])
+    return cast(Frames, np.where(grid == 1, light, dark).astype(np.uint8))
 
 
 def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
@@ -300,7 +264,8 @@ def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
     with av.open(str(path), "w", format=muxer, options=options) as out:
         stream = cast(VideoStream, out.add_stream(recipe.codec, rate=_rate(recipe)))
         turns = recipe.clockwise // 90
-        height, width = (WIDTH, HEIGHT) if turns % 2 else (HEIGHT, WIDTH)
+        draw = draw_small if recipe.small else draw_number
+        height, width, _ = np.rot90(draw(0), turns).shape
         width = int(width / recipe.sample_aspect)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if recipe.codec == "mjpeg" else "yuv420p"
@@ -309,7 +274,7 @@ def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
         stream.codec_context.gop_size = recipe.gop
         stream.codec_context.max_b_frames = recipe.b_frames
         stream.codec_context.thread_count = 1
-        if recipe.codec != "libsvtav1":
+        if recipe.codec != "libsvtav1" and not recipe.small:
             stream.codec_context.bit_rate = 600_000
         stream.codec_context.options = _encoder_options(recipe)
         if turns or recipe.mirrored:
@@ -318,7 +283,7 @@ def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
         if recipe.sound:
             _add_sound(out, times)
         for number, time in enumerate(times):
-            upright = draw_number(number)
+            upright = draw(number)
             mirrored = upright[:, ::-1] if recipe.mirrored else upright
             stored = np.rot90(mirrored, turns)  # counterclockwise, to be turned back
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")

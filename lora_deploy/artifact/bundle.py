@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError
 
 MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
@@ -89,9 +89,9 @@ def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
     try:
         content = (folder / name).read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{folder / name} can't be read: {error.strerror}") from None
+        raise FileMissingError(f"{folder / name} can't be read: {error.strerror}") from None
     if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
-        raise ArtifactError(_changed(folder, name))
+        raise FileChangedError(_changed(folder, name))
     return content
 
 
@@ -113,26 +113,23 @@ def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> Non
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
     if missing := sorted(listed - found):
-        raise ArtifactError(f"{folder} lacks {missing[0]}; copy or make the bundle again")
+        raise FileMissingError(f"{folder} lacks {missing[0]}")
     if unknown := sorted(found - listed):
         _record(folder, manifest, unknown[0])
     for name in sorted(listed):
         record = _record(folder, manifest, name)
         path = folder / name
         if path.is_symlink() or path.stat().st_size != record.bytes:
-            raise ArtifactError(_changed(folder, name))
+            raise FileChangedError(_changed(folder, name))
         if sha256_of_file(path) != record.sha256:
-            raise ArtifactError(_changed(folder, name))
+            raise FileChangedError(_changed(folder, name))
 
 
 def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:
     if name not in manifest.files or ".." in PurePosixPath(name).parts:
-        raise ArtifactError(f"{folder / MANIFEST} does not vouch for {name}; make the bundle again")
+        raise FileUnknownError(f"{folder / MANIFEST} does not vouch for {name}")
     return manifest.files[name]
 
 
 def _changed(folder: Path, name: str) -> str:
-    return (
-        f"{folder / name} is not the file that {MANIFEST} vouches for (size or hash differs); "
-        "copy or make the bundle again"
-    )
+    return f"{folder / name} is not the file that {MANIFEST} vouches for (size or hash differs)"

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import ManifestError, NewerSchemaError, NotAModelError
 
 SCHEMA_VERSION = 1
 
@@ -55,20 +55,19 @@ def read_manifest(path: Path, kind: type[M]) -> M:
     folder, name = path.parent, path.name
     if not path.is_file():
         what = "is no folder" if not folder.is_dir() else f"holds no {name}"
-        raise ArtifactError(f"{folder} {what}; a folder with {name} is needed here")
+        raise NotAModelError(f"{folder} {what}: a folder with {name} is needed here")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} can't be read: {error}") from None
+        raise ManifestError(f"{path} can't be read: {error}") from None
     found = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} has schema version {found}; this program knows up to {SCHEMA_VERSION}: "
-            "install a newer lora-deploy"
+        raise NewerSchemaError(
+            f"{path} has schema version {found}; this program knows up to {SCHEMA_VERSION}"
         )
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise ArtifactError(f"{path} is damaged: {where}: {problem['msg'].lower()}") from None
+        raise ManifestError(f"{path} is damaged: {where}: {problem['msg'].lower()}") from None

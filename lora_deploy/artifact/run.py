@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import ArtifactError
+from lora_deploy.errors import AdapterChangedError, FileChangedError, FileMissingError
 
 MANIFEST = "run.json"
 SETTINGS = "config.yaml"
@@ -57,22 +57,23 @@ class RunManifest(Manifest):
 
 
 def write_run_manifest(folder: Path, manifest: RunManifest) -> None:
-    """Write ``run.json``; done last, so that what it speaks of is there."""
+    """Write ``run.json``."""
     atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def read_run_manifest(folder: Path) -> RunManifest:
-    """Read ``run.json``.
+    """Read ``run.json``, once a save that was cut off is finished.
 
     Raises:
-        ArtifactError: Missing, torn or newer.
+        ArtifactError: Missing, torn or newer, or a save was cut off and can't be finished here.
     """
+    atomic.settle(folder)
     return read_manifest(folder / MANIFEST, RunManifest)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder claims to be a RUN."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder claims to be a RUN; its first save may still want finishing."""
+    return (folder / MANIFEST).is_file() or (folder / atomic.UPDATE / MANIFEST).is_file()
 
 
 def verify_adapter(folder: Path, manifest: RunManifest) -> list[Path]:
@@ -93,10 +94,10 @@ def verify_weights(folder: Path, manifest: RunManifest, name: str) -> Path:
     """
     path = folder / name
     if ".." in path.parts or path.is_symlink() or not path.is_file():
-        raise ArtifactError(f"{folder} lacks {name}; copy the folder again, or train again")
+        raise FileMissingError(f"{folder} lacks {name}")
     if manifest.weights.get(name) != sha256_of_file(path):
-        raise ArtifactError(
-            f"{path} is not the file that training left (its hash differs from {MANIFEST}); "
-            "copy the folder again, or train again"
+        changed = AdapterChangedError if name.startswith(f"{ADAPTER}/") else FileChangedError
+        raise changed(
+            f"{path} is not the file that training left (its hash differs from {MANIFEST})"
         )
     return path

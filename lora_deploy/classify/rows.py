@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_deploy import atomic
-from lora_deploy.errors import ClipErrorKind, LoraDeployError
+from lora_deploy.errors import ClipErrorKind, OutputPlaceError
 from lora_deploy.extras import require
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -52,18 +52,18 @@ def check_ending(out: Path) -> None:
     """Refuse an output whose format can't be told from its ending, before any work.
 
     Raises:
-        LoraDeployError: The ending is none of `ENDINGS`, or its folder is missing.
+        OutputPlaceError: The ending is none of `ENDINGS`, or its folder is missing.
     """
     if out.suffix.lower() not in ENDINGS:
-        raise LoraDeployError(
+        raise OutputPlaceError(
             f"{out} ends in {out.suffix or 'nothing'!r}; allowed: {', '.join(ENDINGS)}"
         )
     if out.suffix.lower() == ".parquet":
         require("pyarrow", purpose="to write Parquet")
     if not out.parent.is_dir():
-        raise LoraDeployError(f"the folder {out.parent} does not exist; make it first")
+        raise OutputPlaceError(f"the folder {out.parent} does not exist")
     if out.is_dir():
-        raise LoraDeployError(f"{out} is a folder; name a file in it")
+        raise OutputPlaceError(f"{out} is a folder")
     with tempfile.TemporaryFile(dir=out.parent):
         pass  # fails now, and not after hours of work, where nothing can be written
 

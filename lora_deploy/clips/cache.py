@@ -20,7 +20,7 @@ from lora_deploy.atomic import replacing, write_text
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.errors import ClipError, ClipErrorKind, DataError
+from lora_deploy.errors import ClipError, ClipErrorKind, FrameCacheFolderError, FrameCacheFullError
 
 _SPARE_BYTES = 16 << 20
 """Left free on the disk for the index and for others."""
@@ -99,7 +99,8 @@ def build_cache(
         pool: Decodes; the shared one by default.
 
     Raises:
-        DataError: The disk has no room, or the folder can't be written.
+        FrameCacheFullError: The disk has no room.
+        FrameCacheFolderError: The folder can't be written.
     """
     real_paths = {path: os.path.realpath(path) for path in paths}
     distinct = sorted(set(real_paths.values()))
@@ -114,12 +115,9 @@ def build_cache(
         return _open(index, folder, real_paths)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk of {folder} is full; free some space or choose another folder"
-            ) from error
-        raise DataError(
-            f"the frame cache {folder} can't be used ({os.strerror(error.errno or 0)}); choose a "
-            "folder that can be written"
+            raise FrameCacheFullError(f"the disk of {folder} is full") from error
+        raise FrameCacheFolderError(
+            f"the frame cache {folder} can't be used ({os.strerror(error.errno or 0)})"
         ) from error
 
 
@@ -212,10 +210,9 @@ def _row_bytes(contract: PixelContract) -> int:
 def _check_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes + _SPARE_BYTES:
-        raise DataError(
+        raise FrameCacheFullError(
             f"the decoded frames need {_megabytes(needed_bytes + _SPARE_BYTES)} MB and the disk "
-            f"of {folder} has {_megabytes(free_bytes)} MB free; free some space or choose another "
-            "folder"
+            f"of {folder} has {_megabytes(free_bytes)} MB free"
         )
 
 

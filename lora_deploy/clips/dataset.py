@@ -12,7 +12,23 @@ from typing import Literal
 
 from lora_deploy.clips.splits import Row, assign_splits
 from lora_deploy.clips.splits import Split as Split
-from lora_deploy.errors import DataError
+from lora_deploy.errors import (
+    ClipsMissingError,
+    ContradictingRowsError,
+    EmptyClassError,
+    EmptySplitError,
+    FileNameError,
+    FolderLayoutError,
+    GroupInTwoSplitsError,
+    ManifestFileError,
+    ManifestRowError,
+    NoSuchDataError,
+    NoVideosError,
+    SettingValueError,
+    SplitsNotNamedError,
+    TooFewClassesError,
+    UntrainedClassError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +128,8 @@ def read_dataset(
 
     Raises:
         DataError: The source does not hold labelled clips of at least two classes, or its
-            splits share a file or a group.
+            splits share a file or a group; named by what is wrong.
+        SettingValueError: The fractions leave nothing to train on.
     """
     _check_fractions(val_fraction, test_fraction)
     rows = _read_rows(source, needs_train=True)
@@ -120,7 +137,9 @@ def read_dataset(
     _check_groups(rows)
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
-        raise DataError(f"{source} holds only one class, {labels[0]}; at least two are needed")
+        raise TooFewClassesError(
+            f"{source} holds only one class, {labels[0]}; at least two are needed"
+        )
     splits = assign_splits(rows, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     clips = tuple(
         LabelledClip(row.path, row.label, split, row.group)
@@ -129,7 +148,7 @@ def read_dataset(
     trained = {clip.label for clip in clips if clip.split == "train"}
     untrained = [label for label in labels if label not in trained]
     if untrained:
-        raise DataError(
+        raise UntrainedClassError(
             f"no train clip shows {_first_few(untrained)}; every class needs at least one in train"
         )
     return ClipDataset(clips=clips, labels=labels)
@@ -150,9 +169,9 @@ def read_split(
     """
     rows = _read_rows(source, needs_train=False)
     if split != "all" and not any(row.split for row in rows):
-        raise DataError(
+        raise SplitsNotNamedError(
             f"{source} names no splits, so clips that the model learned from can't be told from "
-            f"others; say --split all if it has seen none of them, or give the RUN's splits.csv"
+            "others"
         )
     clips = tuple(
         LabelledClip(row.path, row.label, row.split or "test", row.group)
@@ -161,7 +180,7 @@ def read_split(
     )
     if not clips:
         named = ", ".join(sorted({row.split for row in rows if row.split}))
-        raise DataError(f"{source} has no clips in the split {split}; it has: {named}")
+        raise EmptySplitError(f"{source} has no clips in the split {split}; it has: {named}")
     if must_exist:
         _check_exist(clips, source)
     return clips
@@ -170,9 +189,8 @@ def read_split(
 def _check_exist(clips: Sequence[Row | LabelledClip], source: Path) -> None:
     missing = [str(clip.path) for clip in clips if not clip.path.is_file()]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(clips)} files of {source} do not exist: "
-            f"{_first_few(missing)}; paths count from the manifest's folder"
+        raise ClipsMissingError(
+            f"{len(missing)} of {len(clips)} files of {source} do not exist: {_first_few(missing)}"
         )
 
 
@@ -182,25 +200,22 @@ def _read_rows(source: Path, *, needs_train: bool) -> list[Row]:
     elif source.is_file():
         rows = _read_manifest(source)
     else:
-        raise DataError(f"there is nothing at {source}; give a folder or a manifest")
+        raise NoSuchDataError(f"there is nothing at {source}")
     if not rows:
-        raise DataError(f"no videos are in {source}; known endings are {_known_endings()}")
+        raise NoVideosError(f"no videos are in {source}; known endings are {_known_endings()}")
     for row in rows:
         try:
             f"{row.path}{row.label}".encode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"the name {os.fsencode(row.path)!r} is not UTF-8; rename it, because manifests "
-                "and reports can't hold it"
-            ) from None
+            raise FileNameError(f"the name {os.fsencode(row.path)!r} is not UTF-8") from None
     return _without_repeats(rows)
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise DataError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to "
-            "train on; each must be at least 0 and their sum below 1"
+        raise SettingValueError(
+            f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} leave nothing "
+            "to train on; allowed: each at least 0, and their sum below 1"
         )
 
 
@@ -219,9 +234,9 @@ def _read_folder(source: Path, *, needs_train: bool) -> list[Row]:
         return _read_class_folders(source, None)
     strangers = [folder.name for folder, split in splits.items() if split is None]
     if strangers:
-        raise DataError(
-            f"{source} holds folders of splits beside {_first_few(strangers)}; allowed beside it are "
-            f"only {_allowed_splits()}"
+        raise FolderLayoutError(
+            f"{source} holds folders of splits beside {_first_few(strangers)}; allowed beside them "
+            f"are only {_allowed_splits()}"
         )
     return [row for folder in parts for row in _read_class_folders(folder, splits[folder])]
 
@@ -229,9 +244,8 @@ def _read_folder(source: Path, *, needs_train: bool) -> list[Row]:
 def _read_class_folders(source: Path, split: Split | None) -> list[Row]:
     loose = [path.name for path in find_videos(source) if path.parent == source]
     if loose:
-        raise DataError(
-            f"{source} holds videos outside of any class folder ({_first_few(loose)}); put each "
-            "into a folder named after its class"
+        raise FolderLayoutError(
+            f"{source} holds videos outside of any class folder ({_first_few(loose)})"
         )
     rows = []
     folders = _visible_folders(source)
@@ -239,9 +253,9 @@ def _read_class_folders(source: Path, split: Split | None) -> list[Row]:
         rows += [Row(path, folder.name.strip(), split, None) for path in find_videos(folder)]
     empty = sorted({folder.name.strip() for folder in folders} - {row.label for row in rows})
     if rows and empty:
-        raise DataError(
-            f"no videos are in the class folder {_first_few(empty)} of {source}; fill or remove "
-            f"it (known endings are {_known_endings()})"
+        raise EmptyClassError(
+            f"no videos are in the class folder {_first_few(empty)} of {source} "
+            f"(known endings are {_known_endings()})"
         )
     return rows
 
@@ -258,13 +272,13 @@ def _visible_folders(source: Path) -> list[Path]:
 def _read_manifest(manifest: Path) -> list[Row]:
     ending = manifest.suffix.lower()
     if ending not in (".csv", ".jsonl"):
-        raise DataError(
+        raise ManifestFileError(
             f"a manifest can't end in {ending or manifest.name!r}; allowed are .csv and .jsonl"
         )
     try:
         text = manifest.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise DataError(f"the manifest {manifest} can't be read as UTF-8 text") from None
+        raise ManifestFileError(f"the manifest {manifest} can't be read as UTF-8 text") from None
     records = _csv_records(text) if ending == ".csv" else _jsonl_records(text)
     return [_row_of(record, line, manifest.parent) for line, record in records]
 
@@ -275,7 +289,7 @@ def _csv_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
         for record in reader:
             yield reader.line_num, record
     except csv.Error as error:
-        raise DataError(
+        raise ManifestRowError(
             f"line {reader.reader.line_num} of the manifest is no CSV: {error}"
         ) from None
 
@@ -290,7 +304,7 @@ def _jsonl_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise DataError(
+            raise ManifestRowError(
                 f"line {line} of the manifest is no JSON object; "
                 'one looks like {"path": "a.mp4", "label": "wave"}'
             )
@@ -301,17 +315,16 @@ def _row_of(record: Mapping[object, object], line: int, folder: Path) -> Row:
     missing = [column for column in ("path", "label") if column not in record]
     if missing:
         found = ", ".join(str(column) for column in record if column is not None)
-        raise DataError(
-            f"the manifest has no {' and no '.join(missing)} in line {line}, only {found}; needed "
-            "are path and label, allowed are split and group"
+        raise ManifestRowError(
+            f"the manifest has no {' and no '.join(missing)} in line {line}, only {found}"
         )
     path, label = _text(record, "path", line), _text(record, "label", line)
     for column, value in (("path", path), ("label", label)):
         if not value:
-            raise DataError(f"the {column} in line {line} of the manifest is empty; give one")
+            raise ManifestRowError(f"the {column} in line {line} of the manifest is empty")
     word = _text(record, "split", line)
     if word and word.lower() not in SPLIT_WORDS:
-        raise DataError(
+        raise ManifestRowError(
             f"line {line} of the manifest has the split {word!r}; allowed are {_allowed_splits()}"
         )
     return Row(
@@ -327,7 +340,7 @@ def _text(record: Mapping[object, object], column: str, line: int) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(
+        raise ManifestRowError(
             f"the {column} in line {line} of the manifest is {value!r}; it must be a text"
         )
     return str(value).strip()
@@ -347,9 +360,8 @@ def _without_repeats(rows: Sequence[Row]) -> list[Row]:
             ("groups", first.group, row.group),
         ):
             if one != other:
-                raise DataError(
-                    f"the file {row.path} has two {what}, {one or 'none'} and {other or 'none'}; "
-                    "keep one"
+                raise ContradictingRowsError(
+                    f"the file {row.path} has two {what}, {one or 'none'} and {other or 'none'}"
                 )
     return list(kept.values())
 
@@ -360,9 +372,9 @@ def _check_groups(rows: Iterable[Row]) -> None:
         if row.group is None or row.split is None:
             continue
         if split_of.setdefault(row.group, row.split) != row.split:
-            raise DataError(
+            raise GroupInTwoSplitsError(
                 f"the group {row.group} is in both {split_of[row.group]} and {row.split}, so what "
-                "is tested was seen in training; keep each group in one split"
+                "is tested was seen in training"
             )
 
 

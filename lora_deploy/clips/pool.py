@@ -22,13 +22,14 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from lora_deploy.clips import guard, wire
 from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
-from lora_deploy.errors import BackendError, ClipError
+from lora_deploy.clips.proof import DecoderProof, prove_decoder
+from lora_deploy.errors import ClipError, DecodersUnavailableError
 from lora_deploy.extras import require
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ Decoder = Literal["av", "decord"]
 
 DEADLINE_SECONDS = 60.0
 """For one clip, from handing it over to having its frames."""
+
+PROOF_DEADLINE_SECONDS = 5.0
+"""For one of the known clips, which take milliseconds; some versions of decord never return from one."""
 
 MEMORY_BYTES = 1536 << 20
 """What decoding one clip may take: 17 frames of the largest size that is read, and some room."""
@@ -52,6 +56,9 @@ DECODED_AHEAD = 4
 _START_SECONDS = 60.0
 _WORKER_COMMAND = (sys.executable, "-P", "-m", "lora_deploy.clips.worker")
 _PACKAGE_ROOT = Path(__file__).parents[2]
+
+_PROVED: set[tuple[tuple[str, ...], Decoder, Effort]] = set()
+"""Workers, decoders and efforts that gave the right frames in this process."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class DecodePool:
         deadline_seconds: float = DEADLINE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         clips_per_worker: int = CLIPS_PER_WORKER,
+        proof: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -90,6 +98,8 @@ class DecodePool:
             deadline_seconds: For one clip; then its worker is killed.
             memory_bytes: That decoding one clip may take.
             clips_per_worker: After which a worker is replaced.
+            proof: Whether the decoder must give the right frames of known clips before it is
+                given any other, once in this process.
 
         Raises:
             MissingPackageError: The decoder is not installed.
@@ -100,6 +110,8 @@ class DecodePool:
         self.options = PoolOptions(
             decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
         )
+        self._needs_proof = proof
+        self._proving = threading.Lock()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         self._of_thread = threading.local()
         self._lock = threading.Lock()
@@ -107,7 +119,10 @@ class DecodePool:
         self._closed = False
 
     def submit(self, path: Path, contract: PixelContract) -> Future[DecodedClip]:
-        """Decode a file when a worker is free; the future raises `ClipError` for a bad one."""
+        """Decode a file when a worker is free; the future raises `ClipError` for a bad one.
+
+        Where the decoder itself is found to give wrong frames, all raise a `DecoderError`.
+        """
         return self._threads.submit(self._decode, path, contract)
 
     def decode(self, path: Path, contract: PixelContract) -> DecodedClip:
@@ -115,9 +130,19 @@ class DecodePool:
 
         Raises:
             ClipError: The file gives no clip; ``timeout`` where it took too long.
-            BackendError: No decoding process can be started on this computer.
+            DecodersUnavailableError: No decoding process can be started on this computer.
+            DecoderError: The decoder gives wrong frames of clips that are known.
         """
         return self.submit(path, contract).result()
+
+    def prove(self) -> DecoderProof:
+        """See whether the decoder gives the right frames of known clips, through a worker as always.
+
+        Raises:
+            DecodersUnavailableError: No decoding process can be started on this computer.
+            DecoderError: It does not; named by what is wrong.
+        """
+        return self._threads.submit(self._prove).result()
 
     def in_order(
         self, paths: Iterable[str], contract: PixelContract
@@ -172,17 +197,44 @@ class DecodePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _prove(self) -> DecoderProof:
+        frames_off = 1 if self.options.effort == "fast" else 0
+        return prove_decoder(
+            self._decode_known, decoder=self.options.decoder, frames_off=frames_off
+        )
+
+    def _prove_once(self) -> None:
+        """Before the first stranger's file; others wait for the outcome."""
+        kind = (_WORKER_COMMAND, self.options.decoder, self.options.effort)
+        with self._proving:
+            if self._needs_proof and kind not in _PROVED:
+                self._prove()
+                _PROVED.add(kind)
+
     def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
+        with guard.open_clip(path) as file:  # what may not be opened needs neither worker nor proof
+            self._prove_once()
+            return self._clip_of(file, contract, self.options.deadline_seconds)
+
+    def _decode_known(self, path: Path, contract: PixelContract) -> DecodedClip:
+        deadline_seconds = min(self.options.deadline_seconds, PROOF_DEADLINE_SECONDS)
         with guard.open_clip(path) as file:
-            answer = self._ask(file.fileno(), contract)
+            return self._clip_of(file, contract, deadline_seconds)
+
+    def _clip_of(
+        self, file: BinaryIO, contract: PixelContract, deadline_seconds: float
+    ) -> DecodedClip:
+        answer = self._ask(file.fileno(), contract, deadline_seconds)
         if isinstance(answer, wire.Answer):
             raise ClipError(answer.error_kind, answer.error)
         return answer
 
-    def _ask(self, descriptor: int, contract: PixelContract) -> DecodedClip | wire.Answer:
+    def _ask(
+        self, descriptor: int, contract: PixelContract, deadline_seconds: float
+    ) -> DecodedClip | wire.Answer:
         while True:
             worker = self._worker()
-            until = time.monotonic() + self.options.deadline_seconds
+            until = time.monotonic() + deadline_seconds
             try:
                 wire.send_job(worker.connection, contract, descriptor)
                 answer = wire.receive_answer(worker.connection, contract, until)
@@ -190,8 +242,7 @@ class DecodePool:
                 self._end(worker)
                 raise ClipError(
                     "timeout",
-                    f"decoding was not done after {self.options.deadline_seconds:g} seconds and "
-                    "was cut off",
+                    f"decoding was not done after {deadline_seconds:g} seconds and was cut off",
                 ) from None
             except (wire.WireError, OSError):
                 self._end(worker)
@@ -218,9 +269,8 @@ class DecodePool:
         except (wire.WireError, OSError) as error:
             if self._closed:
                 raise CancelledError from None
-            raise BackendError(
-                f"a decoding process could not be started: {error}; `lora-deploy doctor` may tell "
-                "what is missing"
+            raise DecodersUnavailableError(
+                f"a decoding process could not be started: {error}"
             ) from error
         self._of_thread.worker = worker
         return worker

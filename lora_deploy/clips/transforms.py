@@ -3,11 +3,11 @@
 The numbers equal those of transformers' ``VideoMAEImageProcessorPil`` bit for bit.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,12 @@ from PIL import Image
 
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract, ResizeFilter
-from lora_deploy.errors import ClipError, ModelError
+from lora_deploy.errors import ClipError
 
 MAX_RESIZED_PIXELS = 4096 * 4096
 """Pixels of one resized frame (50 MB): a strip of 16384×1 would otherwise grow without bound."""
 
-_PILLOW_FILTERS: Final[dict[ResizeFilter, Image.Resampling]] = {
+PILLOW_FILTERS: Final[dict[ResizeFilter, Image.Resampling]] = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -118,55 +118,11 @@ def random_crop(frames: Frames, padding_fraction: float, generator: np.random.Ge
     return np.ascontiguousarray(frames[:, rows[:, None], columns[None, :], :])
 
 
-def contract_from_processor(config: Mapping[str, object], frames: int) -> PixelContract:
-    """Read a transformers ``preprocessor_config.json``.
-
-    What is missing has the value that transformers' VideoMAE processor gives it: short side
-    and crop 224, bilinear, mean and std 0.5.
-
-    Args:
-        config: The parsed file.
-        frames: Frames per clip; the file does not say.
-
-    Raises:
-        ModelError: It asks for something that the pixel contract can't express; a fixed
-            ``height`` and ``width`` to resize to is one, because it distorts the picture.
-    """
-    for key, value in config.items():
-        _refuse_unknown(key, value)
-    return PixelContract(
-        frames=frames,
-        short_side=_short_side(config.get("size")),
-        crop_height=_crop_side(config.get("crop_size"), "height"),
-        crop_width=_crop_side(config.get("crop_size"), "width"),
-        resize_filter=_filter_name(config.get("resample")),
-        mean=_three_numbers(config, "image_mean"),
-        std=_three_numbers(config, "image_std"),
-    )
-
-
-def contract_to_processor(contract: PixelContract) -> dict[str, object]:
-    """Write a contract as the ``preprocessor_config.json`` that transformers opens for VideoMAE."""
-    return {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": contract.short_side},
-        "resample": int(_PILLOW_FILTERS[contract.resize_filter]),
-        "do_center_crop": True,
-        "crop_size": {"height": contract.crop_height, "width": contract.crop_width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(contract.mean),
-        "image_std": list(contract.std),
-    }
-
-
 def _resize(frame: Frames, contract: PixelContract, pixel_aspect: Fraction) -> Frames:
     height, width, _ = frame.shape
     new_size = resized_size(width, height, contract, pixel_aspect)
     picture = Image.fromarray(np.ascontiguousarray(frame))
-    return np.asarray(picture.resize(new_size, _PILLOW_FILTERS[contract.resize_filter]))
+    return np.asarray(picture.resize(new_size, PILLOW_FILTERS[contract.resize_filter]))
 
 
 def _centre_crop(frame: Frames, contract: PixelContract) -> Frames:
@@ -194,100 +150,3 @@ def _value_table(
     means, stds = np.array(mean, np.float32), np.array(std, np.float32)
     table: NDArray[np.float32] = (scaled[None, :] - means[:, None]) / stds[:, None]
     return table
-
-
-_READ_KEYS = frozenset({"size", "crop_size", "resample", "image_mean", "image_std"})
-_STEPS = frozenset({"do_resize", "do_center_crop", "do_rescale", "do_normalize"})
-_NAMES = frozenset(
-    {"image_processor_type", "feature_extractor_type", "video_processor_type", "processor_class"}
-)
-_WITHOUT_EFFECT = frozenset(
-    {"data_format", "input_data_format", "return_tensors", "device", "do_convert_rgb"}
-)
-
-
-def _refuse_unknown(key: str, value: object) -> None:
-    if key in _READ_KEYS or key in _NAMES or key in _WITHOUT_EFFECT or value is None:
-        return
-    if key in _STEPS:
-        if value is not True:
-            raise ModelError(
-                f"the model's preprocessing says {key}: {value!r}; only true is supported"
-            )
-    elif key == "rescale_factor":
-        if not (isinstance(value, int | float) and abs(value - 1 / 255) < 1e-9):
-            raise ModelError(
-                f"the model's preprocessing says rescale_factor: {value!r}; only 1/255 is supported"
-            )
-    elif key == "default_to_square":
-        if value is not False:
-            raise ModelError(
-                "the model's preprocessing says default_to_square, which distorts the picture; "
-                "only resizing the short side is supported"
-            )
-    elif value is not False:
-        raise ModelError(
-            f"the model's preprocessing says {key}: {value!r}, which is not known here; known are "
-            f"{', '.join(sorted(_READ_KEYS | _STEPS | {'rescale_factor'}))}"
-        )
-
-
-def _short_side(size: object) -> int:
-    if size is None:
-        return 224
-    if isinstance(size, Mapping):
-        given = {key: value for key, value in size.items() if value is not None}
-        if set(given) == {"shortest_edge"}:
-            size = given["shortest_edge"]
-    if _is_whole(size):
-        return cast(int, size)
-    raise ModelError(
-        f"the model's preprocessing says size: {size!r}; allowed are a whole number or "
-        '{"shortest_edge": number} (a fixed height and width would distort the picture)'
-    )
-
-
-def _crop_side(crop_size: object, side: str) -> int:
-    if crop_size is None:
-        return 224
-    value = crop_size.get(side) if isinstance(crop_size, Mapping) else crop_size
-    if _is_whole(value):
-        return cast(int, value)
-    raise ModelError(
-        f"the model's preprocessing says crop_size: {crop_size!r}; allowed are a whole number or "
-        '{"height": number, "width": number}'
-    )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 4096
-
-
-def _filter_name(resample: object) -> ResizeFilter:
-    if resample is None:
-        return "bilinear"
-    for name, number in _PILLOW_FILTERS.items():
-        if resample == int(number) and not isinstance(resample, bool):
-            return name
-    allowed = ", ".join(f"{int(number)} ({name})" for name, number in _PILLOW_FILTERS.items())
-    raise ModelError(
-        f"the model's preprocessing says resample: {resample!r}; allowed are {allowed}"
-    )
-
-
-def _three_numbers(config: Mapping[str, object], key: str) -> tuple[float, float, float]:
-    values = config.get(key)
-    if values is None:
-        return (0.5, 0.5, 0.5)
-    if (
-        isinstance(values, list | tuple)
-        and len(values) == 3
-        and all(isinstance(value, int | float) and np.isfinite(value) for value in values)
-        and not (key == "image_std" and any(value <= 0 for value in values))
-    ):
-        red, green, blue = values
-        return (float(red), float(green), float(blue))
-    raise ModelError(
-        f"the model's preprocessing says {key}: {values!r}; allowed are three numbers, one for "
-        "red, green and blue" + (", each above zero" if key == "image_std" else "")
-    )

@@ -1,12 +1,12 @@
 """The model card of a bundle."""
 
-from lora_deploy.artifact.run import RunManifest
 from lora_deploy.export.verify import Certificate
+from lora_deploy.runtime.trained import Trained
 
 
-def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
+def bundle_card(trained: Trained, certificate: Certificate) -> str:
     """README.md of a BUNDLE: what it tells apart, how to run it, what was proved."""
-    base = manifest.base
+    base = trained.base
     rows = [
         f"| {' = '.join(link.forms)} | {link.agreement:.0%} | {link.largest_probability_difference:.1e} |"
         for link in certificate.links
@@ -21,7 +21,7 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             "",
             "# Action recogniser",
             "",
-            f"Tells {len(manifest.labels)} classes apart: {', '.join(manifest.labels)}.",
+            f"Tells {len(trained.labels)} classes apart: {', '.join(trained.labels)}.",
             f"Made from {base.id} (licence of its weights: {base.licence or 'not stated'}).",
             "",
             "```bash",
@@ -35,8 +35,7 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"Validation accuracy {manifest.best.val_accuracy:.3f} on {manifest.best.val_clips} "
-            "clips; they chose the best epoch, so expect less on new ones.",
+            *_accuracy(trained),
             "",
             "`onnx/model.onnx` opens with any ONNX runtime, `adapters/` with peft and, where it is "
             "there, `model/` with transformers; `bundle.json` has labels, pixel contract and the "
@@ -44,3 +43,12 @@ def bundle_card(manifest: RunManifest, certificate: Certificate) -> str:
             "",
         ]
     )
+
+
+def _accuracy(trained: Trained) -> list[str]:
+    if trained.best is None:
+        return [f"Not known of the adapter: {sentence}." for sentence in trained.unknown]
+    return [
+        f"Validation accuracy {trained.best.val_accuracy:.3f} on {trained.best.val_clips} clips; "
+        "they chose the best epoch, so expect less on new ones."
+    ]

@@ -12,7 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import LoraDeployError
+from lora_deploy.errors import NotExportableError, TooLargeForOnnxError
+from lora_deploy.export.rotary import constant_positions
+from lora_deploy.model.architectures import logits_of
 
 OPSET = 23
 """The first with ``Attention`` as one node; lower ones decompose it."""
@@ -28,8 +30,7 @@ class _LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(pixel_values=pixel_values).logits
-        return logits
+        return logits_of(self.model, pixel_values)
 
 
 def write_onnx(
@@ -50,16 +51,17 @@ def write_onnx(
         metadata: More to be written beside them.
 
     Raises:
-        LoraDeployError: The model is too large for one ONNX file.
+        TooLargeForOnnxError: The model is too large for one ONNX file.
+        NotExportableError: The exporter can't follow it.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > _LARGEST_SINGLE_FILE_BYTES:
-        raise LoraDeployError(
+        raise TooLargeForOnnxError(
             f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds at most 2 GB"
         )
     # A batch of 2: a batch of 1 would be taken for a constant.
     example = torch.zeros(2, *contract.pixel_values_shape)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), _quiet(), constant_positions(model, contract.frames):
         warnings.simplefilter("ignore")  # deprecations inside the exporter itself
         program = torch.onnx.export(
             _LogitsOnly(model).eval(),
@@ -72,7 +74,7 @@ def write_onnx(
             verbose=False,
         )
     if program is None:
-        raise LoraDeployError("torch.onnx gave no program; please report this model")
+        raise NotExportableError("torch.onnx gave no program for this model")
     proto = program.model_proto
     onnx.helper.set_model_props(
         proto,

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import shared
-from lora_deploy.errors import ClipError, DataError
+from lora_deploy.errors import ClipError, NothingDecodedError
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser, softmax
@@ -61,6 +61,8 @@ class Link(_Frozen):
     budget: float
     """For the largest probability difference."""
     passed: bool
+    adapter_skipped: bool = False
+    """Whether the second form answers as the base does without its adapter."""
 
 
 class Liveness(_Frozen):
@@ -122,7 +124,7 @@ def certify(
         progress: Told of each clip and form.
 
     Raises:
-        DataError: No clip can be decoded.
+        NothingDecodedError: No clip can be decoded.
     """
     objections = _label_objections(forms)
     readable, left_out = _readable(clips, forms[0].recogniser)
@@ -136,7 +138,13 @@ def certify(
             ]
             answers.append(_Answers(form, np.stack(rows)))
     links = [_link(one, other, readable) for one, other in pairwise(answers)]
-    liveness = _liveness(forms[0], answers, readable)
+    off = _answers_without_adapter(forms[0], readable)
+    liveness = None if off is None else _liveness(off, answers, links)
+    if off is not None:
+        links = [
+            link.model_copy(update={"adapter_skipped": _is_skipped(answers[0], other, off)})
+            for link, other in zip(links, answers[1:], strict=True)
+        ]
     for link in links:
         objections += _link_objections(link)
     if liveness is not None and not liveness.passed:
@@ -179,9 +187,9 @@ def _readable(
         else:
             readable.append(clip)
     if not readable:
-        raise DataError(
-            f"none of {len(clips)} clips can be decoded, so nothing can be proved; "
-            "name readable ones with --verify-on"
+        raise NothingDecodedError(
+            f"none of {len(clips)} clips can be decoded, so nothing can be proved; name readable "
+            "ones with --verify-on"
         )
     return readable, left_out
 
@@ -221,6 +229,8 @@ def _link_objections(link: Link) -> list[str]:
     if link.passed:
         return []
     one, other = link.forms
+    if link.adapter_skipped:
+        return [f"{other} answers as the base does without its adapter: the adapter was skipped"]
     return [
         f"{other} answers differently from {one}: probabilities differ by up to "
         f"{link.largest_probability_difference:.2g} (budget {link.budget:.2g}), "
@@ -228,18 +238,30 @@ def _link_objections(link: Link) -> list[str]:
     ]
 
 
-def _liveness(
-    first: Form, answers: Sequence[_Answers], clips: Sequence[LabelledClip]
-) -> Liveness | None:
+def _answers_without_adapter(
+    first: Form, clips: Sequence[LabelledClip]
+) -> NDArray[np.float32] | None:
+    """Logits [clips, labels] with the update off and the trained head on; None without an adapter."""
     backend = first.recogniser.backend
     if not isinstance(backend, TorchBackend) or not isinstance(backend.model, PeftModel):
         return None
     with delta_off(backend.model):
-        off = np.stack([_ask(first, clip.path, first.recogniser.labels) for clip in clips])
+        return np.stack([_ask(first, clip.path, first.recogniser.labels) for clip in clips])
+
+
+def _is_skipped(first: _Answers, other: _Answers, off: NDArray[np.float32]) -> bool:
+    """Whether a form is far nearer to the base's answers than to the adapter's."""
+    from_off = float(np.abs(other.logits - off).max())
+    from_on = float(np.abs(other.logits - first.logits).max())
+    return ALIVE_FACTOR * from_off < from_on
+
+
+def _liveness(
+    off: NDArray[np.float32], answers: Sequence[_Answers], links: Sequence[Link]
+) -> Liveness:
     on_off = float(np.abs(answers[0].logits - off).max())
-    merging = (
-        float(np.abs(answers[0].logits - answers[1].logits).max()) if len(answers) > 1 else 0.0
-    )
+    # What a merge that went wrong changes says nothing of the adapter.
+    merging = links[0].largest_logit_difference if links and links[0].passed else 0.0
     needed = max(ALIVE_FACTOR * merging, LEAST_ALIVE_DIFFERENCE)
     return Liveness(largest_logit_difference=on_off, needed=needed, passed=on_off >= needed)
 

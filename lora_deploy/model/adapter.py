@@ -1,7 +1,5 @@
 """The LoRA adapter: attach it, count it, switch its update off, save it, load it."""
 
-import json
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,22 +9,13 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from lora_deploy.artifact.adapter_record import (
+    AdapterRecord,
+    write_record,
+)
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError, CheckpointError
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-_PLAIN_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
-_HARMLESS_OPTIONS = (
-    "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type",
-    "auto_mapping", "task_type",
-)  # fmt: skip
-"""Told, or read only when an adapter is made; the base is never taken from here."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +65,15 @@ def attach(
         target_modules=list(layers),
         modules_to_save=list(head_modules),
     )
-    adapted = _wrap(model, config)
+    adapted = wrap(model, config)
     # peft takes these from the model's own path, which may lie inside this installation.
     config.base_model_name_or_path = base_id
     config.revision = revision
     return adapted
 
 
-def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put fresh LoRA layers into a model; its own path is not written into the configuration."""
     config.base_model_name_or_path = None
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.2x for this by an old name
@@ -94,7 +84,9 @@ def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return adapted
 
 
-def count(model: torch.nn.Module) -> ParameterCounts:
+def count(
+    model: torch.nn.Module, head_modules: Sequence[str] = ("classifier", "fc_norm")
+) -> ParameterCounts:
     """Count parameters; the untrained copy of the head that peft keeps aside is not counted."""
     total = trainable = lora = head = 0
     for name, parameter in model.named_parameters():
@@ -104,12 +96,12 @@ def count(model: torch.nn.Module) -> ParameterCounts:
         if parameter.requires_grad:
             trainable += parameter.numel()
             lora += parameter.numel() if ".lora_" in name else 0
-            head += parameter.numel() if _is_head(name) else 0
+            head += parameter.numel() if _is_head(name, head_modules) else 0
     return ParameterCounts(total=total, trainable=trainable, lora=lora, head=head)
 
 
-def _is_head(name: str) -> bool:
-    return ".modules_to_save." in name or name.startswith(("classifier.", "fc_norm."))
+def _is_head(name: str, head_modules: Sequence[str]) -> bool:
+    return ".modules_to_save." in name or name.split(".", 1)[0] in head_modules
 
 
 @contextmanager
@@ -130,8 +122,14 @@ def delta_off(model: torch.nn.Module) -> Iterator[None]:
             layer.scaling = scaling
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as plain peft opens them."""
+def save_adapter(model: PeftModel, folder: Path, record: AdapterRecord) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as plain peft opens them.
+
+    Args:
+        model: With its adapter.
+        folder: Made if it is not there.
+        record: Goes into the header of the weights.
+    """
     config = model.active_peft_config
     # peft keeps a set and writes it in the order of Python's hashes, another one in each process.
     config.target_modules = sorted(config.target_modules)
@@ -141,88 +139,4 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         )  # peft warns that it can't ask the hub for the base's config
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is written by the run
-
-
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put a saved adapter and its head onto an opened base, in evaluation mode.
-
-    Raises:
-        ArtifactError: The folder holds no adapter.
-        CheckpointError: Weights are missing, unknown, of another shape, or not finite.
-    """
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} is no adapter: it lacks {name}")
-    adapted = _wrap(model, read_adapter_config(folder / ADAPTER_CONFIG))
-    _load_weights(adapted, folder / ADAPTER_WEIGHTS)
-    adapted.eval()
-    return adapted
-
-
-def read_adapter_config(path: Path) -> LoraConfig:
-    """Read a plain LoRA's configuration; what would change the base or the sum is refused.
-
-    Raises:
-        CheckpointError: It is torn, or has an option that is not plain LoRA.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        given = {key: values.pop(key) for key in _PLAIN_OPTIONS}
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is no LoRA configuration ({type(error).__name__}: {error}); it needs "
-            f"{', '.join(_PLAIN_OPTIONS)}"
-        ) from None
-    usual = LoraConfig().to_dict()
-    strange = sorted(
-        key
-        for key, value in values.items()
-        if key not in _HARMLESS_OPTIONS and value and value != usual.get(key)
-    )
-    if strange:
-        raise CheckpointError(
-            f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA and can't "
-            "be used; train with plain LoRA, or convert the adapter"
-        )
-    r, alpha, dropout = given["r"], given["lora_alpha"], given["lora_dropout"]
-    if not (_is_number(r) and r >= 1 and _is_number(alpha) and alpha > 0 and _is_number(dropout)):
-        raise CheckpointError(
-            f"{path}: r is {r}, lora_alpha is {alpha} and lora_dropout is {dropout}; r and "
-            "lora_alpha must be finite numbers above 0"
-        )
-    if given["bias"] != "none":
-        raise CheckpointError(f"{path}: bias is {given['bias']!r}; allowed: none")
-    return LoraConfig(**given)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _load_weights(model: PeftModel, path: Path) -> None:
-    """Copy every tensor of an adapter file to its place, none left over and none left out."""
-    try:
-        saved = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} can't be read as safetensors: {error}") from None
-    places = {
-        name.replace(".default.", ".").replace(".modules_to_save.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name or ".modules_to_save." in name
-    }
-    missing, unknown = sorted(places.keys() - saved.keys()), sorted(saved.keys() - places.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path.name} does not fit the model: missing {missing[:4] or 'nothing'}, "
-            f"unknown {unknown[:4] or 'nothing'}"
-        )
-    for name, place in places.items():
-        tensor = saved[name]
-        if tensor.shape != place.shape:
-            raise CheckpointError(
-                f"{path.name}: {name} is {tuple(tensor.shape)}; the model has {tuple(place.shape)}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path.name}: {name} holds NaN or infinity; train again")
-        with torch.no_grad():
-            place.copy_(tensor)
+    write_record(folder, record)

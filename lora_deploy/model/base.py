@@ -1,45 +1,29 @@
 """Open a base model as a classifier of our labels, and know which part of it is new.
 
-The head is every parameter that the base does not supply: the classifier, and a fresh
-``fc_norm`` where the base is a masked autoencoder. Parts that exist only for pre-training are
-dropped by name. Any other missing or unexpected key is an error.
+The head is every parameter that the base does not supply: the classifier, a fresh ``fc_norm``
+where the base is a masked autoencoder, the attentive pooler where it is a V-JEPA 2 encoder.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from transformers import (
-    AutoConfig,
-    AutoModelForVideoClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import logging as transformers_logging
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lora_deploy.artifact.fingerprint import fingerprint
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.transforms import contract_from_processor
-from lora_deploy.errors import CheckpointError, ModelError
+from lora_deploy.clips.processor import contract_from_processor, read_processor, usual_contract
+from lora_deploy.errors import BaseConfigError
+from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model import mcg_nju
-from lora_deploy.model.embedded import EMBEDDED_BASES, embedded_base
-
-PRETRAINING_ONLY = ("decoder.", "encoder_to_decoder.", "mask_token")
-"""First words of the parameters that a masked autoencoder has and a classifier does not."""
-
-HEAD_MODULES = ("classifier", "fc_norm")
-"""Modules of a classifier that a base may leave to be learned."""
-
-SUPPORTED_ARCHITECTURES = ("videomae",)
-
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+from lora_deploy.model.architectures import Architecture, architecture_of
+from lora_deploy.model.locate import locate
+from lora_deploy.model.weights import build, fill, load_weights, read_config, set_labels
 
 
 @dataclass(frozen=True)
@@ -80,41 +64,46 @@ def open_base(
         revision: Commit or tag of a hub id.
         random_weights: Keep the architecture and forget what the base has learned.
         seed: Of the new parameters.
-        may_download: Whether a hub may be asked; False where somebody else's file names the base.
+        may_download: False forbids asking a hub: for work offline, and where somebody else's
+            file names the base.
 
     Raises:
-        ModelError: It can't be found or is of an architecture that is not supported.
+        ModelError: It can't be found, is of an architecture that is not supported, or an installed
+            library is known to open it wrongly.
         CheckpointError: Its weights lack something, or hold something unknown.
     """
-    place, commit = _locate(base, revision, may_download=may_download)
+    refuse_known_bad()
+    place, commit = locate(base, revision, may_download=may_download)
     state = mcg_nju.read_state(place) if place.is_file() else None
     folder = place if state is None else place.parent
-    config = _read_config(folder, base) if state is None else mcg_nju.read_config(place, state)
-    _check_architecture(config, base)
+    config = read_config(folder, base) if state is None else mcg_nju.read_config(place, state)
+    architecture = architecture_of(config.model_type, what=f"base {base!r}")
+    architecture.check(config)
+    contract = read_contract(folder, config)
     trained_for = config_labels(config)
     id2label = dict(enumerate(labels))
     torch.manual_seed(seed)
     if random_weights:
-        _set_labels(config, id2label)
-        model = AutoModelForVideoClassification.from_config(config, trust_remote_code=False)
-        new = {"classifier"}
+        set_labels(config, id2label)
+        model = build(config)
+        new = {"classifier", "pooler"}  # what has to be learned before it says anything
     else:
         if state is None:
-            model, new = _load(folder, base, id2label)
+            model, new = load_weights(folder, base, id2label)
         else:
-            model, new = _fill(config, state, base, id2label)
+            model, new = fill(config, state, base, id2label)
         if trained_for != tuple(labels) or "classifier" in new:
             _restart_classifier(model, seed)
             new.add("classifier")
     # The classifier is trained even where a base with the very same labels supplies one.
-    head_modules = tuple(name for name in HEAD_MODULES if name in new | {"classifier"})
-    model.eval()
+    head_modules = tuple(name for name in architecture.head_modules if name in new | {"classifier"})
+    _settle(model, architecture)
     return OpenedBase(
         model=model,
         base_id=base,
         revision=commit,
         licence=_licence(folder) if state is None else None,
-        contract=read_contract(folder, config),
+        contract=contract,
         head_modules=head_modules,
         fingerprint=base_fingerprint(model, head_modules),
     )
@@ -128,17 +117,25 @@ def from_config(config: dict[str, Any]) -> PreTrainedModel:
     """
     values = {key: value for key, value in config.items() if key != "auto_map"}
     model_type = values.pop("model_type", None)
-    if model_type not in SUPPORTED_ARCHITECTURES:
-        raise ModelError(
-            f"the model is a {model_type}; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
-        )
+    architecture = architecture_of(model_type)
     try:
-        model: PreTrainedModel = AutoModelForVideoClassification.from_config(
-            AutoConfig.for_model(model_type, **values), trust_remote_code=False
-        )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"no model can be built from its configuration: {error}") from error
+        model = build(AutoConfig.for_model(model_type, **values))
+    except (TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+        raise BaseConfigError(f"no model can be built from its configuration: {error}") from error
+    _settle(model, architecture)
     return model
+
+
+def _settle(model: PreTrainedModel, architecture: Architecture) -> None:
+    """Evaluation mode, and nothing is trained or counted as learning that no answer depends on."""
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if architecture.is_uncalled(name):
+            parameter.requires_grad = False
+    if not architecture.loss_counts_clips:
+        # Read by transformers' Trainer: the loss is a mean, to be divided by the number of batches
+        # that are accumulated. Where nobody says so, their gradients are summed.
+        model.accepts_loss_kwargs = False  # type: ignore[assignment]
 
 
 def config_labels(config: PretrainedConfig) -> tuple[str, ...]:
@@ -148,12 +145,13 @@ def config_labels(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def base_fingerprint(model: PreTrainedModel, head_modules: Sequence[str]) -> str:
-    """Fingerprint of the parameters that came from the base."""
+    """Fingerprint of the parameters that came from the base and that answers depend on."""
+    architecture = architecture_of(model.config.model_type)
     return fingerprint(
         {
             name: tensor
             for name, tensor in model.state_dict().items()
-            if name.split(".", 1)[0] not in head_modules
+            if name.split(".", 1)[0] not in head_modules and not architecture.is_uncalled(name)
         }
     )
 
@@ -162,186 +160,35 @@ def read_contract(folder: Path, config: PretrainedConfig) -> PixelContract:
     """The pixel contract that a transformers folder was trained with.
 
     Raises:
-        ModelError: Its preprocessor says something that can't be obeyed.
+        BaseConfigError: Its preprocessor says something that can't be obeyed, or crops to another
+            size than the model takes.
     """
-    frames = int(config.num_frames)
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        return contract_from_processor(json.loads(path.read_text(encoding="utf-8")), frames)
-    # A folder without one gets what VideoMAE's own preprocessor does by default.
-    side = int(config.image_size)
-    return PixelContract(frames=frames, short_side=side, crop_height=side, crop_width=side)
-
-
-def _locate(base: str, revision: str | None, *, may_download: bool) -> tuple[Path, str | None]:
-    """The folder of a base, and the commit if it came from a hub."""
-    if base in EMBEDDED_BASES:
-        return embedded_base(base), None
-    if Path(base).is_dir():
-        return Path(base), None
-    if Path(base).is_file():
-        if Path(base).suffix in mcg_nju.ENDINGS:
-            return Path(base), None
-        raise ModelError(
-            f"base {base!r} is a file; allowed is a checkpoint of the original VideoMAE code "
-            f"({', '.join(mcg_nju.ENDINGS)}), or a folder with config.json and model.safetensors"
-        )
-    if _HUB_ID.match(base) and not base.startswith("."):
-        folder = _snapshot(base, revision, may_download=may_download)
-        return folder, folder.name
-    raise ModelError(
-        f"there is no base called {base!r}; allowed: an embedded base "
-        f"({', '.join(EMBEDDED_BASES)}), an existing folder in transformers format, "
-        "a .pth of the original VideoMAE code, or a hub id such as MCG-NJU/videomae-base"
-    )
-
-
-def _snapshot(hub_id: str, revision: str | None, *, may_download: bool) -> Path:
-    """A base in the hub's own cache, fetched if need be; the folder is named after the commit."""
-    patterns = [["config.json", "preprocessor_config.json", "README.md", "*.safetensors*"]]
-    patterns.append([*patterns[0], "pytorch_model*.bin*"])  # where there are no safetensors
+    architecture = architecture_of(config.model_type)
     try:
-        for allowed in patterns:
-            folder = Path(
-                snapshot_download(
-                    hub_id,
-                    revision=revision,
-                    allow_patterns=allowed,
-                    local_files_only=not may_download,
-                )
-            )
-            if any(folder.glob("*.safetensors")):
-                break
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        what = f"base {hub_id!r} is no folder here, and not in this computer's hub cache"
-        if not may_download:
-            at = f" --revision {revision}" if revision else ""
-            raise ModelError(
-                f"{what}; fetch it first: hf download {hub_id}{at}, or start from the directory "
-                "in which that folder lies"
-            ) from error
-        raise ModelError(
-            f"{what}, and can't be fetched ({type(error).__name__}); check the name, the revision "
-            "and the connection, or give a folder with config.json and model.safetensors"
-        ) from error
-    return folder
-
-
-def _read_config(folder: Path, base: str) -> PretrainedConfig:
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"base {base!r} can't be opened: {first_line}; a folder with config.json and "
-            "model.safetensors in transformers format is needed"
-        ) from error
-    return config
-
-
-def _check_architecture(config: PretrainedConfig, base: str) -> None:
-    if config.model_type not in SUPPORTED_ARCHITECTURES:
-        raise ModelError(
-            f"base {base!r} is a {config.model_type}; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
-        )
-
-
-def _set_labels(config: PretrainedConfig, id2label: dict[int, str]) -> None:
-    config.id2label = id2label
-    config.label2id = {label: index for index, label in id2label.items()}
-
-
-def _load(folder: Path, base: str, id2label: dict[int, str]) -> tuple[PreTrainedModel, set[str]]:
-    """Load the weights; returns the model and the names of its new modules."""
-    try:
-        with quiet_loading():
-            model, report = AutoModelForVideoClassification.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                id2label=id2label,
-                label2id={label: index for index, label in id2label.items()},
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"the weights of base {base!r} can't be opened: {first_line}"
-        ) from error
-    mismatched = {entry[0] for entry in report["mismatched_keys"]}
-    missing = set(report["missing_keys"]) | mismatched
-    _check_keys(
-        base, missing, set(report["unexpected_keys"]), mean_pooling=model.config.use_mean_pooling
-    )
-    return model, {name.split(".", 1)[0] for name in missing}
-
-
-def _fill(
-    config: PretrainedConfig,
-    state: Mapping[str, torch.Tensor],
-    base: str,
-    id2label: dict[int, str],
-) -> tuple[PreTrainedModel, set[str]]:
-    """Put renamed tensors into a fresh model; returns it and the names of its new modules."""
-    _set_labels(config, id2label)
-    model: PreTrainedModel = AutoModelForVideoClassification.from_config(
-        config, trust_remote_code=False
-    )
-    own = model.state_dict()
-    fitting = {
-        name: tensor.float()
-        for name, tensor in state.items()
-        # for other labels, and so begun anew
-        if not (name.startswith("classifier.") and own[name].shape != tensor.shape)
-    }
-    try:
-        missing, unexpected = model.load_state_dict(fitting, strict=False)
-    except RuntimeError as error:
-        sizes = str(error).splitlines()[1:2] or [str(error)]
-        raise CheckpointError(
-            f"the weights of base {base!r} don't fit its config.json: {sizes[0].strip()}"
+        frames, (height, width) = architecture.frames(config), architecture.picture(config)
+    except (TypeError, ValueError) as error:
+        raise BaseConfigError(
+            f"{folder}: config.json has no usable {architecture.frames_field} and "
+            f"{architecture.picture_field}: {error}"
         ) from None
-    _check_keys(base, set(missing), set(unexpected), mean_pooling=config.use_mean_pooling)
-    return model, {name.split(".", 1)[0] for name in missing}
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers from reporting on keys (we judge them) and from drawing bars on stderr."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    processor = read_processor(folder, config.model_type)
     try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _check_keys(base: str, missing: set[str], unexpected: set[str], *, mean_pooling: bool) -> None:
-    """Apply the rule for the head and for parts that exist only for pre-training."""
-    lost = sorted(name for name in missing if name.split(".", 1)[0] not in HEAD_MODULES)
-    # A masked autoencoder norms its last tokens; a classifier with mean pooling uses fc_norm instead.
-    dropped = (*PRETRAINING_ONLY, *(("videomae.layernorm.",) if mean_pooling else ()))
-    unknown = sorted(name for name in unexpected if not name.startswith(dropped))
-    if lost or unknown:
-        raise CheckpointError(
-            f"the weights of base {base!r} don't fit its config: "
-            f"missing: {_some(lost)}; unexpected: {_some(unknown)}; only the head "
-            f"({', '.join(HEAD_MODULES)}) may be missing"
+        if processor is None:
+            return usual_contract(config.model_type, frames, height, width)
+        contract = contract_from_processor(processor, frames, model_type=config.model_type)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise BaseConfigError(
+            f"{folder}: {'.'.join(map(str, problem['loc']))} of its clips is {problem['input']!r}: "
+            f"{problem['msg']}"
+        ) from None
+    # Some of these models answer all the same, with the positions of their tokens mixed up.
+    if (contract.crop_height, contract.crop_width) != (height, width):
+        raise BaseConfigError(
+            f"{folder}: the preprocessor crops to {contract.crop_height}×{contract.crop_width} "
+            f"pixels, and the model of config.json takes {height}×{width}"
         )
-
-
-def _some(names: Iterable[str], limit: int = 8) -> str:
-    names = list(names)
-    shown = ", ".join(names[:limit]) or "nothing"
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    return contract
 
 
 def _restart_classifier(model: PreTrainedModel, seed: int) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
-from lora_deploy.errors import CheckpointError, ModelError
+from lora_deploy.errors import BaseConfigError, NotVideoMaeError, UnsafeCheckpointError
 
 ENDINGS = (".pth", ".pt")
 
@@ -43,14 +44,14 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     name, fine-tuned or masked autoencoder. What has no name here keeps its own.
 
     Raises:
-        CheckpointError: The file is no checkpoint of plain tensors, or not one of VideoMAE.
+        UnsafeCheckpointError: The file is no checkpoint of plain tensors.
+        NotVideoMaeError: It is one of another model.
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{path} can't be read as plain tensors: {first_line}; anything else could run code "
+        raise UnsafeCheckpointError(
+            f"{path} can't be read as plain tensors: {first_line(error)}; anything else could run code "
             "and is not opened"
         ) from None
     for wrapper in _WRAPPERS:
@@ -64,7 +65,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(tensor, torch.Tensor)
     }
     if "patch_embed.proj.weight" not in tensors:
-        raise CheckpointError(
+        raise NotVideoMaeError(
             f"{path} is no VideoMAE checkpoint: it has no patch_embed.proj.weight, only "
             f"{', '.join(sorted(tensors)[:4]) or 'no tensors'}"
         )
@@ -90,18 +91,16 @@ def read_config(path: Path, state: Mapping[str, torch.Tensor]) -> PretrainedConf
     """The configuration for a checkpoint: ``config.json`` beside it, else what its shapes tell.
 
     Raises:
-        ModelError: The shapes are not those of a published size, and there is no ``config.json``.
+        BaseConfigError: The ``config.json`` is torn or of another model; or there is none, and the
+            shapes are not those of a published size.
     """
     beside = path.with_name("config.json")
     if beside.is_file():
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            beside.parent, trust_remote_code=False, local_files_only=True
-        )
-        return config
+        return _read_beside(beside)
     projection = state["videomae.embeddings.patch_embeddings.projection.weight"]
     width, channels, tubelet, patch, _ = projection.shape
     if width not in HEADS_OF_WIDTH:
-        raise ModelError(
+        raise BaseConfigError(
             f"{path} is {width} wide, and how many attention heads it has can't be told; known are "
             f"the widths {', '.join(map(str, HEADS_OF_WIDTH))}: put its config.json (that of "
             "transformers) beside it"
@@ -125,3 +124,20 @@ def read_config(path: Path, state: Mapping[str, torch.Tensor]) -> PretrainedConf
         qkv_bias="videomae.encoder.layer.0.attention.attention.query.bias" in state,
         use_mean_pooling=is_autoencoder or "videomae.layernorm.weight" not in state,
     )
+
+
+def _read_beside(path: Path) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path.parent, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise BaseConfigError(f"{path} can't be opened: {first_line(error)}") from None
+    if config.model_type != "videomae":
+        raise BaseConfigError(f"{path} is of a {config.model_type}, and the weights of a VideoMAE")
+    return config
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error text, or the name of an error without one."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

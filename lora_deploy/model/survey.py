@@ -1,5 +1,6 @@
 """What target words would hit on a base, and what LoRA would cost there: nothing is attached or trained."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lora_deploy.artifact import bundle, run
+from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.config import LoraSettings
-from lora_deploy.errors import ArtifactError
+from lora_deploy.model.architectures import architecture_of
 from lora_deploy.model.base import OpenedBase, open_base
 from lora_deploy.model.embedded import EMBEDDED_BASES
-from lora_deploy.model.targets import WORDS, ResolvedTargets, resolve
+from lora_deploy.model.targets import ResolvedTargets, find, fused_note
+
+logger = logging.getLogger(__name__)
 
 _STAND_IN_LABELS = ("one", "other")
 """For a base whose labels nobody has named yet: as few as a training takes."""
@@ -75,19 +80,21 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
     """Open a base from this computer and see what words would hit on it.
 
     Args:
-        model: Embedded base, transformers folder, hub id in the local cache, or a RUN folder,
-            whose base is then opened. Nothing is downloaded.
+        model: Embedded base, transformers folder, hub id in the local cache, or a RUN or
+            BUNDLE folder, whose base is then opened. Nothing is downloaded.
         targets: As ``target_modules`` takes them; every known word by default.
         r: Rank, as ``model.lora.r``.
 
     Raises:
         ModelError: There is no such base here, or it is of an unknown architecture.
         TargetError: A word names no layer.
-        ArtifactError: It is a RUN that is torn or too new, or a BUNDLE.
+        ArtifactError: It is a RUN or a BUNDLE that is torn or too new.
     """
     opened, labels = _open(model)
     base = opened.model
-    known = WORDS[base.config.model_type]
+    architecture = architecture_of(base.config.model_type)
+    if said := fused_note(architecture, targets):
+        logger.warning("%s", said)
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
     head = sum(size for name, size in sizes.items() if name.split(".", 1)[0] in opened.head_modules)
     return Survey(
@@ -102,8 +109,8 @@ def survey(model: str, *, targets: Sequence[str] = (), r: int = LoraSettings().r
         head_modules=opened.head_modules,
         labels=labels,
         r=r,
-        words={word: _reach(base, resolve(base, [word]), r) for word in targets or known},
-        together=_reach(base, resolve(base, targets), r) if targets else None,
+        words={word: reach(base, find(base, [word]), r) for word in targets or architecture.words},
+        together=reach(base, find(base, targets), r) if targets else None,
     )
 
 
@@ -111,20 +118,20 @@ def _open(model: str) -> tuple[OpenedBase, int]:
     """The base that ``model`` is or stands on, and the number of labels of its classifier."""
     folder = Path(model)
     # An embedded name wins over a folder of that name here, as it does wherever a base is opened.
+    manifest: RunManifest | BundleManifest
     if model not in EMBEDDED_BASES and bundle.is_bundle(folder):
-        raise ArtifactError(
-            f"{model} is a BUNDLE, in which nothing is left to be trained; give a base, or the RUN "
-            "that the bundle was made from"
-        )
-    if model in EMBEDDED_BASES or not run.is_run(folder):
+        manifest = bundle.read_bundle_manifest(folder)
+    elif model not in EMBEDDED_BASES and run.is_run(folder):
+        manifest = run.read_run_manifest(folder)
+    else:
         return open_base(model, _STAND_IN_LABELS, may_download=False), len(_STAND_IN_LABELS)
-    manifest = run.read_run_manifest(folder)
     identity = manifest.base
     opened = open_base(identity.id, manifest.labels, revision=identity.revision, may_download=False)
     return opened, len(manifest.labels)
 
 
-def _reach(model: PreTrainedModel, found: ResolvedTargets, r: int) -> Reach:
+def reach(model: PreTrainedModel, found: ResolvedTargets, r: int) -> Reach:
+    """What LoRA of rank ``r`` on these layers would put there; nothing is attached."""
     lora_parameters = 0
     for name in found.layers:
         out_features, in_features = model.get_parameter(f"{name}.weight").shape

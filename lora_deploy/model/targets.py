@@ -1,5 +1,6 @@
 """From the user's words (``qkv``, ``fc``) to the layers of a model that they name."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,30 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora_deploy.errors import TargetError
-from lora_deploy.model.base import HEAD_MODULES
+from lora_deploy.errors import UnknownTargetError
+from lora_deploy.model.architectures import Architecture, architecture_of
 
-_ATTENTION = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
-
-WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "videomae": {
-        "qkv": _ATTENTION,
-        "q": _ATTENTION[:1],
-        "k": _ATTENTION[1:2],
-        "v": _ATTENTION[2:],
-        "query": _ATTENTION[:1],
-        "key": _ATTENTION[1:2],
-        "value": _ATTENTION[2:],
-        "proj": ("attention.output.dense",),
-        "fc": ("intermediate.dense", r"layer\.\d+\.output.dense"),
-        "fc1": ("intermediate.dense",),
-        "fc2": (r"layer\.\d+\.output.dense",),
-        "mlp": ("intermediate.dense", r"layer\.\d+\.output.dense"),
-        "attention": (*_ATTENTION, "attention.output.dense"),
-        "all-linear": (r".*",),
-    },
-}
-"""By architecture: each word as regular expressions of the ends of layer names."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,53 +27,93 @@ class ResolvedTargets:
         """Each kind of layer with its count, as in ``12× attention.attention.query``."""
         kinds: dict[str, int] = {}
         for layer in self.layers:
-            kind = re.sub(r"^.*\.\d+\.", "", layer)
+            kind = _kind(layer)
             kinds[kind] = kinds.get(kind, 0) + 1
         return ", ".join(f"{count}× {kind}" for kind, count in kinds.items())
 
 
 def resolve(model: PreTrainedModel, words: Sequence[str]) -> ResolvedTargets:
-    """Find the linear layers that words name; the head is never among them.
+    """Find the linear layers that words name, and say aloud where a word hits more than it says.
+
+    The head is never among them, nor is a layer that a classifier never calls.
 
     Args:
         model: A classifier without an adapter.
-        words: Words of `WORDS`, the end of a layer's name, or a regular expression of one.
+        words: Words of `Architecture.words`, the end of a layer's name (that of transformers or of
+            the original code), or a regular expression of one.
 
     Raises:
-        TargetError: A word names no layer; the text lists what the model has.
+        UnknownTargetError: A word names no layer; the text lists what the model has.
     """
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".", 1)[0] not in HEAD_MODULES
-    ]
-    vocabulary = WORDS[model.config.model_type]
+    found = find(model, words)
+    if said := fused_note(architecture_of(model.config.model_type), words):
+        logger.warning("%s", said)
+    return found
+
+
+def find(model: PreTrainedModel, words: Sequence[str]) -> ResolvedTargets:
+    """As `resolve`, silently."""
+    architecture = architecture_of(model.config.model_type)
+    linear = _linear_layers(model, architecture)
     chosen: set[str] = set()
     hits = {}
     for word in words:
-        named = _named(linear, vocabulary.get(word, (word,)), word)
+        named = _named(linear, architecture, word)
         if not named:
-            raise TargetError(_nothing_called(word, model, linear, vocabulary))
+            raise UnknownTargetError(_nothing_called(word, linear, architecture, model))
         hits[word] = len(named)
         chosen.update(named)
     return ResolvedTargets(tuple(name for name in linear if name in chosen), hits)
 
 
-def _named(linear: list[str], patterns: Sequence[str], word: str) -> list[str]:
+def fused_note(architecture: Architecture, words: Sequence[str]) -> str | None:
+    """What to tell a user of words that name a part of a layer; None where there is nothing to tell."""
+    fused = [word for word in words if word in architecture.fused_words]
+    if not fused:
+        return None
+    return (
+        f"{', '.join(fused)}: in {architecture.title} query, key and value are one layer (qkv), and "
+        "its adapter changes all three"
+    )
+
+
+def _linear_layers(model: PreTrainedModel, architecture: Architecture) -> list[str]:
+    """Names of all layers that may be hit, in the order of the model."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.split(".", 1)[0] not in architecture.head_modules
+        and not architecture.is_uncalled(name)
+    ]
+
+
+def _named(linear: list[str], architecture: Architecture, word: str) -> list[str]:
+    known = architecture.words.get(word)
     try:
-        expressions = [re.compile(rf"(?:.*\.)?(?:{pattern})") for pattern in patterns]
+        expressions = [re.compile(rf"(?:.*\.)?(?:{pattern})") for pattern in known or (word,)]
     except re.error as error:
-        raise TargetError(
+        raise UnknownTargetError(
             f"target {word!r} is not a known word, and not a regular expression: {error}"
         ) from None
-    return [name for name in linear if any(expr.fullmatch(name) for expr in expressions)]
+    return [
+        layer
+        for layer in linear
+        for names in [(layer,) if known else architecture.names_of(layer)]
+        if any(expression.fullmatch(name) for expression in expressions for name in names)
+    ]
 
 
 def _nothing_called(
-    word: str, model: PreTrainedModel, linear: list[str], vocabulary: dict[str, tuple[str, ...]]
+    word: str, linear: list[str], architecture: Architecture, model: PreTrainedModel
 ) -> str:
-    endings = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in linear)
+    endings = dict.fromkeys(_kind(name) for name in linear)
     return (
         f"no layer of {model.config.model_type} is called {word}; it knows the words "
-        f"{', '.join(vocabulary)}, and has layers ending in {', '.join(endings)}"
+        f"{', '.join(architecture.words)}, and has layers ending in {', '.join(endings)}"
     )
+
+
+def _kind(layer: str) -> str:
+    """A layer's name within its block."""
+    return re.sub(r"^.*\.\d+\.", "", layer)

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from lora_deploy.errors import ArtifactError, BackendError
+from lora_deploy.errors import GraphError, ProviderFellBackError
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -24,8 +24,8 @@ class OnnxRuntimeBackend:
             threads: Of ONNX Runtime; 0 takes one a core.
 
         Raises:
-            ArtifactError: It is no ONNX graph that this version of ONNX Runtime can run.
-            BackendError: ONNX Runtime fell back to something else than was asked for.
+            GraphError: It is no ONNX graph that this version of ONNX Runtime can run.
+            ProviderFellBackError: ONNX Runtime fell back to something else than was asked for.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -35,12 +35,14 @@ class OnnxRuntimeBackend:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
         except Exception as error:
             first_line = str(error).splitlines()[0]
-            raise ArtifactError(
+            raise GraphError(
                 f"ONNX Runtime {onnxruntime.__version__} can't open the graph: {first_line}"
             ) from error
         found = self._session.get_providers()[0]
         if found != _PROVIDER:
-            raise BackendError(f"ONNX Runtime chose {found} where {_PROVIDER} was asked for")
+            raise ProviderFellBackError(
+                f"ONNX Runtime chose {found} where {_PROVIDER} was asked for"
+            )
         self.batch_size = batch_size
         self._check_signature()
 
@@ -48,7 +50,7 @@ class OnnxRuntimeBackend:
         inputs = [node.name for node in self._session.get_inputs()]
         outputs = [node.name for node in self._session.get_outputs()]
         if inputs != ["pixel_values"] or outputs != ["logits"]:
-            raise ArtifactError(
+            raise GraphError(
                 f"the graph takes {inputs} and gives {outputs}; needed: pixel_values and logits"
             )
 

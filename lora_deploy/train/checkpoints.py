@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import Manifest, read_manifest, sha256_of_file
-from lora_deploy.errors import ArtifactError, NothingToResumeError
+from lora_deploy.errors import ArtifactError, NothingToResumeError, TornCheckpointError
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.interruption import uninterrupted
 from lora_deploy.train.origin import Origin
@@ -91,19 +91,19 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint's manifest and compare every file with it.
 
     Raises:
-        ArtifactError: Something of it is missing, torn or changed; the text says what.
+        TornCheckpointError: Something of it is missing, torn or changed; the text says what.
     """
     if not (path / MANIFEST).is_file():
-        raise ArtifactError(f"it has no {MANIFEST}, which is written last")
+        raise TornCheckpointError(f"it has no {MANIFEST}, which is written last")
     checkpoint = read_manifest(path / MANIFEST, Checkpoint)
     if checkpoint.sealed() != checkpoint:
-        raise ArtifactError(f"{MANIFEST} was changed")
+        raise TornCheckpointError(f"{MANIFEST} was changed")
     for name, identity in checkpoint.files.items():
         file = path / name
         if not file.is_file():
-            raise ArtifactError(f"{name} is missing")
+            raise TornCheckpointError(f"{name} is missing")
         if _identity(file) != identity:
-            raise ArtifactError(f"{name} is torn or was changed")
+            raise TornCheckpointError(f"{name} is torn or was changed")
     return checkpoint
 
 
@@ -119,9 +119,10 @@ def newest_whole(run_folder: Path) -> tuple[Path, Checkpoint] | None:
     for path in _newest_first(run_folder / FOLDER):
         try:
             return path, read(path)
-        except (ArtifactError, OSError) as error:
-            logger.warning("passed over: the checkpoint %s: %s", path, error)
-            passed_over.append(f"{path.name}: {error}")
+        except (ArtifactError, TornCheckpointError, OSError) as error:
+            found = getattr(error, "found", error)
+            logger.warning("passed over: the checkpoint %s: %s", path, found)
+            passed_over.append(f"{path.name}: {found}")
     if passed_over:
         raise NothingToResumeError(
             f"no checkpoint in {run_folder / FOLDER} is whole ({'; '.join(passed_over)})"

@@ -28,11 +28,17 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
-from lora_deploy.errors import BackendError, DataError, LossNotFiniteError, ResumeMismatchError
+from lora_deploy.errors import (
+    EmptySplitError,
+    LossNotFiniteError,
+    NoSuchDeviceError,
+    NothingDecodedError,
+    ResumeMismatchError,
+)
 from lora_deploy.evaluate import Evaluation, tally
 from lora_deploy.model.adapter import attach, count
 from lora_deploy.model.base import OpenedBase, open_base
-from lora_deploy.model.liveness import check_alive
+from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.model.targets import resolve
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
@@ -53,7 +59,7 @@ from lora_deploy.train.resume import (
     refuse_if_taken,
 )
 from lora_deploy.train.run_folder import Learner, RunFolder
-from lora_deploy.train.tensors import ClipSamples
+from lora_deploy.train.tensors import ClipSamples, Collate
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +99,7 @@ def fit(
     """
     target_device = device.choose(device_name)
     if target_device.index:
-        raise BackendError(
+        raise NoSuchDeviceError(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
@@ -128,7 +134,7 @@ def _fit(
         seed=settings.training.seed,
     )
     if not dataset.of("val"):
-        raise DataError(f"{data} has no validation clips; give some clips the split val")
+        raise EmptySplitError(f"{data} has no validation clips")
     # 2. What learns.
     base = open_base(
         settings.model.base,
@@ -162,7 +168,7 @@ def _fit(
             )
         samples = _samples(settings.training, dataset, cache)
         if isinstance(learner.model, PeftModel):
-            _check_alive(learner.model, samples["train"])
+            _check_can_learn(learner.model, samples["train"])
         # 5. The training.
         put_in_order(out, found)
         run_folder = RunFolder(
@@ -201,7 +207,7 @@ def prepare(base: OpenedBase, settings: Settings) -> Learner:
     elif settings.model.freeze_base:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.split(".", 1)[0] in base.head_modules
-    return Learner(model, targets, count(model))
+    return Learner(model, targets, count(model, base.head_modules))
 
 
 def _tell(settings: Settings, learner: Learner) -> None:
@@ -240,7 +246,9 @@ def _cache(
         lost = set(dataset.labels) - {clip.label for clip in whole}
         if not whole or (split == "train" and lost):
             what = f"of {', '.join(sorted(lost))} " if whole else ""
-            raise DataError(f"no {split} clip {what}could be decoded; see the warnings above")
+            raise NothingDecodedError(
+                f"no {split} clip {what}could be decoded; see the warnings above"
+            )
     return cache
 
 
@@ -256,9 +264,9 @@ def _samples(
     }  # fmt: skip
 
 
-def _check_alive(model: PeftModel, samples: ClipSamples) -> None:
+def _check_can_learn(model: PeftModel, samples: ClipSamples) -> None:
     clips = [samples[index]["pixel_values"] for index in range(min(2, len(samples)))]
-    check_alive(model, torch.stack(clips))
+    check_can_learn(model, torch.stack(clips))
 
 
 def _train(
@@ -333,6 +341,7 @@ def _learn(
         args=training_arguments(training, out, use_cpu=target_device.type == "cpu"),
         train_dataset=samples["train"],
         eval_dataset=samples["val"],
+        data_collator=Collate(learner.model.config.model_type),
         compute_metrics=_accuracy,
         callbacks=[
             *callbacks,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy import atomic
 from lora_deploy.artifact import run
+from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
 from lora_deploy.clips.contract import PixelContract
@@ -24,7 +25,7 @@ from lora_deploy.model.base import OpenedBase
 from lora_deploy.model.targets import ResolvedTargets
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
-from lora_deploy.train.interruption import uninterrupted as _uninterrupted
+from lora_deploy.train.interruption import uninterrupted
 from lora_deploy.versions import installed_versions
 
 
@@ -76,28 +77,30 @@ class RunFolder:
         atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
 
     def save(self, figures: EpochFigures, val_clips: int) -> None:
-        """Write the weights of this epoch and then the manifest that vouches for them.
+        """Replace weights and manifest by those of this epoch, all or none of them.
 
-        Ctrl-C and a termination wait until both are there.
+        Ctrl-C and a termination wait until that is done.
         """
-        with _uninterrupted():
+        with uninterrupted():
             self._write(figures, val_clips)
 
     def _write(self, figures: EpochFigures, val_clips: int) -> None:
-        with atomic.replacing(self.path / run.CHECKPOINT) as partial:
-            torch.save(self._checkpoint(), partial)
-        weights = {run.CHECKPOINT: sha256_of_file(self.path / run.CHECKPOINT)}
-        manifest = self._describe(figures, val_clips, weights)
         model = self._learner.model
-        if isinstance(model, PeftModel):
-            with atomic.replacing_folder(self.path / run.ADAPTER) as stage:
-                save_adapter(model, stage)
-                atomic.write_text(stage / "labels.json", cards.labels_json(manifest.labels))
-                atomic.write_text(stage / "README.md", cards.adapter_card(manifest, self._settings))
-            for path in sorted((self.path / run.ADAPTER).iterdir()):
-                weights[f"{run.ADAPTER}/{path.name}"] = sha256_of_file(path)
-            manifest = manifest.model_copy(update={"weights": weights})
-        run.write_run_manifest(self.path, manifest)
+        manifest = self._describe(figures, val_clips)
+        with atomic.updating(self.path) as stage:
+            with (stage / run.CHECKPOINT).open("wb") as file:
+                torch.save(self._checkpoint(), file)  # given a path, it would hide a full disk
+            if isinstance(model, PeftModel):
+                adapter = stage / run.ADAPTER
+                save_adapter(model, adapter, self._record(manifest))
+                texts = {
+                    "labels.json": cards.labels_json(manifest.labels),
+                    "README.md": cards.adapter_card(manifest, self._settings),
+                }
+                for name, text in texts.items():
+                    (adapter / name).write_text(text, encoding="utf-8")
+            manifest = manifest.model_copy(update={"weights": _hashes(stage)})
+            run.write_run_manifest(stage, manifest)
         self._manifest = manifest
 
     @property
@@ -117,9 +120,8 @@ class RunFolder:
             update={"finished": True, "training_seconds": self.training_seconds}
         )
 
-    def _describe(
-        self, figures: EpochFigures, val_clips: int, weights: dict[str, str]
-    ) -> RunManifest:
+    def _describe(self, figures: EpochFigures, val_clips: int) -> RunManifest:
+        """All but the hashes."""
         learner = self._learner
         return RunManifest(
             kind="lora" if self._settings.model.use_lora else "full",
@@ -144,7 +146,17 @@ class RunFolder:
             ),
             finished=False,
             training_seconds=self.training_seconds,
-            weights=weights,
+            weights={},
+        )
+
+    def _record(self, manifest: RunManifest) -> AdapterRecord:
+        lora = self._settings.model.lora
+        return AdapterRecord(
+            base=manifest.base,
+            labels=manifest.labels,
+            contract=manifest.contract,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
         )
 
     def _model_config(self) -> dict[str, Any]:
@@ -161,6 +173,15 @@ class RunFolder:
             "settings": self._settings.model_dump(mode="json"),
             "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
         }
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by its path with forward slashes."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _splits_csv(dataset: ClipDataset) -> str:

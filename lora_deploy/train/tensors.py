@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from lora_deploy.clips import transforms
 from lora_deploy.clips.cache import FrameCache
 from lora_deploy.clips.dataset import LabelledClip
+from lora_deploy.model.architectures import architecture_of
 
 
 class Sample(TypedDict):
@@ -67,4 +68,19 @@ class ClipSamples(Dataset[Sample]):
         return {
             "pixel_values": torch.from_numpy(pixel_values),
             "labels": self._index_of[clip.label],
+        }
+
+
+class Collate:
+    """Stacks samples into a batch, the video under the name that the model's ``forward`` takes."""
+
+    def __init__(self, model_type: str) -> None:
+        """``model_type`` is that of the model's configuration."""
+        self._input_name = architecture_of(model_type).input_name
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """The video [batch, frames, 3, height, width] float32, and ``labels`` [batch] int64."""
+        return {
+            self._input_name: torch.stack([sample["pixel_values"] for sample in samples]),
+            "labels": torch.tensor([sample["labels"] for sample in samples]),
         }

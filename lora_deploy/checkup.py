@@ -1,0 +1,234 @@
+"""What is wrong with a RUN, a BUNDLE or an adapter's folder: every part is looked at, whatever the one before it said."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_deploy.artifact import adapter_record, bundle, run
+from lora_deploy.artifact.adapter_record import is_adapter
+from lora_deploy.errors import LoraDeployError, MissingPackageError, NotAModelError
+from lora_deploy.extras import import_backend, is_installed, require
+
+Kind = Literal["RUN", "BUNDLE", "adapter"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one part."""
+
+    part: str
+    passed: bool | None
+    """None where it can't be told."""
+    text: str
+    error: str | None = None
+    """The error's name, as the documentation lists it."""
+
+
+@dataclass
+class Checkup:
+    """What was found out about a folder."""
+
+    path: str
+    kind: Kind
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong; what can't be told is not wrong."""
+        return all(finding.passed is not False for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for ``--json``."""
+        return {**asdict(self), "passed": self.passed}
+
+    def tell(self, part: str, text: str) -> None:
+        """Note that a part is as it should be."""
+        self.findings.append(Finding(part, True, text))
+
+    def shrug(self, part: str, text: str) -> None:
+        """Note that something can't be told."""
+        self.findings.append(Finding(part, None, text))
+
+    @contextmanager
+    def looking_at(self, part: str) -> Iterator[None]:
+        """What the block raises is a finding, and the next part is looked at all the same."""
+        try:
+            yield
+        except MissingPackageError as error:
+            self.shrug(part, f"not looked at: {error}")
+        except LoraDeployError as error:
+            self.findings.append(Finding(part, False, str(error), error.name))
+
+
+def check(path: Path, *, base: str | None = None, labels: Sequence[str] | None = None) -> Checkup:
+    """Look at every part of a folder.
+
+    Args:
+        path: A RUN, a BUNDLE, or an adapter's folder, made by this program or by plain peft.
+        base: What to put an adapter on, where it does not say it provably.
+        labels: Of an adapter that does not name them, in the order of the logits.
+
+    Raises:
+        NotAModelError: It is none of these.
+    """
+    if bundle.is_bundle(path):
+        found = Checkup(str(path), "BUNDLE")
+        _look_at_bundle(path, found)
+        return found
+    if run.is_run(path):
+        found = Checkup(str(path), "RUN")
+        _look_at_run(path, found)
+        return found
+    if not is_adapter(path):
+        raise NotAModelError(
+            f"{path} holds no {run.MANIFEST}, {bundle.MANIFEST} or {adapter_record.ADAPTER_CONFIG}"
+        )
+    found = Checkup(str(path), "adapter")
+    _look_at_adapter(path, found, base, labels)
+    return found
+
+
+def _look_at_run(folder: Path, found: Checkup) -> None:
+    with found.looking_at("manifest"):
+        manifest = run.read_run_manifest(folder)
+        state = "finished" if manifest.finished else "NOT finished: the best epoch so far"
+        found.tell(
+            "manifest",
+            f"{manifest.kind} on {manifest.base.id}, {len(manifest.labels)} labels, best epoch "
+            f"{manifest.best.epoch}, {state}",
+        )
+        with found.looking_at("files"):
+            for name in manifest.weights:
+                run.verify_weights(folder, manifest, name)
+            found.tell(
+                "files", f"{len(manifest.weights)} files of weights are as training left them"
+            )
+        if manifest.kind == "lora":
+            _tell_adapter(folder / run.ADAPTER, found)
+    with found.looking_at("model"):
+        trained = _trained_stage().open_run(folder)
+        _tell_opened(trained, found)
+
+
+def _look_at_bundle(folder: Path, found: Checkup) -> None:
+    with found.looking_at("manifest"):
+        manifest = bundle.read_bundle_manifest(folder)
+        found.tell(
+            "manifest",
+            f"{manifest.precision}, made from {manifest.base.id}, {len(manifest.labels)} labels",
+        )
+        with found.looking_at("files"):
+            bundle.verify_files(folder, manifest)
+            found.tell("files", f"{len(manifest.files)} files are as they were shipped")
+        _tell_certificate(folder, found)
+        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
+        for backend, package in (("onnxruntime", "onnxruntime"), ("torch", "torch")):
+            if not is_installed(package):
+                found.shrug(backend, f"not looked at: {package} is not installed")
+            elif backend == "onnxruntime" or (folder / bundle.MODEL).is_dir():
+                with found.looking_at(backend):
+                    load(folder, backend=backend)
+                    found.tell(backend, "opens, with the labels and pixels of the manifest")
+        for name in manifest.adapters:
+            with found.looking_at(f"adapter {name}"):
+                _, liveness = _trained_stage().open_on_base(
+                    folder / bundle.ADAPTERS / name,
+                    manifest.base,
+                    manifest.labels,
+                    manifest.contract,
+                )
+                found.tell(f"adapter {name}", _alive(liveness))
+
+
+def _tell_certificate(folder: Path, found: Checkup) -> None:
+    path = folder / bundle.CERTIFICATE
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+        clips, passed = int(certificate["clips"]), certificate["passed"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        found.findings.append(
+            Finding("certificate", False, f"{path} can't be read; copy or make the bundle again")
+        )
+        return
+    text = f"all forms were compared on {clips} clips"
+    found.findings.append(Finding("certificate", passed, text))
+
+
+def _look_at_adapter(
+    folder: Path, found: Checkup, base: str | None, labels: Sequence[str] | None
+) -> None:
+    record = None
+    with found.looking_at("record"):
+        record = adapter_record.read_record(folder)
+        if record is None:
+            found.shrug("record", f"another program made it; {_named_base(folder)}")
+        else:
+            found.tell("record", f"trained on {record.base.id}, labels {', '.join(record.labels)}")
+    _tell_adapter(folder, found)
+    if record is None and base is None:
+        found.shrug("alive", "not proved: name its base with --base")
+        return
+    with found.looking_at("model"):
+        trained = _trained_stage().open_adapter(folder, base=base, labels=labels)
+        _tell_opened(trained, found)
+        for sentence in trained.unknown:
+            found.shrug("unknown", sentence)
+
+
+def _named_base(folder: Path) -> str:
+    try:
+        config = json.loads((folder / adapter_record.ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        named = config.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    if not named:
+        return "it names no base"
+    return f"it names {named!r} as its base, which nothing proves, and which is not followed"
+
+
+def _tell_adapter(folder: Path, found: Checkup) -> None:
+    """Its layers and its head, from the files alone."""
+    with found.looking_at("adapter"):
+        require("torch", "peft", purpose="to look at an adapter")
+        adapter = import_backend(
+            "lora_deploy.model.adapter_files", "peft", purpose="to read an adapter"
+        )
+        adapter.check_is_adapter(folder)
+        config = adapter.read_adapter_config(folder / adapter_record.ADAPTER_CONFIG)
+        shapes = adapter_record.tensor_shapes(folder)
+        kinds = Counter(
+            re.sub(r"^.*\.\d+\.", "", name.partition(".lora_B")[0])
+            for name in shapes
+            if ".lora_B" in name
+        )
+        layers = ", ".join(f"{count}× {kind}" for kind, count in kinds.items())
+        head = ", ".join(config.modules_to_save or ()) or "none"
+        found.tell(
+            "adapter",
+            f"r {config.r}, lora_alpha {config.lora_alpha:g}, on {layers or 'no layer'}; head: {head}",
+        )
+
+
+def _tell_opened(trained: Any, found: Checkup) -> None:
+    found.tell("model", f"opens on {trained.base.id}, fingerprint {trained.base.fingerprint[:19]}…")
+    if trained.liveness is not None:
+        found.tell("alive", _alive(trained.liveness))
+
+
+def _alive(liveness: Any) -> str:
+    return (
+        f"the adapter is alive in all {liveness.layers} layers: switching it off changes logits by "
+        f"{liveness.on_off_difference:.2g}, merging it by {liveness.merge_difference:.1g}"
+    )
+
+
+def _trained_stage() -> Any:
+    return import_backend(
+        "lora_deploy.runtime.trained", "torch", "transformers", "peft",
+        purpose="to open a model and prove it alive",
+    )  # fmt: skip

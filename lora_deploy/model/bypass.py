@@ -1,0 +1,106 @@
+"""Attention that reads a layer's weight instead of calling the layer, and so goes past its adapter: found and mended.
+
+The original VideoMAE code, and transformers' before 5.6, compute ``F.linear(x, self.qkv.weight, …)``.
+LoRA wraps the *call* of ``self.qkv``, which never happens: no gradient reaches it, the adapter
+changes nothing, and merging it changes the answers.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+
+from lora_deploy.model.architectures import logits_of
+
+logger = logging.getLogger(__name__)
+
+
+class _ReadThrough(LoraLinear):
+    """A LoRA layer whose ``weight`` is W + B·A·(alpha / r) for whoever reads it.
+
+    ``F.linear(x, layer.weight)`` then gives what calling the layer would give without dropout.
+    """
+
+    was_read = False
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[out, in], with gradients to A and B."""
+        self.was_read = True
+        weight = self.get_base_layer().get_parameter("weight")
+        if self.merged or self.disable_adapters:
+            return weight
+        return torch.stack([weight, *updates_of(self)]).sum(0)
+
+
+def updates_of(layer: LoraLinear) -> list[torch.Tensor]:
+    """B·A·(alpha / r) of each adapter that is active on a layer, [out, in]."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    return [layer.get_delta_weight(name) for name in active]
+
+
+def lora_layers(model: torch.nn.Module) -> dict[str, LoraLinear]:
+    """Every layer under LoRA, by its name in the model without an adapter."""
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+    }
+
+
+def uncalled_layers(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ...]:
+    """Layers under LoRA that one forward pass does not call."""
+    with _calls_of(model) as called, torch.no_grad():
+        logits_of(model, pixel_values)
+    return tuple(name for name in lora_layers(model) if name not in called)
+
+
+@contextmanager
+def _calls_of(model: PeftModel) -> Iterator[set[str]]:
+    called: set[str] = set()
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, layer in lora_layers(model).items()
+    ]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def mend_bypassed(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ...]:
+    """Let every layer whose weight is read, and which is never called, give W + B·A to its reader.
+
+    Args:
+        model: Changed in place, if at all; in evaluation mode.
+        pixel_values: A batch, [batch, frames, 3, height, width] float32.
+
+    Returns:
+        The layers that nobody calls and nobody reads: nothing can be done for these.
+    """
+    layers = lora_layers(model)
+    uncalled = uncalled_layers(model, pixel_values)
+    if not uncalled:
+        return ()
+    for name in uncalled:
+        layers[name].__class__ = _ReadThrough
+    with torch.no_grad():
+        logits_of(model, pixel_values)
+    mended = [name for name in uncalled if _was_read(layers[name])]
+    if mended:
+        logger.warning(
+            "this model reads the weight of %s (%d layers) instead of calling the layer, past its "
+            "adapter; mended: what it reads is W + B·A now, without lora_dropout. Other programs "
+            "run this adapter only when it is merged",
+            mended[0],
+            len(mended),
+        )
+    return tuple(name for name in uncalled if name not in mended)
+
+
+def _was_read(layer: LoraLinear) -> bool:
+    return isinstance(layer, _ReadThrough) and layer.was_read

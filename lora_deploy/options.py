@@ -1,0 +1,107 @@
+"""Options that more than one command takes, as decorators."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
+BACKENDS = ("auto", "onnxruntime", "torch")
+
+Command = Callable[..., Any]
+
+
+def json_option(command: Command) -> Command:
+    """One JSON document on stdout, and nothing else there."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def pool_options(command: Command) -> Command:
+    """How videos are decoded; the command is given a ``pool``, closed when it ends."""
+
+    @click.option(
+        "--decoder",
+        type=click.Choice(["av", "decord"]),
+        default="av",
+        show_default=True,
+        help="Who decodes videos; both behind the same fence.",
+    )
+    @click.option(
+        "--decode",
+        "effort",
+        type=click.Choice(["exact", "fast", "whole"]),
+        default="exact",
+        show_default=True,
+        help="The right frames; near ones, faster; or every picture, to find all damage.",
+    )
+    @functools.wraps(command)
+    def with_pool(decoder: Any, effort: Any, **options: Any) -> Any:
+        from lora_deploy.clips.pool import DecodePool
+
+        with DecodePool(decoder=decoder, effort=effort) as pool:
+            return command(pool=pool, **options)
+
+    return with_pool
+
+
+def offline_option(command: Command) -> Command:
+    """No hub is asked while the command runs, by us or by a library."""
+
+    @click.option(
+        "--offline", is_flag=True, help="Ask no hub: a base must be here, or in the hub's cache."
+    )
+    @functools.wraps(command)
+    def may_be_offline(offline: bool, **options: Any) -> Any:
+        if not offline:
+            return command(**options)
+        before = os.environ.get("HF_HUB_OFFLINE")
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        try:
+            return command(**options)
+        finally:
+            if before is None:
+                del os.environ["HF_HUB_OFFLINE"]
+            else:
+                os.environ["HF_HUB_OFFLINE"] = before
+
+    return may_be_offline
+
+
+def adapter_options(command: Command) -> Command:
+    """What an adapter's folder that another program wrote can't say provably."""
+    command = click.option(
+        "--labels",
+        metavar="A,B,…",
+        callback=_labels,
+        help="Of an adapter's folder without labels.json, in the order of its outputs.",
+    )(command)
+    command = offline_option(command)
+    return click.option(
+        "--base", help="What to put an adapter's folder on, where another program wrote it."
+    )(command)
+
+
+def _labels(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(label.strip() for label in text.split(","))
+
+
+def set_option(command: Command) -> Command:
+    """Settings beside those of the file."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting; may be repeated.",
+    )(command)
+
+
+def backend_option(command: Command) -> Command:
+    """Which runtime answers."""
+    return click.option(
+        "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True
+    )(command)

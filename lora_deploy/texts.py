@@ -1,0 +1,86 @@
+"""What commands print for a person: a value in, lines out."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_deploy.checkup import Checkup
+    from lora_deploy.doctor import Diagnosis
+    from lora_deploy.evaluate import Evaluation
+    from lora_deploy.export.verify import Certificate
+    from lora_deploy.model.survey import Survey
+
+
+def certificate(found: "Certificate") -> str:
+    """A line per proof."""
+    lines = []
+    if found.liveness is not None:
+        lines.append(
+            f"adapter on ≠ off: logits change by up to {found.liveness.largest_logit_difference:.3g} "
+            f"(needed {found.liveness.needed:.2g})"
+        )
+    lines += [
+        f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {found.clips} clips, "
+        f"{len(link.flips)} flips, probabilities differ by at most {link.largest_probability_difference:.1e}"
+        for link in found.links
+    ]
+    return "\n".join(lines)
+
+
+def evaluation(found: "Evaluation") -> str:
+    """The accuracy with its interval, then each class."""
+    low, high = found.interval
+    lines = [
+        f"accuracy {found.accuracy:.3f} on {found.clips} clips "
+        f"(95% interval {low:.3f} to {high:.3f}; chance {found.chance:.3f})"
+    ]
+    lines += [f"  {label:<24} {part:.3f}" for label, part in found.per_class.items()]
+    return "\n".join(lines)
+
+
+def survey(found: "Survey") -> str:
+    """The base, then what each word hits on it."""
+    contract = found.contract
+    width = max(len(word) for word in ("word", *found.words))
+    title = f"LoRA parameters at r={found.r}"
+    lines = [
+        f"{found.base_id}: {found.architecture} of {found.hidden_layers} hidden layers, "
+        f"{contract.frames} frames of {contract.crop_width}×{contract.crop_height} pixels, "
+        f"licence {found.licence or 'not stated'}",
+        f"{found.total_parameters:,} parameters: {found.base_parameters:,} of the base, "
+        f"{found.head_parameters:,} of a head ({', '.join(found.head_modules)}) "
+        f"for {found.labels} labels",
+        "",
+        f"{'word':<{width}}  layers  {title}  kinds of layers",
+    ]
+    lines += [
+        f"{word:<{width}}  {len(reach.layers):>6}  "
+        f"{reach.lora_parameters:>{len(title)},}  {reach.kinds}"
+        for word, reach in found.words.items()
+    ]
+    if (together := found.together) is not None:
+        lines += [
+            "",
+            f"together {len(together.layers)} layers, {together.lora_parameters:,} LoRA parameters:",
+            *(f"  {name}" for name in together.layers),
+        ]
+    return "\n".join(lines)
+
+
+def diagnosis(found: "Diagnosis") -> str:
+    """Versions, the fence, and what should be mended."""
+    lines = [f"{package} {version}" for package, version in found.versions.items()]
+    if not found.fence.missing:
+        lines.append("the fence around the decoder is whole")
+    lines += [str(finding) for finding in found.decoders if finding.is_right]
+    return "\n".join([*lines, *(f"! {line}" for line in found.complaints)])
+
+
+def checkup(found: "Checkup") -> str:
+    """A line per part: ok, ! for what is wrong, ? for what can't be told."""
+    marks = {True: "ok", False: "! ", None: "? "}
+    width = max(len(finding.part) for finding in found.findings)
+    lines = [f"{found.path}: {found.kind}"]
+    for finding in found.findings:
+        name = f" [{finding.error}]" if finding.error else ""
+        lines.append(f"{marks[finding.passed]} {finding.part:<{width}}  {finding.text}{name}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Programs that write what the repository keeps: clips and pages. Each is started by the script beside it."""

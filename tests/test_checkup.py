@@ -1,0 +1,239 @@
+"""``doctor PATH``: every part of a RUN, a BUNDLE or an adapter's folder, made here or elsewhere."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForVideoClassification
+
+from lora_deploy import checkup, cli
+from lora_deploy.artifact.bundle import FileRecord, read_bundle_manifest, write_bundle_manifest
+from lora_deploy.artifact.manifest import sha256_of_file
+from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
+from lora_deploy.errors import NotAModelError
+from lora_deploy.runtime.load import load
+
+LABELS = ("bend", "wave_two_hands")
+
+
+def mistakes(found: checkup.Checkup) -> dict[str, str | None]:
+    return {finding.part: finding.error for finding in found.findings if finding.passed is False}
+
+
+@pytest.fixture
+def run_copy(lora_run: Path, tmp_path: Path) -> Path:
+    """A RUN that a test may damage."""
+    return Path(shutil.copytree(lora_run, tmp_path / "run"))
+
+
+def vouch_again(run: Path) -> None:
+    """What somebody does who knows of the hashes."""
+    manifest = read_run_manifest(run)
+    weights = {name: sha256_of_file(run / name) for name in manifest.weights}
+    write_run_manifest(run, manifest.model_copy(update={"weights": weights}))
+
+
+def kill_adapter(folder: Path) -> None:
+    """Set B to zero in every layer; the trained head and the record stay."""
+    path = folder / "adapter_model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for name in tensors:
+        if ".lora_B." in name:
+            tensors[name] = torch.zeros_like(tensors[name])
+    save_file(tensors, path, metadata=metadata)
+
+
+def test_a_sound_run_and_a_sound_bundle_are_found_sound(
+    lora_run: Path, full_run: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (lora_run, full_run, bundle, lora_run / "best_model_lora_adapter"):
+        assert cli.run(["doctor", str(folder)]) == 0, capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "\n! " not in said
+        assert ("alive in all 6 layers" in said) == (folder != full_run)
+
+
+def test_a_dead_adapter_under_a_trained_head_is_found_and_not_opened(run_copy: Path) -> None:
+    kill_adapter(run_copy / "best_model_lora_adapter")
+    vouch_again(run_copy)
+    assert mistakes(checkup.check(run_copy)) == {"model": "DeadAdapterError"}
+    assert cli.run(["evaluate", str(run_copy)]) == 2
+
+
+def test_every_part_is_looked_at_whatever_the_one_before_it_said(run_copy: Path) -> None:
+    path = run_copy / "best_model_lora_adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "lora_alpha": 64}))
+    found = checkup.check(run_copy)
+    assert mistakes(found) == {"files": "AdapterChangedError", "model": "AdapterChangedError"}
+    [adapter] = [finding.text for finding in found.findings if finding.part == "adapter"]
+    assert "lora_alpha 64" in adapter
+
+
+@pytest.mark.parametrize("part", ["onnx/model.onnx", "model/model.safetensors", "certificate.json"])
+def test_a_flipped_byte_in_a_bundle_is_found(bundle_copy: Path, part: str) -> None:
+    path = bundle_copy / part
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = mistakes(checkup.check(bundle_copy))
+    assert found["files"] == "FileChangedError"
+
+
+def test_a_certificate_that_did_not_pass_is_found(bundle_copy: Path) -> None:
+    path = bundle_copy / "certificate.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false', 1))
+    manifest = read_bundle_manifest(bundle_copy)
+    record = FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path))
+    files = {**manifest.files, "certificate.json": record}
+    write_bundle_manifest(bundle_copy, manifest.model_copy(update={"files": files}))
+    assert "certificate" in mistakes(checkup.check(bundle_copy))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotAModelError, match=r"holds no run\.json, bundle\.json or adapter_config"):
+        checkup.check(tmp_path)
+
+
+def test_as_json_each_finding_has_its_part_and_its_error(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_copy / "best_model.pth").write_bytes(b"")
+    assert cli.run(["doctor", str(run_copy), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "RUN"
+    assert not told["passed"]
+    [wrong] = [finding for finding in told["findings"] if finding["passed"] is False]
+    assert (wrong["part"], wrong["error"]) == ("files", "FileChangedError")
+
+
+# Adapters of other programs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tiny_base: Path, lora_run: Path, tmp_path: Path) -> Path:
+    """What plain peft saves: the weights of ``lora_run``, and nothing of ours beside them."""
+    base = AutoModelForVideoClassification.from_pretrained(
+        tiny_base, num_labels=2, ignore_mismatched_sizes=True
+    )
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=8,
+            lora_alpha=16,
+            target_modules=["query", "key", "value"],
+            modules_to_save=["classifier"],
+        ),
+    )
+    trained = load_file(lora_run / "best_model_lora_adapter" / "adapter_model.safetensors")
+    state = model.state_dict()
+    for name, tensor in trained.items():
+        place = name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
+        place = place.replace("classifier.", "classifier.modules_to_save.default.")
+        state[place].copy_(tensor)
+    folder = tmp_path / "foreign"
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def test_of_another_programs_adapter_is_told_what_is_known_and_what_is_not(
+    foreign: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["doctor", str(foreign)]) == 0
+    said = capsys.readouterr().out
+    assert "which nothing proves, and which is not followed" in said
+    assert "r 8, lora_alpha 16, on 2× attention.attention" in said
+    assert "not proved: name its base with --base" in said
+    options = ["--base", str(tiny_base), "--labels", ",".join(LABELS)]
+    assert cli.run(["doctor", str(foreign), *options]) == 0
+    said = capsys.readouterr().out
+    assert "alive in all 6 layers" in said
+    assert "whether" in said
+    assert "is the base that it was trained on" in said
+
+
+def test_another_programs_adapter_answers_as_the_same_weights_do_here(
+    foreign: Path, tiny_base: Path, lora_run: Path, test_clips: list[Path]
+) -> None:
+    theirs = load(foreign, base=str(tiny_base), labels=LABELS)
+    ours = load(lora_run)
+    for clip in test_clips:
+        assert theirs.classify(clip).logits == ours.classify(clip).logits
+
+
+def test_another_programs_adapter_is_evaluated_and_merged_on_a_base_that_is_named(
+    foreign: Path, tiny_base: Path, few_clips: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (foreign / "labels.json").write_text(json.dumps(LABELS))
+    base = ["--base", str(tiny_base)]
+    assert cli.run(["evaluate", str(foreign), *base, "--data", str(few_clips)]) == 0
+    captured = capsys.readouterr()
+    assert "accuracy" in captured.out
+    assert "not known of" in captured.err
+    out = tmp_path / "bundle"
+    arguments = [
+        "merge-export",
+        str(foreign),
+        *base,
+        "--out",
+        str(out),
+        "--verify-on",
+        str(few_clips),
+    ]
+    assert cli.run(arguments) == 0, capsys.readouterr().err
+    assert checkup.check(out).passed
+    assert "Not known of the adapter" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ([], "BaseNotNamedError"),
+        (["--base", "TINY"], "LabelsNotNamedError"),
+        (["--base", "TINY", "--labels", "a,b,c"], "LabelOrderError"),
+        (["--base", "videomae-nano", "--labels", "a,b"], "AdapterPartMissingError"),
+    ],
+)
+def test_what_another_programs_adapter_does_not_say_is_asked_for(
+    foreign: Path, tiny_base: Path, few_clips: Path, capsys: pytest.CaptureFixture[str],
+    options: list[str], error: str,
+) -> None:  # fmt: skip
+    options = [str(tiny_base) if option == "TINY" else option for option in options]
+    assert cli.run(["evaluate", str(foreign), "--data", str(few_clips), *options]) == 2
+    assert f"[{error}]" in capsys.readouterr().err
+
+
+def test_an_adapter_without_its_head_is_refused(
+    foreign: Path, tiny_base: Path, edit_config: Callable[..., None]
+) -> None:
+    path = foreign / "adapter_model.safetensors"
+    save_file({n: t for n, t in load_file(path).items() if "classifier" not in n}, path)
+    edit_config(foreign, modules_to_save=None)
+    found = checkup.check(foreign, base=str(tiny_base), labels=LABELS)
+    assert mistakes(found) == {"model": "HeadMissingError"}
+
+
+@pytest.fixture
+def edit_config() -> Callable[..., None]:
+    def edit(folder: Path, **values: object) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return edit
+
+
+def test_base_and_labels_belong_to_an_adapters_folder(
+    lora_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["evaluate", str(lora_run), "--base", "videomae-nano"]) == 2
+    assert "[BackendCannotError]" in capsys.readouterr().err
+    assert cli.run(["doctor", "--base", "videomae-nano"]) == 2
