@@ -56,6 +56,7 @@ from lora_deploy.train.resume import (
     find,
     finished_run,
     put_in_order,
+    refuse_if_busy,
     refuse_if_taken,
 )
 from lora_deploy.train.run_folder import Learner, RunFolder
@@ -103,6 +104,7 @@ def fit(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
+    refuse_if_busy(out)
     if not resume:
         refuse_if_taken(out)
     elif (finished := finished_run(out, settings)) is not None:

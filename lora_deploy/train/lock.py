@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lora_deploy.clips.fence import die_with_parent
 from lora_deploy.errors import RunBusyError
 
 logger = logging.getLogger(__name__)
@@ -16,39 +17,42 @@ LOCK = ".lock"
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_held: set[int] = set()
-"""Descriptors of the locks of this process."""
+_held: dict[int, int] = {}
+"""Descriptors of the locks of this process, and its id."""
 
 
-def _let_go_in_child() -> None:
-    # A loader's process is a fork of ours. With the descriptor it would inherit the lock, and keep
-    # it for the seconds by which it outlives a killed parent.
+def _part_from_training() -> None:
+    # A loader's process is a fork of ours. With the descriptor it would inherit the lock. And it
+    # looks for its parent only when it has begun: forked in the moment of a kill it never ends.
+    parents = set(_held.values())
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
+    for parent in parents:
+        die_with_parent(parent)
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_part_from_training)
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder, made if need be, against every other training.
 
-    In the end the lock is taken away, and so is a folder that was made here and stayed empty.
+    Processes that are forked meanwhile do not hold it, and end with this one. In the end the lock is taken away, and so is a folder that was made here and stayed empty.
 
     Raises:
         RunBusyError: Another process, or this one, holds it; nothing was touched.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     descriptor = _acquire(folder)
-    _held.add(descriptor)
+    _held[descriptor] = os.getpid()
     try:
         yield
     finally:
         if descriptor in _held:  # not in a child that was forked meanwhile
             (folder / LOCK).unlink(missing_ok=True)
-            _held.remove(descriptor)
+            del _held[descriptor]
             os.close(descriptor)
             with suppress(OSError):  # it holds something
                 for path in made:

@@ -25,22 +25,29 @@ FRAMES = ".frames"
 """Decoded clips, as long as a training lasts."""
 TENSORBOARD = "tensorboard"
 
-_LEFTOVER_ENDINGS = (".partial", ".new", ".old")
-"""Of hidden names: what a killed process leaves of something that it was about to put in place."""
+_LEFTOVER = ".partial"
+"""Ending of hidden names: what a killed process leaves of something that it was about to finish."""
+
+
+def refuse_if_busy(out: Path) -> None:
+    """See that nobody trains into ``out`` now, before anything is read that may still be moving.
+
+    Raises:
+        RunBusyError: Another process does.
+    """
+    if (out / LOCK).exists():
+        with claimed(out):
+            pass
 
 
 def refuse_if_taken(out: Path) -> None:
     """See that a new training may be put at ``out``; remains without any value don't count.
 
     Raises:
-        RunBusyError: Another process is training there.
         OutputExistsError: Something else is there.
     """
     if _is_free(out):
         return
-    if (out / LOCK).exists():
-        with claimed(out):
-            pass
     raise OutputExistsError(
         f"{out} exists already"
         + (
@@ -121,9 +128,9 @@ def put_in_order(out: Path, found: tuple[Path, Checkpoint] | None) -> None:
 def remove_leftovers(out: Path) -> None:
     """Take away what a killed training was about to put in place."""
     for path in out.glob(".*"):
-        if path.is_dir() and path.suffix in _LEFTOVER_ENDINGS:
+        if path.is_dir() and path.suffix == _LEFTOVER:
             shutil.rmtree(path, ignore_errors=True)
-        elif path.suffix in _LEFTOVER_ENDINGS:
+        elif path.suffix == _LEFTOVER:
             path.unlink()
 
 
@@ -136,6 +143,6 @@ def _is_free(out: Path) -> bool:
     if not out.is_dir():
         return not out.exists()
     return all(
-        path.name in (LOCK, FRAMES) or (path.name[0] == "." and path.suffix in _LEFTOVER_ENDINGS)
+        path.name in (LOCK, FRAMES) or (path.name[0] == "." and path.suffix == _LEFTOVER)
         for path in out.iterdir()
     )
