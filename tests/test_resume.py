@@ -451,7 +451,7 @@ def test_what_a_killed_training_left_half_done_is_taken_away(
     interrupted_log: str,
 ) -> None:
     for name in (
-        ".update.abc.partial", "checkpoints/.epoch-00005.abc.partial",
+        ".update.abc.partial", "checkpoints/.epoch-00001.partial",
     ):  # fmt: skip
         (interrupted / name).mkdir()
         (interrupted / name / "half").write_text("x")
