@@ -10,19 +10,14 @@
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lora_deploy.errors import (
-    DiskFullError,
-    FileUnknownError,
-    LoraDeployError,
-    SaveUnfinishedError,
-)
+from lora_deploy.disk import failures_named
+from lora_deploy.errors import FileUnknownError, SaveUnfinishedError
 
 UPDATE = ".update"
 """Files that count already, and are on the way to their places one level up."""
@@ -37,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: There is no room for it.
     """
-    with _in_clear_words(path):
+    with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=".partial"
@@ -71,7 +66,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: There is no room for it.
     """
-    with _in_clear_words(target):
+    with failures_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned_stages(target)
         stage = Path(
@@ -109,7 +104,7 @@ def updating(folder: Path) -> Iterator[Path]:
     settle(folder)
     for left in folder.glob(".*.partial"):
         _remove(left)
-    with _in_clear_words(folder), staged_folder(folder / UPDATE) as stage:
+    with failures_named(folder), staged_folder(folder / UPDATE) as stage:
         yield stage
     settle(folder)
 
@@ -206,31 +201,6 @@ def _sync(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _in_clear_words(target: Path) -> Iterator[None]:
-    """Turn what writing libraries raise when the disk is full, or gives an error, into one line."""
-    try:
-        yield
-    except Exception as error:
-        number = _errno_of(error)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"the disk is full, and {target} was not written") from error
-        if number is not None and not isinstance(error, OSError | LoraDeployError):
-            raise OSError(number, os.strerror(number), str(target)) from error
-        raise
-
-
-def _errno_of(error: BaseException | None) -> int | None:
-    """The number of the failed system call at the root of an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            return int(found[1])  # how libraries in Rust say it, safetensors among them
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _umask() -> int:

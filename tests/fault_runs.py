@@ -29,7 +29,7 @@ from lora_deploy.export import verify
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.model.base import open_base
 from lora_deploy.train.callbacks import EpochFigures
-from lora_deploy.train.fit import prepare
+from lora_deploy.train.learner import prepare
 from lora_deploy.train.run_folder import RunFolder
 from tests.faults import Attempt, Call, Mode, attempt
 

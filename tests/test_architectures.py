@@ -49,7 +49,9 @@ from lora_deploy.model.survey import survey
 from lora_deploy.model.targets import resolve
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.trained import open_run
-from lora_deploy.train.fit import fit, prepare, training_arguments
+from lora_deploy.train.fit import fit
+from lora_deploy.train.learn import training_arguments
+from lora_deploy.train.learner import prepare
 from lora_deploy.train.tensors import Collate
 from tests import tiny_models
 

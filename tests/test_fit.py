@@ -207,7 +207,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
         check_can_learn(model, pixel_values)
         started.append(True)
 
-    monkeypatch.setattr("lora_deploy.train.fit.check_can_learn", alive)
+    monkeypatch.setattr("lora_deploy.train.learner.check_can_learn", alive)
     monkeypatch.setattr(ClipSamples, "__getitem__", spoilt)
     settings = settings_from(
         {"model": {"base": str(tiny_base)}, "training": TINY_TRAINING}, where="test"

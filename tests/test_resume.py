@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
+from lora_deploy import disk
 from lora_deploy.artifact import run
 from lora_deploy.config import settings_from
 from lora_deploy.errors import DiskFullError, ResumeMismatchError, RunBusyError
 from lora_deploy.runtime.load import load
-from lora_deploy.train import checkpoints, disk, state
+from lora_deploy.train import checkpoints, state
 from lora_deploy.train.fit import fit
 from lora_deploy.train.lock import LOCK, claimed
 from tests.conftest import TINY_TRAINING
@@ -396,7 +398,7 @@ def test_a_folder_of_something_else_is_not_gone_on_with(training: Training) -> N
 def test_killed_before_the_first_frame_was_decoded_it_starts_from_the_beginning(
     unbroken: tuple[dict[str, Any], int], training: Training, resumed: bool
 ) -> None:
-    assert training.live(kill_in="lora_deploy.train.fit:frames_digest") == -signal.SIGKILL
+    assert training.live(kill_in="lora_deploy.train.frames:frames_digest") == -signal.SIGKILL
     assert sorted(path.name for path in training.out.iterdir()) == [".frames", ".lock"]
     assert training.live(*(["--resume"] if resumed else [])) == 0, training.text
     assert ("starting from the beginning" in training.text) == resumed
@@ -565,7 +567,7 @@ def test_a_video_that_was_changed_is_refused(
     training.options[1] = str(tmp_path / "other.csv")
     rows = [head, first.replace(str(path), str(changed)), *lines]
     (tmp_path / "other.csv").write_text("\n".join(rows) + "\n")
-    assert_refused(training, "the frames decoded from")
+    assert_refused(training, "the decoded frames are not those")
 
 
 def test_another_base_under_the_same_name_is_refused(
@@ -756,7 +758,7 @@ def test_a_disk_that_gets_full_in_a_checkpoint_costs_that_checkpoint_alone(
 ) -> None:
     assert training.live(file_limit_at_epoch=4) == 2
     error = training.text.splitlines()[-1]
-    assert error.startswith(f"error: the disk of {training.out} is full")
+    assert error.startswith(f"error: the disk is full, and {training.out} was not written")
     assert error.endswith("[DiskFullError]")
     assert sorted(path.name for path in training_checkpoints(training)) == [
         "epoch-00002", "epoch-00003",
@@ -802,22 +804,37 @@ def test_without_room_for_a_checkpoint_none_is_begun(
     assert fit(settings, few_clips, tmp_path / "run", resume=True).finished
 
 
-@pytest.mark.parametrize("writer", ["plain", "torch"])
-def test_what_writers_say_of_a_full_disk_becomes_one_clear_error(writer: str) -> None:
+def write_plainly() -> None:
+    Path("/dev/full").write_text("x")
+
+
+def write_as_rust_tells() -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+
+def write_past_a_limit() -> None:
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+@pytest.mark.parametrize("write", [write_plainly, write_as_rust_tells, write_past_a_limit])
+def test_what_writers_say_of_a_full_disk_becomes_one_clear_error(write: Callable[[], None]) -> None:
     with (
-        pytest.raises(DiskFullError, match=r"the disk of /dev is full \("),
-        disk.full_disk_named(Path("/dev")),
+        pytest.raises(DiskFullError, match=r"the disk is full, and /some/run was not written"),
+        disk.failures_named(Path("/some/run")),
     ):
-        if writer == "plain":
-            Path("/dev/full").write_text("x")
-        else:
-            torch.save({"a": torch.zeros(100_000)}, "/dev/full")
+        write()
 
 
 def test_other_faults_are_not_called_a_full_disk() -> None:
     for error in (RuntimeError("x"), FileNotFoundError(2, "x")):
-        with pytest.raises(type(error)), disk.full_disk_named(Path("/dev")):
+        with pytest.raises(type(error)), disk.failures_named(Path("/some/run")):
             raise error
+    with (
+        pytest.raises(OSError, match="Input/output error") as caught,
+        disk.failures_named(Path("/some/run")),
+    ):
+        raise SafetensorError("I/O error (os error 5)")
+    assert caught.value.filename == "/some/run"
 
 
 # Parts --------------------------------------------------------------------------------------------

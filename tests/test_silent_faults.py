@@ -29,6 +29,7 @@ from lora_deploy.errors import (
     AdapterPartMissingError,
     AdapterSkippedError,
     DeadLayerError,
+    FileChangedError,
     HalfFittingCheckpointError,
     HeadMissingError,
     KnownBadLibraryError,
@@ -278,6 +279,15 @@ def test_13_a_training_resumed_without_its_state(
     [checkpoint] = (interrupted / "checkpoints").iterdir()
     (checkpoint / part).unlink()
     with pytest.raises(NothingToResumeError, match=f"{re.escape(part)} is missing"):
+        fit(training_settings(tiny_base), few_clips, interrupted, resume=True)
+
+
+def test_13_a_training_resumed_beside_a_damaged_best_model(
+    interrupted: Path, tiny_base: Path, few_clips: Path
+) -> None:
+    path = interrupted / "best_model.pth"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileChangedError, match=r"best_model\.pth is not the file"):
         fit(training_settings(tiny_base), few_clips, interrupted, resume=True)
 
 

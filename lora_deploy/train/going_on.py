@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora_deploy.disk import check_room
 from lora_deploy.train import state as training_state
-from lora_deploy.train.disk import check_room
 
 
 class WriteCheckpoint(TrainerCallback):

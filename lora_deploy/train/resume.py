@@ -78,17 +78,22 @@ def find(out: Path) -> tuple[Path, Checkpoint] | None:
 
     Raises:
         NothingToResumeError: The folder is none of a training, or its checkpoints are lost.
+        FileChangedError: The best model so far was damaged meanwhile.
     """
     found = checkpoints.newest_whole(out)
     if found is not None:
+        if run.is_run(out):  # the best model so far is seen to now, and not after hours of work
+            best = run.read_run_manifest(out)
+            for name in best.weights:
+                run.verify_weights(out, best, name)
         logger.info("going on after epoch %d, from %s", found[1].epoch, found[0])
         return found
     if not _is_free(out):
         if not (out / run.SETTINGS).is_file():
             raise NothingToResumeError(f"{out} is no folder of a training")
-        if run.is_run(out) and (best := run.read_run_manifest(out).best).epoch > 1:
+        if run.is_run(out) and (epoch := run.read_run_manifest(out).best.epoch) > 1:
             raise NothingToResumeError(
-                f"{out} holds no checkpoint at all, and its best model is of epoch {best.epoch}"
+                f"{out} holds no checkpoint at all, and its best model is of epoch {epoch}"
             )
     logger.warning("%s holds no checkpoint yet; starting from the beginning", out)
     return None

@@ -3,13 +3,11 @@
 import csv
 import io
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
 
 from lora_deploy import atomic
 from lora_deploy.artifact import run
@@ -20,22 +18,13 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
-from lora_deploy.model.adapter import ParameterCounts, save_adapter
+from lora_deploy.model.adapter import save_adapter
 from lora_deploy.model.base import OpenedBase
-from lora_deploy.model.targets import ResolvedTargets
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.interruption import uninterrupted
+from lora_deploy.train.learner import Learner
 from lora_deploy.versions import installed_versions
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A model of which the right part learns."""
-
-    model: PreTrainedModel | PeftModel
-    targets: ResolvedTargets | None
-    parameters: ParameterCounts
 
 
 class RunFolder:
