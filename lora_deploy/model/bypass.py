@@ -6,7 +6,7 @@ changes nothing, and merging it changes the answers.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -51,11 +51,12 @@ def lora_layers(model: torch.nn.Module) -> dict[str, LoraLinear]:
     }
 
 
-def uncalled_layers(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ...]:
-    """Layers under LoRA that one forward pass does not call."""
-    with _calls_of(model) as called, torch.no_grad():
-        logits_of(model, pixel_values)
-    return tuple(name for name in lora_layers(model) if name not in called)
+@torch.no_grad()
+def answers(model: PeftModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Logits [batch, labels], and the layers under LoRA that were not called for them."""
+    with _calls_of(model) as called:
+        logits = logits_of(model, pixel_values)
+    return logits, tuple(name for name in lora_layers(model) if name not in called)
 
 
 @contextmanager
@@ -72,20 +73,20 @@ def _calls_of(model: PeftModel) -> Iterator[set[str]]:
             hook.remove()
 
 
-def mend_bypassed(model: PeftModel, pixel_values: torch.Tensor) -> tuple[str, ...]:
+def mend_bypassed(
+    model: PeftModel, pixel_values: torch.Tensor, uncalled: Sequence[str]
+) -> tuple[str, ...]:
     """Let every layer whose weight is read, and which is never called, give W + B·A to its reader.
 
     Args:
-        model: Changed in place, if at all; in evaluation mode.
+        model: Changed in place; in evaluation mode.
         pixel_values: A batch, [batch, frames, 3, height, width] float32.
+        uncalled: As `answers` found them.
 
     Returns:
         The layers that nobody calls and nobody reads: nothing can be done for these.
     """
     layers = lora_layers(model)
-    uncalled = uncalled_layers(model, pixel_values)
-    if not uncalled:
-        return ()
     for name in uncalled:
         layers[name].__class__ = _ReadThrough
     with torch.no_grad():

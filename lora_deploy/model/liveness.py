@@ -21,7 +21,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.model.architectures import logits_of
-from lora_deploy.model.bypass import lora_layers, mend_bypassed, updates_of
+from lora_deploy.model.bypass import answers, lora_layers, mend_bypassed, updates_of
 
 ALIVE_FACTOR = 100
 """The update must change logits by this many times what merging changes."""
@@ -69,7 +69,7 @@ def check_can_learn(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
         _check_called(model, pixel_values)
         _check_gradients(model, pixel_values)
         with _trial_values(model):
-            return _check_answers(model, pixel_values)
+            return _check_answers(model, pixel_values, answers(model, pixel_values)[0])
 
 
 def check_trained(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
@@ -96,8 +96,7 @@ def check_trained(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
             f"({len(untaught)} of {layers} layers)"
         )
     with _evaluating(model):
-        _check_called(model, pixel_values)
-        return _check_answers(model, pixel_values)
+        return _check_answers(model, pixel_values, _check_called(model, pixel_values))
 
 
 def _updates(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -119,13 +118,17 @@ def _evaluating(model: PeftModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check_called(model: PeftModel, pixel_values: torch.Tensor) -> None:
-    dead = mend_bypassed(model, pixel_values)
-    if dead:
+def _check_called(model: PeftModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """See that each layer is called, or mend it; returns the logits."""
+    logits, uncalled = answers(model, pixel_values)
+    if not uncalled:
+        return logits
+    if dead := mend_bypassed(model, pixel_values, uncalled):
         raise DeadLayerError(
             f"the adapter on {dead[0]} is dead: the model never calls that layer "
             f"({len(dead)} of {len(lora_layers(model))} layers)"
         )
+    return answers(model, pixel_values)[0]
 
 
 def _check_gradients(model: PeftModel, pixel_values: torch.Tensor) -> None:
@@ -161,8 +164,7 @@ def _trial_values(model: PeftModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _check_answers(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
-    on = logits_of(model, pixel_values)
+def _check_answers(model: PeftModel, pixel_values: torch.Tensor, on: torch.Tensor) -> Liveness:
     with delta_off(model):
         off = logits_of(model, pixel_values)
     with _merged(model):
