@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForVideoClassification
 
 from lora_deploy.errors import (
     BaseConfigError,
@@ -424,3 +425,19 @@ def test_a_described_model_that_can_not_be_built_is_named(
 ) -> None:
     with pytest.raises(error):
         from_config(values)
+
+
+def test_the_fingerprint_is_the_same_however_the_weights_are_stored(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    one = open_base(str(tiny_base), ["x", "y"])
+    shards, pickled = tmp_path / "shards", tmp_path / "pickled"
+    for folder in (shards, pickled):
+        shutil.copytree(tiny_base, folder)
+        (folder / "model.safetensors").unlink()
+    model = AutoModelForVideoClassification.from_pretrained(tiny_base)
+    model.save_pretrained(shards, max_shard_size="20KB")
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    torch.save(load_file(tiny_base / "model.safetensors"), pickled / "pytorch_model.bin")
+    for folder in (shards, pickled):
+        assert open_base(str(folder), ["x", "y"]).fingerprint == one.fingerprint
