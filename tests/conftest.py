@@ -173,6 +173,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, lora_run: Path) -> Path:
 
 
 @pytest.fixture
+def run_copy(lora_run: Path, tmp_path: Path) -> Path:
+    """A RUN that a test may damage."""
+    return Path(shutil.copytree(lora_run, tmp_path / "run"))
+
+
+@pytest.fixture
 def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     """A BUNDLE that a test may damage."""
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))

@@ -1,54 +1,25 @@
 """``doctor PATH``: every part of a RUN, a BUNDLE or an adapter's folder, made here or elsewhere."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
 from lora_deploy import checkup, cli
 from lora_deploy.artifact.bundle import FileRecord, read_bundle_manifest, write_bundle_manifest
 from lora_deploy.artifact.manifest import sha256_of_file
-from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
 from lora_deploy.errors import NotAModelError
 from lora_deploy.runtime.load import load
+from tests.damage import edit_config, edit_tensors, kill_adapter, vouch_again, without
 
 LABELS = ("bend", "wave_two_hands")
 
 
 def mistakes(found: checkup.Checkup) -> dict[str, str | None]:
     return {finding.part: finding.error for finding in found.findings if finding.passed is False}
-
-
-@pytest.fixture
-def run_copy(lora_run: Path, tmp_path: Path) -> Path:
-    """A RUN that a test may damage."""
-    return Path(shutil.copytree(lora_run, tmp_path / "run"))
-
-
-def vouch_again(run: Path) -> None:
-    """What somebody does who knows of the hashes."""
-    manifest = read_run_manifest(run)
-    weights = {name: sha256_of_file(run / name) for name in manifest.weights}
-    write_run_manifest(run, manifest.model_copy(update={"weights": weights}))
-
-
-def kill_adapter(folder: Path) -> None:
-    """Set B to zero in every layer; the trained head and the record stay."""
-    path = folder / "adapter_model.safetensors"
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    for name in tensors:
-        if ".lora_B." in name:
-            tensors[name] = torch.zeros_like(tensors[name])
-    save_file(tensors, path, metadata=metadata)
 
 
 def test_a_sound_run_and_a_sound_bundle_are_found_sound(
@@ -69,9 +40,7 @@ def test_a_dead_adapter_under_a_trained_head_is_found_and_not_opened(run_copy: P
 
 
 def test_every_part_is_looked_at_whatever_the_one_before_it_said(run_copy: Path) -> None:
-    path = run_copy / "best_model_lora_adapter" / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "lora_alpha": 64}))
+    edit_config(run_copy / "best_model_lora_adapter", lora_alpha=64)
     found = checkup.check(run_copy)
     assert mistakes(found) == {"files": "AdapterChangedError", "model": "AdapterChangedError"}
     [adapter] = [finding.text for finding in found.findings if finding.part == "adapter"]
@@ -212,23 +181,11 @@ def test_what_another_programs_adapter_does_not_say_is_asked_for(
     assert f"[{error}]" in capsys.readouterr().err
 
 
-def test_an_adapter_without_its_head_is_refused(
-    foreign: Path, tiny_base: Path, edit_config: Callable[..., None]
-) -> None:
-    path = foreign / "adapter_model.safetensors"
-    save_file({n: t for n, t in load_file(path).items() if "classifier" not in n}, path)
+def test_an_adapter_without_its_head_is_refused(foreign: Path, tiny_base: Path) -> None:
+    edit_tensors(foreign, without("classifier"))
     edit_config(foreign, modules_to_save=None)
     found = checkup.check(foreign, base=str(tiny_base), labels=LABELS)
     assert mistakes(found) == {"model": "HeadMissingError"}
-
-
-@pytest.fixture
-def edit_config() -> Callable[..., None]:
-    def edit(folder: Path, **values: object) -> None:
-        path = folder / "adapter_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return edit
 
 
 def test_base_and_labels_belong_to_an_adapters_folder(

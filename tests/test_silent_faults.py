@@ -6,20 +6,17 @@ Each test makes the fault happen with real files and opens the door that a user 
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 from peft import PeftModel
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification, PreTrainedModel, TrainerState
 from transformers.models.videomae.modeling_videomae import VideoMAESelfAttention
 
 from lora_deploy import cli, errors
-from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
 from lora_deploy.clips import pool
 from lora_deploy.config import Settings, settings_from
@@ -50,50 +47,16 @@ from lora_deploy.train.fit import fit
 from lora_deploy.versions import installed_versions
 from tests import faulty_attention, stub_decoder
 from tests.conftest import TINY_TRAINING
+from tests.damage import edit_config, edit_tensors, vouch_again, without
 
 LABELS = ("bend", "wave_two_hands")
 ADAPTER = "best_model_lora_adapter"
 
 
 @pytest.fixture
-def run_copy(lora_run: Path, tmp_path: Path) -> Path:
-    """A RUN that a test may damage."""
-    return Path(shutil.copytree(lora_run, tmp_path / "run"))
-
-
-@pytest.fixture
 def adapter_copy(run_copy: Path) -> Path:
     """Its adapter alone: no manifest vouches for its files."""
     return Path(shutil.copytree(run_copy / ADAPTER, run_copy.with_name("adapter")))
-
-
-def vouch_again(run: Path) -> None:
-    """What somebody does who knows of the hashes."""
-    manifest = read_run_manifest(run)
-    weights = {name: sha256_of_file(run / name) for name in manifest.weights}
-    write_run_manifest(run, manifest.model_copy(update={"weights": weights}))
-
-
-def edit_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    path = adapter / "adapter_model.safetensors"
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata=metadata)
-
-
-def without(part: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    def drop(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if part in name]:
-            del tensors[name]
-
-    return drop
-
-
-def edit_config(adapter: Path, **values: object) -> None:
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_01_an_adapter_that_the_model_goes_past(
