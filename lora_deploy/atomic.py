@@ -68,11 +68,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     with failures_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned_stages(target)
-        stage = Path(
-            tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-        )
-        lock = _lock(stage)
+        with _one_at_a_time(target.parent):  # a stage is never seen without its lock
+            _remove_abandoned_stages(target)
+            stage = Path(
+                tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+            )
+            lock = _lock(stage)
         try:
             yield stage
             for path in sorted(stage.rglob("*")):
@@ -173,6 +174,18 @@ def _remove_abandoned_stages(target: Path) -> None:
             if lock is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for whoever makes or removes a stage in ``folder`` at this moment."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # the file system knows no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(folder: Path) -> int | None:

@@ -1,6 +1,5 @@
 """What is wrong with a RUN, a BUNDLE or an adapter's folder: every part is looked at, whatever the one before it said."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from lora_deploy.artifact import adapter_record, bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
+from lora_deploy.artifact.manifest import read_json
 from lora_deploy.errors import LoraDeployError, MissingPackageError, NotAModelError
 from lora_deploy.extras import import_backend, is_installed, require
 
@@ -63,6 +63,9 @@ class Checkup:
             self.shrug(part, f"not looked at: {error}")
         except LoraDeployError as error:
             self.findings.append(Finding(part, False, str(error), error.name))
+        except Exception as error:  # one odd part must not cost the report
+            said = f"can't be looked at: {type(error).__name__}: {str(error)[:200]}"
+            self.findings.append(Finding(part, False, said))
 
 
 def check(path: Path, *, base: str | None = None, labels: Sequence[str] | None = None) -> Checkup:
@@ -148,9 +151,10 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
 def _tell_certificate(folder: Path, found: Checkup) -> None:
     path = folder / bundle.CERTIFICATE
     try:
-        certificate = json.loads(path.read_text(encoding="utf-8"))
-        clips, passed = int(certificate["clips"]), certificate["passed"] is True
-    except (OSError, ValueError, KeyError, TypeError):
+        certificate = read_json(path)
+        clips = int(certificate["clips"])
+        passed = certificate["passed"] is True and clips > 0
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         found.findings.append(
             Finding("certificate", False, f"{path} can't be read; copy or make the bundle again")
         )
@@ -182,7 +186,7 @@ def _look_at_adapter(
 
 def _named_base(folder: Path) -> str:
     try:
-        config = json.loads((folder / adapter_record.ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / adapter_record.ADAPTER_CONFIG)
         named = config.get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
         named = None

@@ -285,6 +285,12 @@ class TooLargeForOnnxError(ModelError):
     remedy = "choose a smaller base; `lora-deploy inspect BASE` counts its parameters"
 
 
+class HiddenAdapterError(ModelError):
+    """A folder of weights that holds an adapter too, which transformers puts in without a word."""
+
+    remedy = "take adapter_config.json out of it; `lora-deploy doctor PATH` looks at an adapter"
+
+
 class KnownBadLibraryError(ModelError):
     """The installed library is inside a window of versions that give plausible, wrong results."""
 
@@ -453,9 +459,7 @@ class AdapterChangedError(AdapterError):
 class HeadMissingError(AdapterError):
     """The adapter was saved without its head, and a fresh head answers by chance."""
 
-    remedy = (
-        'save it again with modules_to_save=["classifier"], or train again with `lora-deploy train`'
-    )
+    remedy = "save it again with every module of it in modules_to_save, or train again with `lora-deploy train`"
 
 
 class WrongBaseError(AdapterError):
@@ -468,6 +472,12 @@ class MergedTwiceError(AdapterError):
     """The adapter is in these weights already; adding it once more changes the answers."""
 
     remedy = "merge into the base that it was trained on, which `lora-deploy doctor PATH` names"
+
+
+class PixelsChangedError(AdapterError):
+    """Frames, size, mean or spread are not those that the weights were trained with."""
+
+    remedy = "copy the whole RUN again; `lora-deploy doctor PATH` looks at every part"
 
 
 class BaseNotNamedError(AdapterError):

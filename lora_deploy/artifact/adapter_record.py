@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity
+from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity, read_json
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import AdapterConfigError, NewerSchemaError
 
@@ -81,7 +81,7 @@ def read_record(folder: Path) -> AdapterRecord | None:
                 f"{path} has schema version {version}; this program knows up to {SCHEMA_VERSION}"
             )
         return AdapterRecord.model_validate(values)
-    except (ValueError, AttributeError, ValidationError):
+    except (ValueError, AttributeError, RecursionError, ValidationError):
         raise AdapterConfigError(f"the header of {path} holds a record that is torn") from None
 
 
@@ -95,7 +95,7 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
+        labels = read_json(path)
     except (OSError, ValueError):
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

@@ -7,9 +7,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lora_deploy import atomic
-from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
+from lora_deploy.artifact.manifest import (
+    BaseIdentity,
+    Manifest,
+    is_inside,
+    read_manifest,
+    sha256_of_file,
+)
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError
+from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError, ManifestError
 
 MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
@@ -35,7 +41,7 @@ class BundleManifest(Manifest):
     labels: tuple[str, ...] = Field(min_length=2)
     """In the order of the logits."""
     contract: PixelContract
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.01, le=100)
     """Logits are divided by it before the softmax."""
     unknown_threshold: float | None = None
     base: BaseIdentity
@@ -69,7 +75,12 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
     Raises:
         ArtifactError: Missing, torn or newer.
     """
-    return read_manifest(folder / MANIFEST, BundleManifest)
+    manifest = read_manifest(folder / MANIFEST, BundleManifest)
+    plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
+    for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):
+        if name not in manifest.files or not is_inside(name):
+            raise ManifestError(f"{folder / MANIFEST} names a file outside of its folder: {name}")
+    return manifest
 
 
 def is_bundle(folder: Path) -> bool:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_deploy.errors import ManifestError, NewerSchemaError, NotAModelError
 
@@ -17,7 +17,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(strict=True, ge=1)] = SCHEMA_VERSION
 
 
 class BaseIdentity(BaseModel):
@@ -43,6 +43,25 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It is no JSON in UTF-8, or one that is nested without end.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path of a manifest stays inside its folder."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts
+
+
 M = TypeVar("M", bound=Manifest)
 
 
@@ -57,7 +76,7 @@ def read_manifest(path: Path, kind: type[M]) -> M:
         what = "is no folder" if not folder.is_dir() else f"holds no {name}"
         raise NotAModelError(f"{folder} {what}: a folder with {name} is needed here")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} can't be read: {error}") from None
     found = values.get("schema_version") if isinstance(values, dict) else None

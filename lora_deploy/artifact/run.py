@@ -6,9 +6,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lora_deploy import atomic
-from lora_deploy.artifact.manifest import BaseIdentity, Manifest, read_manifest, sha256_of_file
+from lora_deploy.artifact.adapter_record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from lora_deploy.artifact.manifest import (
+    BaseIdentity,
+    Manifest,
+    is_inside,
+    read_manifest,
+    sha256_of_file,
+)
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import AdapterChangedError, FileChangedError, FileMissingError
+from lora_deploy.errors import (
+    AdapterChangedError,
+    FileChangedError,
+    FileMissingError,
+    ManifestError,
+)
 
 MANIFEST = "run.json"
 SETTINGS = "config.yaml"
@@ -68,7 +80,15 @@ def read_run_manifest(folder: Path) -> RunManifest:
         ArtifactError: Missing, torn or newer, or a save was cut off and can't be finished here.
     """
     atomic.settle(folder)
-    return read_manifest(folder / MANIFEST, RunManifest)
+    manifest = read_manifest(folder / MANIFEST, RunManifest)
+    needed = {CHECKPOINT}
+    if manifest.kind == "lora":
+        needed |= {f"{ADAPTER}/{name}" for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS)}
+    if lost := sorted(needed - manifest.weights.keys()):
+        raise ManifestError(f"{folder / MANIFEST} does not vouch for {lost[0]}")
+    if outside := [name for name in manifest.weights if not is_inside(name)]:
+        raise ManifestError(f"{folder / MANIFEST} names a file outside of its folder: {outside[0]}")
+    return manifest
 
 
 def is_run(folder: Path) -> bool:

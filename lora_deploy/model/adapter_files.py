@@ -1,18 +1,22 @@
 """An adapter that was saved, put back onto its base: whole, plain, finite and unchanged, or refused by name."""
 
-import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from lora_deploy.artifact.adapter_record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterRecord
 from lora_deploy.artifact.fingerprint import fingerprint
+from lora_deploy.artifact.manifest import read_json
 from lora_deploy.errors import (
     AdapterChangedError,
     AdapterConfigError,
@@ -25,17 +29,27 @@ from lora_deploy.errors import (
     NotPlainLoraError,
 )
 from lora_deploy.model.adapter import wrap
+from lora_deploy.model.mcg_nju import first_line
 
 _PLAIN_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
 _HARMLESS_OPTIONS = (
-    "base_model_name_or_path", "revision", "inference_mode", "peft_version", "peft_type",
-    "auto_mapping", "task_type",
+    "base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping",
+    "task_type",
 )  # fmt: skip
 """Told, or read only when an adapter is made; the base is never taken from here."""
 
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+"""Of ``init_lora_weights``: they draw A and B, and leave the base as it is."""
+
+_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 def load_adapter(
-    model: PreTrainedModel, folder: Path, record: AdapterRecord | None = None
+    model: PreTrainedModel,
+    folder: Path,
+    record: AdapterRecord | None = None,
+    *,
+    head_modules: Sequence[str] = ("classifier",),
 ) -> PeftModel:
     """Put a saved adapter and its head onto an opened base, in evaluation mode.
 
@@ -43,6 +57,7 @@ def load_adapter(
         model: Changed in place.
         folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
         record: What the adapter says of itself, if it does; rank and alpha are held against it.
+        head_modules: Modules that the base does not supply, and that must so be in the file.
 
     Raises:
         NoAdapterError: The folder holds no adapter.
@@ -56,14 +71,23 @@ def load_adapter(
             f"it was trained with r {record.r} and lora_alpha {record.lora_alpha:g}"
         )
     saved = read_adapter_tensors(folder / ADAPTER_WEIGHTS)
-    if not config.modules_to_save or not any(_is_head_of(name) for name in saved):
-        raise HeadMissingError(f"{folder} holds LoRA alone, and no head for its labels")
+    _check_head(model, head_modules, saved)
+    _check_rank(config.r, saved)
     try:
         adapted = wrap(model, config)
-    except ValueError as error:  # peft finds no layer of these names
+    except (ValueError, TypeError, AttributeError, re.error) as error:  # no layer of these names
         raise AdapterPartUnknownError(
-            f"{folder} does not fit the model: {str(error).splitlines()[0]}"
+            f"{folder} does not fit the model: {first_line(error)}"
         ) from None
+    if strange := [
+        name
+        for name, layer in adapted.named_modules()
+        if isinstance(layer, LoraLayer) and not isinstance(layer, LoraLinear)
+    ]:
+        raise NotPlainLoraError(
+            f"{folder} puts LoRA on {strange[0].removeprefix('base_model.model.')}, which is no "
+            "linear layer"
+        )
     _fill(adapted, saved, ADAPTER_WEIGHTS)
     adapted.eval()
     return adapted
@@ -88,13 +112,20 @@ def read_adapter_config(path: Path) -> LoraConfig:
         NotPlainLoraError: It has an option that is not plain LoRA.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = dict(read_json(path))
         given = {key: values.pop(key) for key in _PLAIN_OPTIONS}
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise AdapterConfigError(
             f"{path} is no LoRA configuration ({type(error).__name__}: {error}); it needs "
             f"{', '.join(_PLAIN_OPTIONS)}"
         ) from None
+    kind, beginning = values.pop("peft_type", "LORA"), values.pop("init_lora_weights", True)
+    if kind != "LORA":
+        raise NotPlainLoraError(f"{path} is of the type {kind!r}; allowed: LORA")
+    if not any(beginning is plain or beginning == plain for plain in _PLAIN_BEGINNINGS):
+        raise NotPlainLoraError(
+            f"{path} has init_lora_weights: {beginning!r}, which changes the base or its sum"
+        )
     usual = LoraConfig().to_dict()
     strange = sorted(
         key
@@ -106,10 +137,23 @@ def read_adapter_config(path: Path) -> LoraConfig:
             f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA"
         )
     r, alpha, dropout = given["r"], given["lora_alpha"], given["lora_dropout"]
-    if not (_is_number(r) and r >= 1 and _is_number(alpha) and alpha > 0 and _is_number(dropout)):
+    if not (
+        (type(r) is int and r >= 1)
+        and (_is_number(alpha) and alpha > 0)
+        and (_is_number(dropout) and 0 <= dropout < 1)
+    ):
         raise AdapterConfigError(
-            f"{path}: r is {r}, lora_alpha is {alpha} and lora_dropout is {dropout}; r and "
-            "lora_alpha must be finite numbers above 0"
+            f"{path}: r is {r!r:.40}, lora_alpha is {alpha!r:.40} and lora_dropout is "
+            f"{dropout!r:.40}; r must be a whole number above 0, lora_alpha a finite number above "
+            "0, and lora_dropout at least 0 and below 1"
+        )
+    targets, heads = given["target_modules"], given["modules_to_save"]
+    if not (isinstance(targets, str) or _is_texts(targets)) or not (
+        heads is None or _is_texts(heads)
+    ):
+        raise AdapterConfigError(
+            f"{path}: target_modules is {targets!r:.80} and modules_to_save is {heads!r:.80}; "
+            "allowed are lists of names, and for target_modules a regular expression"
         )
     if given["bias"] != "none":
         raise NotPlainLoraError(f"{path}: bias is {given['bias']!r}; allowed: none")
@@ -117,7 +161,14 @@ def read_adapter_config(path: Path) -> LoraConfig:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def read_adapter_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -132,6 +183,10 @@ def read_adapter_tensors(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError) as error:
         raise AdapterConfigError(f"{path.name} can't be read as safetensors: {error}") from None
     for name, tensor in saved.items():
+        if tensor.dtype not in _TYPES:
+            raise AdapterConfigError(
+                f"{path.name}: {name} is of {tensor.dtype}; allowed: {', '.join(map(str, _TYPES))}"
+            )
         if not torch.isfinite(tensor).all():
             raise AdapterNotFiniteError(f"{path.name}: {name} holds NaN or infinity")
     return saved
@@ -144,6 +199,34 @@ def adapter_fingerprint(path: Path) -> str:
 
 def _is_head_of(name: str) -> bool:
     return ".lora_" not in name
+
+
+def _check_head(
+    model: PreTrainedModel, head_modules: Sequence[str], saved: Mapping[str, torch.Tensor]
+) -> None:
+    """What the base does not supply, and would be drawn at random, must have been saved."""
+    lost = [
+        f"{module_name}.{name}"
+        for module_name, module in model.named_modules()
+        if module_name.split(".", 1)[0] in head_modules
+        and not isinstance(module, nn.LayerNorm)  # begins as 1 and 0, whoever makes it
+        for name, _ in module.named_parameters(recurse=False)
+        if f"base_model.model.{module_name}.{name}" not in saved
+    ]
+    if lost:
+        raise HeadMissingError(
+            f"{ADAPTER_WEIGHTS} lacks a part of the head that the base does not supply: "
+            f"{_first(lost)}"
+        )
+
+
+def _check_rank(r: int, saved: Mapping[str, torch.Tensor]) -> None:
+    """Before anything of that rank is made."""
+    for name, tensor in saved.items():
+        if ".lora_A." in name and (tensor.ndim == 0 or tensor.shape[0] != r):
+            raise AdapterShapeError(
+                f"{ADAPTER_WEIGHTS}: {name} is {tuple(tensor.shape)}; {ADAPTER_CONFIG} says r {r}"
+            )
 
 
 def _fill(model: PeftModel, saved: dict[str, torch.Tensor], file_name: str) -> None:

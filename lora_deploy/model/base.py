@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lora_deploy.artifact.fingerprint import fingerprint
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.processor import contract_from_processor, read_processor, usual_contract
-from lora_deploy.errors import BaseConfigError
+from lora_deploy.errors import BaseConfigError, ModelError
 from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model import mcg_nju
 from lora_deploy.model.architectures import Architecture, architecture_of
 from lora_deploy.model.locate import locate
-from lora_deploy.model.weights import build, fill, load_weights, read_config, set_labels
+from lora_deploy.model.mcg_nju import first_line
+from lora_deploy.model.weights import (
+    build,
+    check_sizes,
+    fill,
+    load_weights,
+    read_config,
+    set_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -115,13 +122,20 @@ def from_config(config: dict[str, Any]) -> PreTrainedModel:
     Raises:
         ModelError: It is of an architecture that is not supported, or can't be built.
     """
+    refuse_known_bad()
     values = {key: value for key, value in config.items() if key != "auto_map"}
     model_type = values.pop("model_type", None)
     architecture = architecture_of(model_type)
     try:
-        model = build(AutoConfig.for_model(model_type, **values))
-    except (TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-        raise BaseConfigError(f"no model can be built from its configuration: {error}") from error
+        ready = AutoConfig.for_model(model_type, **values)
+        check_sizes(ready, "the RUN")
+        model = build(ready)
+    except ModelError:
+        raise
+    except Exception as error:  # a stranger's values fail in ways of their own
+        raise BaseConfigError(
+            f"no model can be built from its configuration: {first_line(error)}"
+        ) from error
     _settle(model, architecture)
     return model
 
@@ -207,6 +221,8 @@ def _licence(folder: Path) -> str | None:
     if not card.is_file():
         return None
     match = re.search(
-        r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8")[:4000], re.MULTILINE
+        r"^license:\s*(\S+)\s*$",
+        card.read_text(encoding="utf-8", errors="replace")[:4000],
+        re.MULTILINE,
     )
     return match.group(1) if match else None

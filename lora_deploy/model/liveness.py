@@ -84,19 +84,32 @@ def check_trained(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
         DeadAdapterError: It changes no answer, however well the head was trained.
         MergeChangesAnswersError: Merged weights answer otherwise.
     """
-    untaught = [name for name, update in _updates(model).items() if not update.any()]
+    untaught = _untaught(model)
     layers = len(lora_layers(model))
     if len(untaught) == layers:
         raise DeadAdapterError(
-            f"the adapter is dead: B is zero in all {layers} layers, so only the head has learned"
+            f"the adapter is dead: in all {layers} layers its update B·A is zero, or lost in the "
+            "rounding of the weight, so only the head has learned"
         )
     if untaught:
         raise DeadLayerError(
-            f"the adapter on {untaught[0]} is dead: its B is zero, so it has learned nothing "
-            f"({len(untaught)} of {layers} layers)"
+            f"the adapter on {untaught[0]} is dead: its update B·A is zero, or lost in the rounding "
+            f"of the weight, so it has learned nothing ({len(untaught)} of {layers} layers)"
         )
     with _evaluating(model):
         return _check_answers(model, pixel_values, _check_called(model, pixel_values))
+
+
+@torch.no_grad()
+def _untaught(model: PeftModel) -> list[str]:
+    """Layers whose update is too small to change any number of their weight."""
+    found = []
+    for name, layer in lora_layers(model).items():
+        weight = layer.get_base_layer().get_parameter("weight")
+        update = sum(float(part.abs().max()) for part in updates_of(layer))
+        if not update > torch.finfo(torch.float32).eps * float(weight.abs().max()):
+            found.append(name)
+    return found
 
 
 def _updates(model: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -70,8 +70,20 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             f"{', '.join(sorted(tensors)[:4]) or 'no tensors'}"
         )
     state: dict[str, torch.Tensor] = {}
+    if (
+        tensors["patch_embed.proj.weight"].ndim != 5
+        or 0 in tensors["patch_embed.proj.weight"].shape
+    ):
+        raise NotVideoMaeError(
+            f"{path} is no VideoMAE checkpoint: its patch_embed.proj.weight is "
+            f"{tuple(tensors['patch_embed.proj.weight'].shape)}"
+        )
     for name, tensor in tensors.items():
         if match := _QKV.fullmatch(name):
+            if tensor.ndim != 2 or len(tensor) % 3 or not len(tensor):
+                raise NotVideoMaeError(
+                    f"{path} is no VideoMAE checkpoint: {name} is {tuple(tensor.shape)}"
+                )
             place = f"videomae.encoder.layer.{match[1]}.attention.attention"
             for part, weight in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 state[f"{place}.{part}.weight"] = weight.clone()
@@ -105,6 +117,11 @@ def read_config(path: Path, state: Mapping[str, torch.Tensor]) -> PretrainedConf
             f"the widths {', '.join(map(str, HEADS_OF_WIDTH))}: put its config.json (that of "
             "transformers) beside it"
         )
+    first = state.get("videomae.encoder.layer.0.intermediate.dense.weight")
+    if first is None or first.ndim != 2:
+        raise NotVideoMaeError(
+            f"{path} is no VideoMAE checkpoint: it has no blocks.0.mlp.fc1.weight"
+        )
     layers = {
         match[1] for name in state if (match := re.match(r"videomae\.encoder\.layer\.(\d+)", name))
     }
@@ -119,7 +136,7 @@ def read_config(path: Path, state: Mapping[str, torch.Tensor]) -> PretrainedConf
         hidden_size=width,
         num_hidden_layers=len(layers),
         num_attention_heads=HEADS_OF_WIDTH[width],
-        intermediate_size=state["videomae.encoder.layer.0.intermediate.dense.weight"].shape[0],
+        intermediate_size=first.shape[0],
         layer_norm_eps=1e-6,
         qkv_bias="videomae.encoder.layer.0.attention.attention.query.bias" in state,
         use_mean_pooling=is_autoencoder or "videomae.layernorm.weight" not in state,

@@ -92,7 +92,7 @@ def _named(linear: list[str], architecture: Architecture, word: str) -> list[str
     known = architecture.words.get(word)
     try:
         expressions = [re.compile(rf"(?:.*\.)?(?:{pattern})") for pattern in known or (word,)]
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise UnknownTargetError(
             f"target {word!r} is not a known word, and not a regular expression: {error}"
         ) from None

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
@@ -21,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from lora_deploy.errors import (
     BaseConfigError,
     CheckpointError,
+    HiddenAdapterError,
     UnsafeCheckpointError,
     WeightShapeError,
     WeightsMissingError,
@@ -29,11 +29,26 @@ from lora_deploy.errors import (
 from lora_deploy.model.architectures import architecture_of
 from lora_deploy.model.mcg_nju import first_line
 
+_LARGEST = {
+    "hidden_size": 16384,
+    "intermediate_size": 65536,
+    "num_hidden_layers": 512,
+    "num_attention_heads": 1024,
+    "num_frames": 4096,
+    "frames_per_clip": 4096,
+    "image_size": 8192,
+    "crop_size": 8192,
+    "pred_hidden_size": 16384,
+    "pred_num_hidden_layers": 512,
+}
+"""Far above every published model."""
+
 
 def load_weights(
     folder: Path, base: str, id2label: dict[int, str]
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load the weights; returns the model and the names of its new modules."""
+    refuse_hidden_adapter(folder)
     try:
         with quiet_loading():
             model, report = AutoModelForVideoClassification.from_pretrained(
@@ -93,7 +108,7 @@ def fill(
         name: tensor.float()
         for name, tensor in state.items()
         # for other labels, and so begun anew
-        if not (name.startswith("classifier.") and own[name].shape != tensor.shape)
+        if not (name.startswith("classifier.") and name in own and own[name].shape != tensor.shape)
     }
     try:
         missing, unexpected = model.load_state_dict(fitting, strict=False)
@@ -140,6 +155,17 @@ def _some(names: Iterable[str], limit: int = 8) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def refuse_hidden_adapter(folder: Path) -> None:
+    """transformers puts an adapter that lies beside the weights into the model, without a word.
+
+    Raises:
+        HiddenAdapterError: There is one.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
+        if (folder / name).exists():
+            raise HiddenAdapterError(f"{folder} holds weights, and {name} beside them")
+
+
 def read_config(folder: Path, base: str) -> PretrainedConfig:
     """The configuration of a transformers folder; ``base`` is called so in the error.
 
@@ -150,12 +176,30 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # a stranger's values fail in ways of their own
         raise BaseConfigError(
             f"base {base!r} can't be opened: {first_line(error)}; a folder with config.json and "
             "model.safetensors in transformers format is needed"
         ) from error
+    check_sizes(config, base)
     return config
+
+
+def check_sizes(config: PretrainedConfig, base: str) -> None:
+    """Refuse numbers that no model has, before memory is asked for.
+
+    Raises:
+        BaseConfigError: Names the field.
+    """
+    for field, most in _LARGEST.items():
+        value = getattr(config, field, None)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and not 0 <= number <= most:
+                raise BaseConfigError(
+                    f"config.json of {base!r} says {field} {number}; at most {most} is allowed"
+                )
+    if not isinstance(config.id2label or {}, dict):
+        raise BaseConfigError(f"config.json of {base!r} says id2label, and not as a mapping")
 
 
 def build(config: PretrainedConfig) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.clips import pool, transforms
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.errors import AnswersNotFiniteError
 
 
 class Backend(Protocol):
@@ -107,7 +108,13 @@ class Recogniser:
         duration_seconds: float,
         warning: str | None,
     ) -> Prediction:
-        """Turn one clip's logits [labels] into a prediction."""
+        """Turn one clip's logits [labels] into a prediction.
+
+        Raises:
+            AnswersNotFiniteError: They are no numbers.
+        """
+        if not np.isfinite(logits).all():
+            raise AnswersNotFiniteError("the model answers NaN or infinity to a clip")
         probabilities = softmax(logits / self.temperature)
         order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
         ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)

@@ -7,10 +7,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 
-from lora_deploy.errors import LabelOrderError
+from lora_deploy.errors import LabelOrderError, UnsafeCheckpointError, WeightsMissingError
+from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model.architectures import logits_of
 from lora_deploy.model.base import config_labels
-from lora_deploy.model.weights import quiet_loading
+from lora_deploy.model.mcg_nju import first_line
+from lora_deploy.model.weights import (
+    check_sizes,
+    quiet_loading,
+    read_config,
+    refuse_hidden_adapter,
+)
 
 
 class TorchBackend:
@@ -49,17 +56,31 @@ def open_merged(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrain
 
     Raises:
         LabelOrderError: It names other labels, or in another order.
+        CheckpointError: Weights and configuration are no pair, or can't be read.
+        HiddenAdapterError: An adapter lies beside the weights.
     """
-    with quiet_loading():
-        model = AutoModelForVideoClassification.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=torch.float32,
-        )
+    refuse_known_bad()
+    refuse_hidden_adapter(folder)
+    check_sizes(read_config(folder, str(folder)), str(folder))
+    try:
+        with quiet_loading():
+            model, report = AutoModelForVideoClassification.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except Exception as error:  # each kind of file fails in a way of its own
+        raise UnsafeCheckpointError(f"{folder} can't be opened: {first_line(error)}") from error
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"transformers returned a {type(model).__name__}")
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[fault]:
+            raise WeightsMissingError(
+                f"{folder} has {fault.replace('_', ' ')}: {min(report[fault])}"
+            )
     if labels is not None and (found := config_labels(model.config)) != labels:
         raise LabelOrderError(
             f"{folder / 'config.json'} names the labels {list(found)}; here they are {list(labels)}"

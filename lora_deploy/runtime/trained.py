@@ -26,12 +26,14 @@ from lora_deploy.artifact.run import BestEpoch, RunManifest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
     AdapterChangedError,
+    AnswersNotFiniteError,
     BaseNotNamedError,
     FileChangedError,
     HalfFittingCheckpointError,
     LabelOrderError,
     LabelsNotNamedError,
     MergedTwiceError,
+    PixelsChangedError,
     UnsafeCheckpointError,
     WrongBaseError,
 )
@@ -43,6 +45,7 @@ from lora_deploy.model.adapter_files import (
 )
 from lora_deploy.model.base import OpenedBase, from_config, open_base
 from lora_deploy.model.liveness import Liveness, check_trained, noise
+from lora_deploy.model.mcg_nju import first_line
 
 MERGED_MARK = "lora_deploy_merged"
 """Key of a merged model's ``config.json``: fingerprints of the adapters that are in its weights."""
@@ -136,6 +139,11 @@ def open_on_base(
     _check_labels(adapter, record, labels)
     opened = open_base(base.id, labels, revision=base.revision, may_download=False)
     _check_base(adapter, opened, base, record.base if record else None)
+    if record is not None and record.contract != contract:
+        raise PixelsChangedError(
+            f"{adapter} was trained on other pixels than its manifest names: {record.contract} "
+            f"instead of {contract}"
+        )
     return _put_on(opened, adapter, record, contract)
 
 
@@ -166,6 +174,10 @@ def open_adapter(
     if known is None:
         raise LabelsNotNamedError(f"{folder} does not say what its {_outputs(folder)} outputs mean")
     names = tuple(known)
+    if len(set(names)) != len(names) or not all(name.strip() for name in names) or len(names) < 2:
+        raise LabelsNotNamedError(
+            f"{list(names)} are no two or more labels, each with a name of its own"
+        )
     _check_labels(folder, record, names)
     if base is None and record is not None:
         opened = open_base(record.base.id, names, revision=record.base.revision, may_download=False)
@@ -202,6 +214,7 @@ def _unknown_of_a_stranger(opened: OpenedBase) -> tuple[str, ...]:
         "told from the adapter's files",
         "how its clips were sampled and scaled: the base's own preprocessing is taken, with frames "
         "spread evenly over the whole clip",
+        "whether its labels are in the order of its outputs: they are taken as they were given",
         "how well it does: measure it with lora-deploy evaluate",
     )
 
@@ -209,13 +222,13 @@ def _unknown_of_a_stranger(opened: OpenedBase) -> tuple[str, ...]:
 def _put_on(
     opened: OpenedBase, folder: Path, record: AdapterRecord | None, contract: PixelContract
 ) -> tuple[PeftModel, Liveness]:
-    model = load_adapter(opened.model, folder, record)
+    model = load_adapter(opened.model, folder, record, head_modules=opened.head_modules)
     return model, check_trained(model, noise(contract.pixel_values_shape))
 
 
 def _check_base(folder: Path, opened: OpenedBase, *trained_on: BaseIdentity | None) -> None:
-    merged: Any = getattr(opened.model.config, MERGED_MARK, None) or ()
-    if adapter_fingerprint(folder / ADAPTER_WEIGHTS) in merged:
+    merged: Any = getattr(opened.model.config, MERGED_MARK, None)
+    if isinstance(merged, list) and adapter_fingerprint(folder / ADAPTER_WEIGHTS) in merged:
         raise MergedTwiceError(f"{opened.base_id} has the adapter {folder} in its weights already")
     for base in trained_on:
         if base is not None and base.fingerprint != opened.fingerprint:
@@ -248,7 +261,11 @@ def _outputs(folder: Path) -> int | None:
     """Outputs of the saved head; None where no head was saved."""
     tensors = read_adapter_tensors(folder / ADAPTER_WEIGHTS)
     return next(
-        (len(tensor) for name, tensor in tensors.items() if name.endswith("classifier.weight")),
+        (
+            len(tensor)
+            for name, tensor in tensors.items()
+            if name.endswith("classifier.weight") and tensor.ndim > 0
+        ),
         None,
     )
 
@@ -263,24 +280,30 @@ def open_checkpoint(path: Path, manifest: RunManifest) -> PreTrainedModel:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state, labels = content["state_dict"], tuple(content["labels"])
+        state, labels = dict(content["state_dict"]), tuple(content["labels"])
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
         raise UnsafeCheckpointError(
-            f"{path} can't be read as plain tensors: {first_line}"
+            f"{path} can't be read as plain tensors: {first_line(error)}"
         ) from error
     if labels != manifest.labels:
         raise LabelOrderError(
             f"{path} was trained for the labels {list(labels)}; {run.MANIFEST} says "
             f"{list(manifest.labels)}"
         )
+    if "contract" in content and content["contract"] != manifest.contract.model_dump(mode="json"):
+        raise PixelsChangedError(
+            f"{path} was trained on other pixels than {run.MANIFEST} names: {content['contract']}"
+        )
     model = from_config(manifest.model_config_values)
     try:
         model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except Exception as error:  # of another form, or not even tensors
         reasons = str(error).splitlines()
         raise HalfFittingCheckpointError(
             f"{path.name} does not fit the model of {run.MANIFEST}: {' '.join(reasons[1:2]).strip()}"
         ) from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise AnswersNotFiniteError(f"{path.name}: {name} holds NaN or infinity")
     model.eval()
     return model

@@ -40,8 +40,10 @@ from lora_deploy.train.origin import Origin, origin_of
 from lora_deploy.train.resume import (
     FRAMES,
     check_same,
+    check_same_as_finished,
     find,
     finished_run,
+    last_of_finished,
     put_in_order,
     refuse_if_busy,
     refuse_if_taken,
@@ -94,11 +96,13 @@ def fit(
     refuse_if_busy(out)
     if not resume:
         refuse_if_taken(out)
-    elif (finished := finished_run(out, settings)) is not None:
-        return finished
+    finished = finished_run(out, settings) if resume else None
     with claimed(out), failures_named(out):
+        found = None
+        if resume:
+            found = last_of_finished(out) if finished else find(out)
         return _fit(
-            settings, data, out, find(out) if resume else None,
+            settings, data, out, found, finished,
             cache_folder=cache_folder, target_device=target_device, pool=pool, progress=progress,
         )  # fmt: skip
 
@@ -108,6 +112,7 @@ def _fit(
     data: Path,
     out: Path,
     found: tuple[Path, Checkpoint] | None,
+    finished: RunManifest | None,
     *,
     cache_folder: Path | None,
     target_device: torch.device,
@@ -134,11 +139,15 @@ def _fit(
     )
     contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
     learner = prepare(base, settings)
-    tell(settings, learner)
     # 3. Is it the training that was interrupted?
     origin = origin_of(settings, dataset, base.fingerprint, target_device)
     if found:
         check_same(out, found[1], origin)
+    if finished is not None:
+        check_same_as_finished(out, finished, dataset.labels, base.fingerprint)
+        logger.info("%s is finished already; there is nothing left to do", out)
+        return finished
+    tell(settings, learner)
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:

@@ -69,8 +69,7 @@ def finished_run(out: Path, settings: Settings) -> RunManifest | None:
     then = load_settings(out / run.SETTINGS).model_dump(mode="json")
     if differ := settings_differences(then, settings.model_dump(mode="json")):
         raise ResumeMismatchError(f"{out} is finished, and {'; '.join(differ)}")
-    logger.info("%s is finished already; there is nothing left to do", out)
-    return run.read_run_manifest(out)
+    return _sound_best(out)
 
 
 def find(out: Path) -> tuple[Path, Checkpoint] | None:
@@ -82,10 +81,8 @@ def find(out: Path) -> tuple[Path, Checkpoint] | None:
     """
     found = checkpoints.newest_whole(out)
     if found is not None:
-        if run.is_run(out):  # the best model so far is seen to now, and not after hours of work
-            best = run.read_run_manifest(out)
-            for name in best.weights:
-                run.verify_weights(out, best, name)
+        if run.is_run(out):
+            _sound_best(out)  # seen to now, and not after hours of work
         logger.info("going on after epoch %d, from %s", found[1].epoch, found[0])
         return found
     if not _is_free(out):
@@ -99,6 +96,38 @@ def find(out: Path) -> tuple[Path, Checkpoint] | None:
     return None
 
 
+def last_of_finished(out: Path) -> tuple[Path, Checkpoint] | None:
+    """The last checkpoint of a finished training, to be compared with; it may have been deleted."""
+    try:
+        return checkpoints.newest_whole(out)
+    except NothingToResumeError:
+        return None
+
+
+def check_same_as_finished(
+    out: Path, finished: RunManifest, labels: tuple[str, ...], base_fingerprint: str
+) -> None:
+    """Compare what a finished RUN itself says, where no checkpoint says more.
+
+    Raises:
+        ResumeMismatchError: Labels or base are others.
+    """
+    if finished.labels != labels:
+        raise ResumeMismatchError(
+            f"{out} is finished, and was trained for {list(finished.labels)}, not {list(labels)}"
+        )
+    if finished.base.fingerprint != base_fingerprint:
+        raise ResumeMismatchError(f"{out} is finished, and was trained on another base")
+
+
+def _sound_best(out: Path) -> RunManifest:
+    """The manifest of a RUN whose every file of weights is as it was written."""
+    manifest = run.read_run_manifest(out)
+    for name in manifest.weights:
+        run.verify_weights(out, manifest, name)
+    return manifest
+
+
 def check_same(out: Path, checkpoint: Checkpoint, origin: Origin) -> None:
     """Compare what is given now with what the training was begun with.
 
@@ -108,6 +137,11 @@ def check_same(out: Path, checkpoint: Checkpoint, origin: Origin) -> None:
     if differ := differences(checkpoint.origin, origin):
         raise ResumeMismatchError(f"{out} was begun otherwise: {'; '.join(differ)}")
     if changed := changed_surroundings(checkpoint.origin, origin):
+        if run.is_run(out) and run.read_run_manifest(out).best.epoch > checkpoint.epoch:
+            raise ResumeMismatchError(
+                f"the best model of {out} is of a later epoch than its last whole checkpoint, which "
+                f"would not come out the same again: {'; '.join(changed)}"
+            )
         logger.warning(
             "%s; the last bits of the figures may differ from those of a training without an "
             "interruption",

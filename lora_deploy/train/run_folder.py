@@ -159,6 +159,7 @@ class RunFolder:
         return {
             "kind": "lora" if self._settings.model.use_lora else "full",
             "labels": list(self._dataset.labels),
+            "contract": self._contract.model_dump(mode="json"),
             "settings": self._settings.model_dump(mode="json"),
             "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
         }
