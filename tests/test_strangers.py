@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,6 +38,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.model.base import open_base
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.train.fit import fit
 from lora_deploy.versions import installed_versions
 from tests.conftest import TINY_TRAINING
@@ -300,6 +302,19 @@ def test_merged_weights_that_can_not_be_read_are_named(bundle_copy: Path) -> Non
         assert cli.run(["doctor", str(bundle_copy)]) == 1
         assert cli.run(["evaluate", str(bundle_copy), "--backend", "torch", "--data", "x"]) == 2
         (bundle_copy / "model" / name).write_bytes(kept)
+
+
+def test_an_answer_that_is_no_number_becomes_no_row(
+    bundle: Path, test_clips: list[Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(
+        OnnxRuntimeBackend, "logits", lambda *_: np.array([[np.nan, 1.0]], np.float32)
+    )
+    assert cli.run(["classify", str(bundle), str(test_clips[0])]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "[AnswersNotFiniteError]" in captured.err
 
 
 # Bases -------------------------------------------------------------------------------------------
