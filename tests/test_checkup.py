@@ -194,3 +194,16 @@ def test_base_and_labels_belong_to_an_adapters_folder(
     assert cli.run(["evaluate", str(lora_run), "--base", "videomae-nano"]) == 2
     assert "[BackendCannotError]" in capsys.readouterr().err
     assert cli.run(["doctor", "--base", "videomae-nano"]) == 2
+
+
+def test_a_fault_of_ours_costs_one_finding_and_not_the_report(
+    lora_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Path) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("lora_deploy.runtime.trained.open_run", broken)
+    assert cli.run(["doctor", str(lora_run)]) == 1
+    said = capsys.readouterr().out
+    assert "ok files" in said
+    assert "can't be looked at: ZeroDivisionError: by nothing" in said
