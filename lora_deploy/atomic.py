@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -178,11 +179,18 @@ def _remove_abandoned_stages(target: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait for whoever makes or removes a stage in ``folder`` at this moment."""
+    """Wait for whoever makes or removes a stage in ``folder`` at this moment; for seconds at most."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # the file system knows no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for _ in range(500):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:  # the file system knows no locks
+                break
+            else:
+                break
         yield
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all."""
 
 import errno
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -313,3 +314,43 @@ def test_what_is_free(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert not atomic.is_free(tmp_path)
     assert not atomic.is_free(tmp_path / "file")
+
+
+def test_a_stage_is_never_taken_away_in_the_moment_in_which_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process looks for abandoned stages between the making of one and its lock."""
+    lock = atomic._lock
+    waited: list[bool] = []
+
+    def look_meanwhile(folder: Path) -> int | None:
+        if folder.name.startswith(".target."):
+            monkeypatch.setattr(atomic, "_lock", lock)
+            descriptor = os.open(tmp_path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited.append(True)
+            finally:
+                os.close(descriptor)
+        return lock(folder)
+
+    monkeypatch.setattr(atomic, "_lock", look_meanwhile)
+    with atomic.staged_folder(tmp_path / "target") as stage:
+        (stage / "x").write_text("x")
+    assert waited == [True]
+    assert (tmp_path / "target" / "x").read_text() == "x"
+
+
+def test_a_lock_that_somebody_holds_for_ever_is_waited_for_in_vain_only_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_deploy.atomic.time.sleep", lambda _: None)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with atomic.staged_folder(tmp_path / "target"):
+            pass
+    finally:
+        os.close(descriptor)
+    assert (tmp_path / "target").is_dir()
