@@ -30,6 +30,7 @@ from lora_deploy.errors import (
     KnownBadLibraryError,
     LabelsNotNamedError,
     ManifestError,
+    ModelError,
     NotPlainLoraError,
     NotVideoMaeError,
     PixelsChangedError,
@@ -251,6 +252,20 @@ def test_a_finished_training_is_gone_on_with_only_where_it_is_the_same(
     finally:
         if change == "base":
             base.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model_type", ["videomae"]), ("model_type", None), ("hidden_act", "nope"), ("id2label", 5)],
+)
+def test_an_odd_configuration_of_a_full_model_is_named(
+    full_run: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    run = Path(shutil.copytree(full_run, tmp_path / "run"))
+    values = read_run_manifest(run).model_config_values
+    edit_json(run / "run.json", model_config_values={**values, field: value})
+    with pytest.raises(ModelError):
+        load(run)
 
 
 # Bundles -----------------------------------------------------------------------------------------

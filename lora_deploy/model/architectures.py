@@ -201,7 +201,7 @@ def architecture_of(model_type: str | None, *, what: str = "the model") -> Archi
     Raises:
         UnsupportedArchitectureError: It is not one of `ARCHITECTURES`.
     """
-    if model_type is None or model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise UnsupportedArchitectureError(
             f"{what} is a {model_type}; supported: {', '.join(ARCHITECTURES)}"
         )
