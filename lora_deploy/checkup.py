@@ -123,7 +123,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         manifest = bundle.read_bundle_manifest(folder)
         found.tell(
             "manifest",
-            f"{manifest.precision}, made from {manifest.base.id}, {len(manifest.labels)} labels",
+            f"{', '.join(form.name for form in manifest.forms)}, made from {manifest.base.id}, {len(manifest.labels)} labels",
         )
         with found.looking_at("files"):
             bundle.verify_files(folder, manifest)

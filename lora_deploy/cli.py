@@ -258,6 +258,7 @@ def classify(
     inputs: tuple[str, ...],
     out: Path | None,
     backend: str,
+    precision: str,
     adapter: str | None,
     top_k: int,
     pool: "DecodePool",
@@ -268,7 +269,7 @@ def classify(
 
     if out is not None:
         rows.check_ending(out)
-    recogniser = load(model, backend=backend, adapter=adapter)
+    recogniser = load(model, backend=backend, precision=precision, adapter=adapter)
     paths = stream.find_inputs(inputs)
     written = []
     failed = 0
@@ -304,6 +305,7 @@ def evaluate(
     data: Path | None,
     split: str,
     backend: str,
+    precision: str,
     base: str | None,
     labels: tuple[str, ...] | None,
     as_json: bool,
@@ -314,7 +316,7 @@ def evaluate(
     from lora_deploy.runtime.load import load
 
     source = stage.choose_data(model, data)
-    recogniser = load(model, backend=backend, base=base, labels=labels)
+    recogniser = load(model, backend=backend, precision=precision, base=base, labels=labels)
     result = stage.evaluate(
         recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
     )

@@ -657,8 +657,23 @@ class NoSuchDeviceError(BackendError):
     remedy = "leave --device out, or see what is there with `lora-deploy doctor`"
 
 
+class NoSuchFormError(BackendError):
+    """The bundle has no model for this runtime at this precision: it was not exported, or not proved."""
+
+    remedy = (
+        "take one of those, or export it: "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+    )
+
+
+class PrecisionNotHereError(BackendError):
+    """The processor does not compute in the precision that was asked for; nothing else is taken in silence."""
+
+    remedy = "take another one with --precision; `lora-deploy doctor` says what this computer has"
+
+
 class ProviderFellBackError(BackendError):
-    """ONNX Runtime took another provider than was asked for, most often the CPU instead of the GPU."""
+    """The runtime took another provider or precision than was asked for, most often the CPU instead of the GPU."""
 
     remedy = "see `lora-deploy doctor`: the GPU build, the driver and CUDA must fit each other"
 

@@ -34,6 +34,8 @@ def evaluation(found: "Evaluation") -> str:
         f"(95% interval {low:.3f} to {high:.3f}; chance {found.chance:.3f})"
     ]
     lines += [f"  {label:<24} {part:.3f}" for label, part in found.per_class.items()]
+    if found.unknown:
+        lines.append(f"{found.unknown} clips are called unknown; counted above by their best label")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lora_deploy.__file__).parent
 
 LAYERS = (
-    ("errors", "extras", "versions", "known_bad", "disk", "atomic", "progress"),
+    ("errors", "extras", "versions", "known_bad", "disk", "atomic", "progress", "cores"),
     ("clips.contract",),
     ("config", "device"),
     ("clips",),

@@ -2,9 +2,9 @@
 
 import hashlib
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import (
@@ -19,6 +19,10 @@ from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownEr
 
 MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
+FUSED = "onnx/model.ort.onnx"
+HALF = "onnx/model.fp16.onnx"
+INT8 = "onnx/model.int8.onnx"
+FRAMES_IN = "onnx/model.frames.onnx"
 MODEL = "model"
 ADAPTERS = "adapters"
 CERTIFICATE = "certificate.json"
@@ -35,6 +39,30 @@ class FileRecord(BaseModel):
     sha256: str
 
 
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Compiler = Literal["onnxruntime", "openvino"]
+COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
+
+
+class CompiledForm(BaseModel):
+    """One way to run the merged model without PyTorch, proved before it was shipped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Compiler
+    precision: Precision
+    """What most of it is computed in; ``bf16`` is OpenVINO's own rounding of the float32 graph."""
+    file: str
+    """What is opened, as the manifest's ``files`` names it."""
+
+    @property
+    def name(self) -> str:
+        """As the certificate and `bench` call it: ``openvino-bf16``."""
+        return f"{self.backend}-{self.precision}"
+
+
 class BundleManifest(Manifest):
     """``bundle.json``."""
 
@@ -45,12 +73,32 @@ class BundleManifest(Manifest):
     """Logits are divided by it before the softmax."""
     unknown_threshold: float | None = None
     base: BaseIdentity
-    precision: Literal["fp32"] = "fp32"
+    forms: tuple[CompiledForm, ...] = (
+        CompiledForm(backend="onnxruntime", precision="fp32", file=ONNX),
+    )
+    """What was compiled and proved; at most one of each backend and precision."""
+    flop_per_clip: int | None = Field(default=None, gt=0)
+    """Floating-point operations of one forward pass, a multiplication and an addition as two."""
     adapters: tuple[str, ...]
     """Names of the folders under ``adapters/``."""
     files: dict[str, FileRecord]
     """Every file of the bundle but this one, by its path with forward slashes."""
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_precision(cls, values: Any) -> Any:
+        """Bundles from before there were forms say ``precision: fp32``, which the forms say now."""
+        if isinstance(values, dict) and values.get("precision") == "fp32":
+            return {key: value for key, value in values.items() if key != "precision"}
+        return values
+
+    def form(self, backend: Compiler, precision: Precision) -> CompiledForm | None:
+        """The form that a backend runs at a precision; None where there is none."""
+        return next(
+            (one for one in self.forms if (one.backend, one.precision) == (backend, precision)),
+            None,
+        )
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
 
 _PROVIDER = "CPUExecutionProvider"
@@ -21,14 +22,16 @@ class OnnxRuntimeBackend:
         Args:
             graph: An ONNX file without external data.
             batch_size: The one batch shape that will be run.
-            threads: Of ONNX Runtime; 0 takes one a core.
+            threads: Of ONNX Runtime; 0 takes every core that this process may use.
 
         Raises:
             GraphError: It is no ONNX graph that this version of ONNX Runtime can run.
             ProviderFellBackError: ONNX Runtime fell back to something else than was asked for.
         """
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or usable_cores()
+        # Decoding goes on beside it: threads that wait must not keep cores busy.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             # From bytes, not from a path: a graph that names external files finds none.
