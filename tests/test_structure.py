@@ -24,7 +24,7 @@ LAYERS = (
     ("artifact",),
     ("model",),
     ("runtime",),
-    ("classify", "evaluate"),
+    ("classify", "evaluate", "proof"),
     ("train",),
     ("export",),
     ("bench", "doctor", "checkup", "demo"),
