@@ -83,7 +83,7 @@ def certificate_html(
         f'<meta http-equiv=Content-Security-Policy content="{escape(POLICY)}">'
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<title>Certificate: {escape(certificate.verdict)}</title><link rel=icon href='data:,'>"
-        f"<style>{STYLE}</style><main>{_verdict(certificate)}{''.join(sections)}</main>"
+        f"<style>{STYLE}</style><main class={certificate.verdict}-page>{_verdict(certificate)}{''.join(sections)}</main>"
         "<footer>Made by lora-deploy from certificate.json, which has every figure. "
         "Repeat it with <code>lora-deploy verify BUNDLE --data CLIPS</code>.</footer></html>\n"
     )
@@ -130,7 +130,7 @@ def _headline(certificate: Certificate) -> str:
 def _meaning(certificate: Certificate) -> str:
     if certificate.void is not None:
         return (
-            f"<p>{shown(_sentence(certificate.void))}"
+            f"<p>The reason: {shown(certificate.void)}."
             "<p>Forms that agree here may still differ elsewhere. Prove it again on clips that get "
             "different labels."
         )
@@ -141,15 +141,15 @@ def _meaning(certificate: Certificate) -> str:
         )
     changed = {flip.clip for link in certificate.links for flip in link.flips}
     flips = (
-        f" {count(len(changed), 'clip')} changed the label in some form, which the budgets allow; "
-        "they are shown below."
+        f" {count(len(changed), 'clip')}, shown below, got another label in some form, which the "
+        "budgets allow."
         if changed
         else ""
     )
     return (
         "<p>What is shipped gives the answers of the model that was trained: no form is further from it "
         f"than its budget allows.{flips}"
-        f"<p>{_least_agreement(certificate)}It does not say how often the answers are right."
+        f"<p>{_least_agreement(certificate)}Agreement does not say how often the answers are right."
     )
 
 
@@ -166,9 +166,10 @@ def _least_agreement(certificate: Certificate) -> str:
 
 
 def _objections(certificate: Certificate) -> str:
-    if not certificate.objections:
+    told = [text for text in certificate.objections if text != certificate.void]
+    if not told:
         return ""
-    items = "".join(f"<li>{shown(_sentence(text))}" for text in certificate.objections)
+    items = "".join(f"<li>{shown(text)}" for text in told)
     return section("objections", "Why it did not pass", f"<ul class=plain>{items}</ul>")
 
 
@@ -203,7 +204,7 @@ def _links(certificate: Certificate) -> str:
         "Each form in figures",
         paragraph(
             "Differences are of a probability, from 0 to 1, over all clips and labels. Small print says "
-            "what the budget asks for, and what the agreement may be on other clips like these."
+            "what the budget asks for, and how low the share of all clips like these may be (95% interval)."
         ),
         stacked_table(columns, rows),
     )
@@ -229,7 +230,7 @@ def _link_row(link: Link, clips: int) -> Row:
                 "agreement",
                 percent(link.agreement),
                 f"needs {percent(budget.agreement)}",
-                f"elsewhere {low} or more",
+                f"true share ≥ {low}",
             ),
             str(len(link.flips)),
             judged(
@@ -255,7 +256,7 @@ def _classes(certificate: Certificate) -> str:
     order = sorted(
         by_label, key=lambda label: (min(found.agreement for _, found in by_label[label]), label)
     )
-    columns = ("label in the data", "clips", "same label", "largest difference")
+    columns = ("label in the data", "clips", "largest difference", "same label")
     rows = [_class_row(label, by_label[label]) for label in order]
     table = stacked_table(columns, rows[:MOST_CLASSES])
     if more := rows[MOST_CLASSES:]:
@@ -277,20 +278,16 @@ def _class_row(label: str, found: list[tuple[Link, ClassDifference]]) -> Row:
         ((one.agreement, form_title(link.forms[1])) for link, one in found if one.agreement < 1)
     )
     lines = [f"{percent(agreement)} in {shown(title)}" for agreement, title in below]
-    if full := len(found) - len(below):
-        lines.append(f"100% in {count(full, 'other form')}" if below else f"100% in {_all(full)}")
+    if len(below) < len(found):
+        lines.append("100% in every other form" if below else "100% in every form")
     return Row(
         [
             shown(label),
             str(max(one.clips for _, one in found)),
-            "<br>".join(lines),
             figure(max(one.largest_difference for _, one in found)),
+            "<br>".join(lines),
         ]
     )
-
-
-def _all(forms: int) -> str:
-    return "the one form" if forms == 1 else f"all {forms} forms"
 
 
 def _blocks(certificate: Certificate) -> str:
@@ -445,9 +442,3 @@ def _glossary() -> str:
     }
     items = "".join(f"<dt>{word}<dd>{escape(text)}" for word, text in words.items())
     return section("words", "Words", f"<dl class=words>{items}</dl>")
-
-
-def _sentence(text: str) -> str:
-    """With a capital and a full stop, as our own objections have neither."""
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -50,7 +50,7 @@ def figure(value: float) -> str:
     """A small measured number for a table: ``0.0123``, or ``1.2e-07``."""
     if not math.isfinite(value):
         return _NO_NUMBER
-    return f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.3g}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.0001 else f"{value:.3g}"
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
