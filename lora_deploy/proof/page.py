@@ -254,23 +254,38 @@ def _classes(certificate: Certificate) -> str:
     if not by_label:
         return ""
     order = sorted(
-        by_label, key=lambda label: (min(found.agreement for _, found in by_label[label]), label)
+        by_label,
+        key=lambda label: (
+            min(found.agreement for _, found in by_label[label]),
+            -max(found.largest_difference for _, found in by_label[label]),
+        ),
     )
-    columns = ("label in the data", "clips", "largest difference", "same label")
-    rows = [_class_row(label, by_label[label]) for label in order]
-    table = stacked_table(columns, rows[:MOST_CLASSES])
-    if more := rows[MOST_CLASSES:]:
-        table += folded(
-            f"{count(len(more), 'more class', 'more classes')}", stacked_table(columns, more)
-        )
+    differing = [label for label in order if any(one.agreement < 1 for _, one in by_label[label])]
+    open_ones = differing[:MOST_CLASSES]
+    folded_ones = order[len(open_ones) :]
+    words = "A class can suffer where the whole does not. " + (
+        "Those that agree least come first."
+        if differing
+        else f"Here none does: in each of {len(order)}, every form names the same labels."
+    )
+
+    def table(labels: list[str]) -> str:
+        rows = [_class_row(label, by_label[label]) for label in labels]
+        columns = ("label in the data", "clips", "largest difference", "same label")
+        return stacked_table(columns, rows)
+
+    others = count(len(folded_ones), "class", "classes")
     return section(
         "classes",
         "Each class",
-        paragraph(
-            "A class can suffer where the whole does not. Those that agree least come first."
-        ),
-        table,
+        paragraph(words),
+        table(open_ones) if open_ones else "",
+        folded(f"{others}{_also(differing, open_ones)}", table(folded_ones)) if folded_ones else "",
     )
+
+
+def _also(differing: list[str], open_ones: list[str]) -> str:
+    return " more" if len(open_ones) < len(differing) else " with the same label in every form"
 
 
 def _class_row(label: str, found: list[tuple[Link, ClassDifference]]) -> Row:
@@ -390,7 +405,7 @@ def _clips(certificate: Certificate) -> str:
         f"{shown(clip.sha256[:12])}…</small>"
         for clip in certificate.proof_clips
     )
-    which = folded("Which clips", f"<ul class=plain>{names}</ul>") if names else ""
+    which = folded("Which clips", f"<ul class='plain many'>{names}</ul>") if names else ""
     long = len(rows) > MOST_CLASSES
     return section(
         "clips",

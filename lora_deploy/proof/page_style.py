@@ -36,6 +36,9 @@ border:1px solid;border-left-width:.5rem}
 .facts dd{font-weight:600}
 .plain{list-style:disc;padding-left:1.2rem;max-width:46rem}
 .plain li{margin:.35rem 0}
+.many{columns:22rem;max-width:none}
+.many li{margin:.1rem 0;break-inside:avoid}
+h3{font-size:1rem;margin:1.2rem 0 .4rem}
 
 .chain{display:grid;gap:.4rem;margin:1rem 0}
 .line{display:flex;flex-wrap:wrap;gap:.5rem 0}
@@ -93,7 +96,7 @@ details[open]>summary{margin-bottom:.4rem}
 .short th{font-weight:400}
 footer{margin-top:3rem;color:var(--soft);font-size:.9rem}
 
-@media (max-width:50rem){
+@media screen and (max-width:50rem){
 body{padding-top:1rem}
 h1{font-size:1.4rem}
 .verdict{padding:1.1rem 1rem;gap:.4rem .8rem}
@@ -109,7 +112,7 @@ h1{font-size:1.4rem}
 .branches .pill{padding:.15rem .45rem}
 .stacked thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .stacked,.stacked tbody,.stacked tr,.stacked th,.stacked td{display:block}
-.stacked tr{display:grid;grid-template-columns:1fr 1fr;gap:.5rem .9rem;border:1px solid var(--line);
+.stacked tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.25rem,1fr));gap:.5rem .9rem;border:1px solid var(--line);
 border-radius:.7rem;padding:.7rem .8rem;margin-bottom:.7rem;break-inside:avoid}
 .stacked tr.fails{border:2px solid var(--bad);background:var(--bad-bg)}
 .stacked tr.fails>*{background:none;box-shadow:none}
