@@ -1,6 +1,7 @@
 """An ONNX graph that can be asked and changed: who makes a value, who takes it, what is constant."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -123,6 +124,13 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
         if found.name == name:
             return onnx.helper.get_attribute_value(found)
     return default
+
+
+def new_node(
+    op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any
+) -> onnx.NodeProto:
+    """A node, with ``domain`` and the operator's attributes by their names."""
+    return onnx.helper.make_node(op_type, inputs, outputs, name=name, **attributes)
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
