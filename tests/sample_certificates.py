@@ -104,9 +104,7 @@ def proved(number: int = 128, **changes: Any) -> Certificate:
         "proof_clips": clips(number),
         "left_out": (),
         "labels": LABELS,
-        "answered": {
-            label: sum(clip.label == label for clip in clips(number)) for label in LABELS
-        },
+        "answered": {label: sum(clip.label == label for clip in clips(number)) for label in LABELS},
         "void": None,
         "accuracy": {
             form: round(0.914 * number) / number

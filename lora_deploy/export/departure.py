@@ -79,7 +79,9 @@ def _with_outputs(model: onnx.ModelProto, names: Mapping[str, str]) -> bytes:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     given = {output.name for output in copy.graph.output}
-    known = {value.name: value for value in onnx.shape_inference.infer_shapes(copy).graph.value_info}
+    known = {
+        value.name: value for value in onnx.shape_inference.infer_shapes(copy).graph.value_info
+    }
     for name in names.values():
         if name not in given:
             copy.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))

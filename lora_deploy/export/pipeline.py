@@ -108,9 +108,12 @@ def merge_export(
     trained = open_source(source, base=base, labels=labels)
     clips = proof_clips(source, verify_on, trained.labels, most=settings.clips)
     with atomic.staged_folder(out) as stage, Clips(clips, trained.contract) as decoded:
-        export = _Export(stage, trained, wanted, Chain(
-            decoded, trained.labels, settings=settings, progress=progress
-        ))
+        export = _Export(
+            stage,
+            trained,
+            wanted,
+            Chain(decoded, trained.labels, settings=settings, progress=progress),
+        )
         export.calibration_clips = _calibration_clips(source, decoded.readable, settings)
         certificate = export.prove(
             "named by the user" if verify_on else "validation clips of the training"
@@ -429,14 +432,10 @@ def _vouch(
     return shipped
 
 
-def _thumbnails(
-    certificate: Certificate, clips: Clips, trained: Trained
-) -> dict[str, bytes]:
+def _thumbnails(certificate: Certificate, clips: Clips, trained: Trained) -> dict[str, bytes]:
     """Of the clips that flip in any form, by name."""
     flipped = {flip.clip for link in certificate.links for flip in link.flips}
     frames = clips.frames(trained.contract)
     return {
-        name: thumbnail(frames[row])
-        for row, (name, _) in enumerate(clips.named)
-        if name in flipped
+        name: thumbnail(frames[row]) for row, (name, _) in enumerate(clips.named) if name in flipped
     }

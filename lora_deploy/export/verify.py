@@ -46,7 +46,9 @@ def mark_skipped(chain: Chain, off: NDArray[np.float32]) -> None:
     ]
 
 
-def liveness_of(on: NDArray[np.float32], off: NDArray[np.float32], merging: Link | None) -> Liveness:
+def liveness_of(
+    on: NDArray[np.float32], off: NDArray[np.float32], merging: Link | None
+) -> Liveness:
     """Whether the adapter changes far more than merging it does.
 
     Args:

@@ -83,7 +83,7 @@ class Clips:
         frames = self._file(len(clips), contract)
         for clip, (_, outcome) in zip(clips, decoded, strict=True):
             if isinstance(outcome, ClipError):
-                self.left_out.append(f"{clip.path.name}: {outcome}")
+                self.left_out.append(f"{told(clip)}: {outcome}")
             else:
                 frames[len(self.readable)] = outcome.frames
                 self.readable.append(clip)
@@ -104,13 +104,13 @@ class Clips:
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """File name and true label of each clip."""
-        return [(clip.path.name, clip.label) for clip in self.readable]
+        """Name and true label of each clip."""
+        return [(told(clip), clip.label) for clip in self.readable]
 
-    def told(self) -> tuple[ProofClip, ...]:
+    def records(self) -> tuple[ProofClip, ...]:
         """The clips as the certificate names them."""
         return tuple(
-            ProofClip(name=clip.path.name, sha256=sha256_of_file(clip.path), label=clip.label)
+            ProofClip(name=told(clip), sha256=sha256_of_file(clip.path), label=clip.label)
             for clip in self.readable
         )
 
@@ -126,6 +126,11 @@ class Clips:
     def _file(self, clips: int, contract: PixelContract) -> NDArray[np.uint8]:
         path = Path(self._folder.name) / f"{len(self._frames)}.frames"
         return np.memmap(path, np.uint8, "w+", shape=(clips, *contract.frames_shape))
+
+
+def told(clip: LabelledClip) -> str:
+    """A clip's name in a certificate: its folder's and its own, as names repeat from class to class."""
+    return f"{clip.path.parent.name}/{clip.path.name}"
 
 
 def noise_frames(contract: PixelContract) -> NDArray[np.uint8]:

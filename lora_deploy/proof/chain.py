@@ -3,7 +3,7 @@
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,7 @@ class Chain:
             passed=not found,
             clips=len(self.clips.readable),
             source=source,
-            proof_clips=self.clips.told(),
+            proof_clips=self.clips.records(),
             left_out=tuple(self.clips.left_out),
             labels=self.labels,
             answered=dict(self._answered()),
