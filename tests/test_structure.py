@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lora_deploy.__file__).parent
 
 LAYERS = (
-    ("errors", "extras", "versions", "known_bad", "disk", "atomic", "progress", "cores"),
+    (
+        "errors",
+        "extras",
+        "versions",
+        "known_bad",
+        "disk",
+        "atomic",
+        "progress",
+        "cores",
+        "processor_name",
+    ),
     ("clips.contract",),
     ("config", "device"),
     ("clips",),
