@@ -32,7 +32,7 @@ def flip_cards(certificate: Certificate, thumbnails: Mapping[str, bytes]) -> str
     return (
         paragraph(
             f"{count(len(by_clip), 'clip')} of {certificate.clips} got another label in at least one "
-            "form. The margin says by how much the form before preferred its own label: a small one "
+            "form. The margin says by how much the form that it was compared with preferred its own label: a small one "
             "was nearly a toss-up, a large one is a real change of mind. The largest come first; ✓ stands "
             "at the label that the data names."
         )

@@ -158,7 +158,7 @@ def _least_agreement(certificate: Certificate) -> str:
         return ""
     least = min(certificate.links, key=lambda link: link.agreement)
     which = (
-        "Every form names the same label as the one before it on"
+        "Every form names the same label as the one it was compared with, on"
         if least.agreement == 1
         else f"{shown(form_title(least.forms[1]))} agrees least: the same label on"
     )
@@ -166,7 +166,11 @@ def _least_agreement(certificate: Certificate) -> str:
 
 
 def _objections(certificate: Certificate) -> str:
-    told = [text for text in certificate.objections if text != certificate.void]
+    told = [
+        text
+        for text in certificate.objections
+        if certificate.void is None or certificate.void not in text
+    ]
     if not told:
         return ""
     items = "".join(f"<li>{shown(text)}" for text in told)

@@ -31,7 +31,8 @@ border:1px solid;border-left-width:.5rem}
 .proved{color:var(--good);background:var(--good-bg)}
 .failed{color:var(--bad);background:var(--bad-bg)}
 .void{color:var(--warn);background:var(--warn-bg)}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.9rem 1.25rem;margin-top:1.3rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(7rem,1fr));gap:.9rem 1.25rem;margin-top:1.3rem}
+.facts :last-child:nth-child(6){grid-column-end:span 2}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{font-weight:600}
 .plain{list-style:disc;padding-left:1.2rem;max-width:46rem}

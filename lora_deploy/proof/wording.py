@@ -14,7 +14,8 @@ _TITLES = {
     "unmerged": "Trained adapter",
     "trained": "Trained model",
     "merged": "Merged model",
-    "onnx": "ONNX",
+    "onnx": "Plain ONNX",
+    "frames-in": "ONNX with raw frames in",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch",
@@ -118,7 +119,9 @@ def calibration_sentences(calibration: Calibration) -> list[str]:
     """What was done to scores, and when a clip is called unknown."""
     sentences = []
     if calibration.reason is not None:
-        sentences.append(f"Scores are left as the model computes them: {calibration.reason}.")
+        sentences.append(
+            f"Scores are left as the model computes them, no temperature was fitted: {calibration.reason}."
+        )
     else:
         sentences.append(
             f"Logits are divided by a temperature of {calibration.temperature:.3g} before they become "
