@@ -1,5 +1,7 @@
 """The model card of a bundle."""
 
+import json
+import re
 from html import escape
 
 from lora_deploy.artifact.bundle import ADAPTERS, CERTIFICATE_PAGE, MANIFEST, MODEL, ONNX
@@ -24,8 +26,8 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
     return "\n".join(
         [
             "---",
-            f"base_model: {base.id}",
-            f"license: {base.licence or 'other'}",
+            f"base_model: {_yaml(base.id)}",
+            f"license: {_yaml(base.licence or 'other')}",
             "pipeline_tag: video-classification",
             "---",
             "",
@@ -121,5 +123,11 @@ def _scores(certificate: Certificate) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A name as Markdown text: no cell, tag or line of its own making."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")
+    """A name as Markdown text: no cell, tag, link or line of its own making."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    return escape(text, quote=False)
+
+
+def _yaml(text: str) -> str:
+    """A name as a YAML value; what isn't plainly one is quoted, and JSON's quotes are YAML's."""
+    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)

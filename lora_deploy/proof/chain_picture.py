@@ -41,7 +41,7 @@ def _line(items: str, form: str, following: Mapping[str, Sequence[Link]], drawn:
         return line
     branches = "".join(_branch(link, following, drawn) for link in links)
     return (
-        f"{line}<p class=soft>and compared with {shown(form_title(form))}:</p>"
+        f"{line}<p class=soft>Compared with {shown(form_title(form))}:</p>"
         f"<ul class=branches>{branches}</ul>"
     )
 

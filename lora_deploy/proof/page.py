@@ -80,7 +80,7 @@ def certificate_html(
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
-        f'<meta http-equiv=Content-Security-Policy content="{escape(POLICY)}">'
+        f'<meta http-equiv=Content-Security-Policy content="{POLICY}">'
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<title>Certificate: {escape(certificate.verdict)}</title><link rel=icon href='data:,'>"
         f"<style>{STYLE}</style><main class={certificate.verdict}-page>{_verdict(certificate)}{''.join(sections)}</main>"
@@ -106,7 +106,9 @@ def _verdict(certificate: Certificate) -> str:
         f"<h1>{shown(_headline(certificate))}</h1><div>{_meaning(certificate)}</div></div>"
         + "<dl class=facts>"
         + "".join(
-            f"<div><dt>{name}<dd>{shown(value)}</div>" for name, value in facts.items() if value
+            f"<div{' class=long' if len(value) > 40 else ''}><dt>{name}<dd>{shown(value)}</div>"
+            for name, value in facts.items()
+            if value
         )
         + "</dl></header>"
     )

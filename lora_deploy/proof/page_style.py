@@ -31,8 +31,8 @@ border:1px solid;border-left-width:.5rem}
 .proved{color:var(--good);background:var(--good-bg)}
 .failed{color:var(--bad);background:var(--bad-bg)}
 .void{color:var(--warn);background:var(--warn-bg)}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(7rem,1fr));gap:.9rem 1.25rem;margin-top:1.3rem}
-.facts :last-child:nth-child(6){grid-column-end:span 2}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.9rem 1.25rem;margin-top:1.3rem}
+.facts .long{grid-column:1/-1}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{font-weight:600}
 .plain{list-style:disc;padding-left:1.2rem;max-width:46rem}
@@ -110,6 +110,7 @@ h1{font-size:1.4rem}
 .chain>.line .edge.fails::before{border-left-style:dashed;border-color:var(--bad)}
 .chain>.line .edge::after{display:none}
 .branches .edge::before{width:.5rem}
+.branches .step+.step{margin-left:1.5rem}
 .branches .pill{padding:.15rem .45rem}
 .stacked thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .stacked,.stacked tbody,.stacked tr,.stacked th,.stacked td{display:block}

@@ -39,7 +39,8 @@ def percent(part: float) -> str:
     digits = 1
     while part < 1 and round(value, digits) >= 100 and digits < 6:
         digits += 1
-    return f"{_trimmed(value, digits)}%"
+    text = _trimmed(value, digits)
+    return "just under 100%" if text == "100" and part < 1 else f"{text}%"
 
 
 def _trimmed(value: float, digits: int) -> str:
