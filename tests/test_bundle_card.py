@@ -103,7 +103,7 @@ def test_no_label_or_source_becomes_markup_of_the_card(strange: str) -> None:
         assert unescaped.count("`") % 2 == 0
 
 
-@pytest.mark.parametrize("strange", ["/a: b", "mit\ntags: [x]", "- a", '"', "yes #no"])
+@pytest.mark.parametrize("strange", ["/a: b", "mit\ntags: [x]", "- a", '"', "yes #no", "no"])
 def test_the_head_of_the_card_is_yaml_whatever_the_base_is_called(strange: str) -> None:
     base = trained().base.model_copy(update={"id": strange, "licence": strange})
     head = bundle_card(trained(base=base), proved()).split("---\n")[1]

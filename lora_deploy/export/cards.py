@@ -1,8 +1,9 @@
 """The model card of a bundle."""
 
-import json
 import re
 from html import escape
+
+import yaml
 
 from lora_deploy.artifact.bundle import ADAPTERS, CERTIFICATE_PAGE, MANIFEST, MODEL, ONNX
 from lora_deploy.proof.certificate import Certificate, Link
@@ -26,9 +27,7 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
     return "\n".join(
         [
             "---",
-            f"base_model: {_yaml(base.id)}",
-            f"license: {_yaml(base.licence or 'other')}",
-            "pipeline_tag: video-classification",
+            _head(trained),
             "---",
             "",
             "# Action recogniser",
@@ -58,6 +57,17 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
             "",
         ]
     )
+
+
+def _head(trained: Trained) -> str:
+    """What a hub reads, as YAML."""
+    values = {
+        "base_model": trained.base.id,
+        "license": trained.base.licence or "other",
+        "pipeline_tag": "video-classification",
+    }
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.strip()
 
 
 def _commands(certificate: Certificate) -> list[str]:
@@ -126,8 +136,3 @@ def _plain(text: str) -> str:
     """A name as Markdown text: no cell, tag, link or line of its own making."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return escape(text, quote=False)
-
-
-def _yaml(text: str) -> str:
-    """A name as a YAML value; what isn't plainly one is quoted, and JSON's quotes are YAML's."""
-    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
