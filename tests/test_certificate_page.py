@@ -281,6 +281,7 @@ def test_what_is_no_number_keeps_no_budget(field: str) -> None:
 def test_all_of_a_few_clips_is_not_read_as_always() -> None:
     assert certainty(1.0, 12) == "100% of 12 clips; with so few the true share may be as low as 76%"
     assert certainty(1.0, 128) == "100% of 128 clips; the true share may be as low as 97%"
+    assert certainty(1.0, 256).endswith("as low as 98.5%")
     assert certainty(1.0, 12) in text_of(proved(12))
     assert "true share ≥ 76%" in section_of(proved(12), "links")
 
