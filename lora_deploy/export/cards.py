@@ -1,6 +1,6 @@
 """The model card of a bundle."""
 
-from lora_deploy.export.verify import Certificate
+from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.trained import Trained
 
 

@@ -118,7 +118,9 @@ class _Quantising:
         ]
         module = node.name.rpartition("/")[0]
         self.nodes.append(
-            new_node("DequantizeLinear", inputs, [name], f"{module}/DequantizeLinear:{name}", axis=axis)
+            new_node(
+                "DequantizeLinear", inputs, [name], f"{module}/DequantizeLinear:{name}", axis=axis
+            )
         )
         self._done[name] = name
         return name

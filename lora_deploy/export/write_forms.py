@@ -23,12 +23,10 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import shared
 from lora_deploy.errors import AdapterChangedError, ClipError
-from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.half import in_half
 from lora_deploy.export.merge import merge
 from lora_deploy.export.plan import Plan
-from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter_files import adapter_fingerprint
 from lora_deploy.model.architectures import logits_of
