@@ -27,13 +27,13 @@ BUDGETS: Mapping[Precision, Budget] = {
 
 FORMS: tuple[tuple[str, str, Precision], ...] = (
     ("unmerged", "merged", "fp32"),
-    ("merged", "onnxruntime-fp32", "fp32"),
-    ("onnxruntime-fp32", "openvino-fp32", "fp32"),
-    ("onnxruntime-fp32", "onnxruntime-fp16", "fp16"),
-    ("onnxruntime-fp32", "openvino-bf16", "bf16"),
-    ("onnxruntime-fp32", "openvino-int8", "int8"),
+    ("merged", "onnx", "fp32"),
+    ("unmerged", "onnxruntime-fp32", "fp32"),
+    ("unmerged", "onnxruntime-fp16", "fp16"),
+    ("unmerged", "openvino-bf16", "bf16"),
+    ("unmerged", "openvino-int8", "int8"),
 )
-"""Seven forms: one compared with the next, then the fast ones with one of them."""
+"""Seven forms: one made of the other, then those that are run with the trained one."""
 
 
 def clips(number: int) -> tuple[ProofClip, ...]:
@@ -127,7 +127,7 @@ def proved(number: int = 128, **changes: Any) -> Certificate:
         ),
         "objections": (),
         "versions": {"lora-deploy": "0.1.0", "torch": "2.13.0", "openvino": "2026.3"},
-        "computer": "x86_64 with avx512_bf16 and amx_int8",
+        "computer": "Intel(R) Xeon(R) Processor @ 2.90GHz, 2 cores, avx2 avx512f avx512_bf16 amx_int8",
         "date": "2026-01-31",
         **changes,
     }
@@ -136,7 +136,9 @@ def proved(number: int = 128, **changes: Any) -> Certificate:
 
 def failed() -> Certificate:
     """int8 names other labels, which shows where it departs; fp16 was mended; one clip is broken."""
-    flips = [flip(index, "no_fight", 0.47 - index / 40) for index in (1, 3, 4, 7, 9, 13, 15)]
+    flips = [
+        flip(index, LABELS[(index + 2) % 6], 0.47 - index / 40) for index in (1, 3, 4, 7, 9, 13, 15)
+    ]
     links = [link(*forms) for forms in FORMS]
     links[3] = link(
         *FORMS[3],
@@ -155,10 +157,12 @@ def failed() -> Certificate:
     return proved(
         passed=False,
         links=tuple(links),
+        accuracy={**proved().accuracy, "openvino-int8": 110 / 128},
         left_out=("scene_17.mp4: unreadable: the file ends before its first picture",),
         objections=(
-            "openvino-int8 answers differently from onnxruntime-fp32: probabilities differ by up to "
-            "0.62 (budget 0.15), 7 clips get another label",
+            "openvino-int8 answers differently from unmerged: 7 clips get another label (agreement "
+            "94.5%, at least 98.0% is needed), probabilities differ by up to 0.62 (budget 0.15) and "
+            "by 0.071 nats (budget 0.02); videomae.encoder.layer.7 departs first",
         ),
     )
 
@@ -178,6 +182,7 @@ def void() -> Certificate:
             error_after=0.2,
             reason="12 clips are too few to fit one",
         ),
+        accuracy=dict.fromkeys(proved().accuracy, 2 / 12),
         speeds=(),
-        objections=(reason,),
+        objections=(f"the proof is void: {reason}",),
     )

@@ -21,8 +21,8 @@ def chain_picture(certificate: Certificate) -> str:
     drawn: set[str] = set()
     lines = []
     for start in starts:
-        before = _from_base(certificate.liveness) if start == starts[0] else ""
-        lines.append(_line(f"{before}{_node(start)}", start, following, drawn))
+        liveness = certificate.liveness if start == starts[0] else None
+        lines.append(_line(_beginning(start, liveness), start, following, drawn))
     return f"<div class=chain>{''.join(lines)}</div>"
 
 
@@ -32,32 +32,42 @@ def _line(items: str, form: str, following: Mapping[str, Sequence[Link]], drawn:
     links = following.get(form, ())
     while len(links) == 1:
         [link] = links
-        items += f"{_edge(link)}{_node(link.forms[1], link)}"
-        links = () if link.forms[1] in drawn else following.get(link.forms[1], ())
-        drawn.add(link.forms[1])
+        items += _step(link)
+        form = link.forms[1]
+        links = () if form in drawn else following.get(form, ())
+        drawn.add(form)
+    line = f"<ol class=line>{items}</ol>"
+    if not links:
+        return line
     branches = "".join(_branch(link, following, drawn) for link in links)
-    return f"<ol class=line>{items}</ol>" + (branches and f"<ul class=branches>{branches}</ul>")
+    return (
+        f"{line}<p class=soft>Compared with {shown(form_title(form))}:</p>"
+        f"<ul class=branches>{branches}</ul>"
+    )
 
 
 def _branch(link: Link, following: Mapping[str, Sequence[Link]], drawn: set[str]) -> str:
-    items = f"{_edge(link)}{_node(link.forms[1], link)}"
-    style = "" if link.passed else " class=fails"
     if link.forms[1] in drawn:
-        return f"<li{style}><ol class=line>{items}</ol>"
-    return f"<li{style}>{_line(items, link.forms[1], following, drawn)}"
+        return f"<li><ol class=line>{_step(link)}</ol>"
+    return f"<li>{_line(_step(link), link.forms[1], following, drawn)}"
+
+
+def _step(link: Link) -> str:
+    """A form with what leads to it, which no line break parts."""
+    return f"<li class=step>{_edge(link)}{_node(link.forms[1], link)}"
 
 
 def _node(form: str, link: Link | None = None) -> str:
     title = form_title(form)
     notes = []
     if link is not None:
-        if link.precision not in title:
+        if link.precision != "fp32" and link.precision not in title:
             notes.append(f"computes in {link.precision}")
         if link.kept:
             notes.append(f"{count(len(link.kept), 'block')} kept in a higher precision")
     small = f"<small>{', '.join(notes)}</small>" if notes else ""
     failing = link is not None and not link.passed
-    return f"<li class='node{' fails' if failing else ''}'><b>{shown(title)}</b>{small}"
+    return f"<span class='node{' fails' if failing else ''}'><b>{shown(title)}</b>{small}</span>"
 
 
 def _edge(link: Link) -> str:
@@ -67,19 +77,22 @@ def _edge(link: Link) -> str:
     if link.adapter_skipped:
         small = "the adapter was skipped"
     return (
-        f"<li class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}</span> "
-        f"{percent(link.agreement)}</b><small>{small}</small></span>"
+        f"<span class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}</span> "
+        f"{percent(link.agreement)}</b><small>{small}</small></span></span>"
     )
 
 
-def _from_base(liveness: Liveness | None) -> str:
-    """The link that must *not* agree: a model that answers as its base does has learned nothing."""
+def _beginning(form: str, liveness: Liveness | None) -> str:
+    """The first form, after the link that must *not* agree: else nothing would have been learned."""
     if liveness is None:
-        return ""
+        return f"<li class=step>{_node(form)}"
     verdict, sign = ("holds", "✓") if liveness.passed else ("fails", "✗")
-    words = "differ, as they must" if liveness.passed else "must differ · fails"
+    by = f"by up to {figure(liveness.largest_logit_difference)}"
+    differs, words = ("differs", f"{by}, as it must") if liveness.passed else ("the same", by)
     return (
-        "<li class=node><b>Adapter switched off</b><small>its trained head kept on</small>"
-        f"<li class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}</span> ≠ "
-        f"{figure(liveness.largest_logit_difference)}</b><small>{words}</small></span>"
+        "<li class=step><span class=node><b>Adapter switched off</b>"
+        "<small>its trained head kept on</small></span>"
+        f"<li class=step><span class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}"
+        f"</span> {differs}</b><small>{words}</small></span></span>"
+        f"{_node(form)}"
     )

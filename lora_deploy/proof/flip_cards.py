@@ -32,8 +32,9 @@ def flip_cards(certificate: Certificate, thumbnails: Mapping[str, bytes]) -> str
     return (
         paragraph(
             f"{count(len(by_clip), 'clip')} of {certificate.clips} got another label in at least one "
-            "form. The margin says by how much the form before preferred its own label: a small one "
-            "was nearly a toss-up, a large one is a real change of mind. The largest come first."
+            "form. The margin says by how much the form that it was compared with preferred its own label: a small one "
+            "was nearly a toss-up, a large one is a real change of mind. The largest come first; ✓ stands "
+            "at the label that the data names."
         )
         + f"<ul class=cards>{''.join(cards[:MOST_CARDS])}</ul>"
         + (
@@ -51,7 +52,7 @@ def _card(clip: str, flipped: _Flipped, thumbnail: bytes | None) -> str:
     truth = flipped[0][1].truth
     return (
         f"<li class=card>{_picture(thumbnail)}<div class=caption><b>{shown(clip)}</b>"
-        f"<p>Its label in the data: {shown(truth)}"
+        f"<p>in the data: {shown(truth)}"
         f"<dl>{''.join(_change(link, flip) for link, flip in flipped)}</dl></div>"
     )
 

@@ -80,10 +80,10 @@ def certificate_html(
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
-        f'<meta http-equiv=Content-Security-Policy content="{escape(POLICY)}">'
+        f'<meta http-equiv=Content-Security-Policy content="{POLICY}">'
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<title>Certificate: {escape(certificate.verdict)}</title><link rel=icon href='data:,'>"
-        f"<style>{STYLE}</style><main>{_verdict(certificate)}{''.join(sections)}</main>"
+        f"<style>{STYLE}</style><main class={certificate.verdict}-page>{_verdict(certificate)}{''.join(sections)}</main>"
         "<footer>Made by lora-deploy from certificate.json, which has every figure. "
         "Repeat it with <code>lora-deploy verify BUNDLE --data CLIPS</code>.</footer></html>\n"
     )
@@ -106,7 +106,9 @@ def _verdict(certificate: Certificate) -> str:
         f"<h1>{shown(_headline(certificate))}</h1><div>{_meaning(certificate)}</div></div>"
         + "<dl class=facts>"
         + "".join(
-            f"<div><dt>{name}<dd>{shown(value)}</div>" for name, value in facts.items() if value
+            f"<div{' class=long' if len(value) > 40 else ''}><dt>{name}<dd>{shown(value)}</div>"
+            for name, value in facts.items()
+            if value
         )
         + "</dl></header>"
     )
@@ -130,7 +132,7 @@ def _headline(certificate: Certificate) -> str:
 def _meaning(certificate: Certificate) -> str:
     if certificate.void is not None:
         return (
-            f"<p>{shown(_sentence(certificate.void))}"
+            f"<p>The reason: {shown(certificate.void)}."
             "<p>Forms that agree here may still differ elsewhere. Prove it again on clips that get "
             "different labels."
         )
@@ -141,15 +143,15 @@ def _meaning(certificate: Certificate) -> str:
         )
     changed = {flip.clip for link in certificate.links for flip in link.flips}
     flips = (
-        f" {count(len(changed), 'clip')} changed the label in some form, which the budgets allow; "
-        "they are shown below."
+        f" {count(len(changed), 'clip')}, shown below, got another label in some form, which the "
+        "budgets allow."
         if changed
         else ""
     )
     return (
         "<p>What is shipped gives the answers of the model that was trained: no form is further from it "
         f"than its budget allows.{flips}"
-        f"<p>{_least_agreement(certificate)}It does not say how often the answers are right."
+        f"<p>{_least_agreement(certificate)}Agreement does not say how often the answers are right."
     )
 
 
@@ -158,7 +160,7 @@ def _least_agreement(certificate: Certificate) -> str:
         return ""
     least = min(certificate.links, key=lambda link: link.agreement)
     which = (
-        "Every form names the same label as the one before it on"
+        "Every form names the same label as the one it was compared with, on"
         if least.agreement == 1
         else f"{shown(form_title(least.forms[1]))} agrees least: the same label on"
     )
@@ -166,9 +168,14 @@ def _least_agreement(certificate: Certificate) -> str:
 
 
 def _objections(certificate: Certificate) -> str:
-    if not certificate.objections:
+    told = [
+        text
+        for text in certificate.objections
+        if certificate.void is None or certificate.void not in text
+    ]
+    if not told:
         return ""
-    items = "".join(f"<li>{shown(_sentence(text))}" for text in certificate.objections)
+    items = "".join(f"<li>{shown(text)}" for text in told)
     return section("objections", "Why it did not pass", f"<ul class=plain>{items}</ul>")
 
 
@@ -203,7 +210,7 @@ def _links(certificate: Certificate) -> str:
         "Each form in figures",
         paragraph(
             "Differences are of a probability, from 0 to 1, over all clips and labels. Small print says "
-            "what the budget asks for, and what the agreement may be on other clips like these."
+            "what the budget asks for, and how low the share of all clips like these may be (95% interval)."
         ),
         stacked_table(columns, rows),
     )
@@ -229,7 +236,7 @@ def _link_row(link: Link, clips: int) -> Row:
                 "agreement",
                 percent(link.agreement),
                 f"needs {percent(budget.agreement)}",
-                f"elsewhere {low} or more",
+                f"true share ≥ {low}",
             ),
             str(len(link.flips)),
             judged(
@@ -253,23 +260,38 @@ def _classes(certificate: Certificate) -> str:
     if not by_label:
         return ""
     order = sorted(
-        by_label, key=lambda label: (min(found.agreement for _, found in by_label[label]), label)
+        by_label,
+        key=lambda label: (
+            min(found.agreement for _, found in by_label[label]),
+            -max(found.largest_difference for _, found in by_label[label]),
+        ),
     )
-    columns = ("label in the data", "clips", "same label", "largest difference")
-    rows = [_class_row(label, by_label[label]) for label in order]
-    table = stacked_table(columns, rows[:MOST_CLASSES])
-    if more := rows[MOST_CLASSES:]:
-        table += folded(
-            f"{count(len(more), 'more class', 'more classes')}", stacked_table(columns, more)
-        )
+    differing = [label for label in order if any(one.agreement < 1 for _, one in by_label[label])]
+    open_ones = differing[:MOST_CLASSES]
+    folded_ones = order[len(open_ones) :]
+    words = "A class can suffer where the whole does not. " + (
+        "Those that agree least come first."
+        if differing
+        else f"Here none does: in each of {len(order)}, every form names the same labels."
+    )
+
+    def table(labels: list[str]) -> str:
+        rows = [_class_row(label, by_label[label]) for label in labels]
+        columns = ("label in the data", "clips", "largest difference", "same label")
+        return stacked_table(columns, rows)
+
+    others = count(len(folded_ones), "class", "classes")
     return section(
         "classes",
         "Each class",
-        paragraph(
-            "A class can suffer where the whole does not. Those that agree least come first."
-        ),
-        table,
+        paragraph(words),
+        table(open_ones) if open_ones else "",
+        folded(f"{others}{_also(differing, open_ones)}", table(folded_ones)) if folded_ones else "",
     )
+
+
+def _also(differing: list[str], open_ones: list[str]) -> str:
+    return " more" if len(open_ones) < len(differing) else " with the same label in every form"
 
 
 def _class_row(label: str, found: list[tuple[Link, ClassDifference]]) -> Row:
@@ -277,20 +299,16 @@ def _class_row(label: str, found: list[tuple[Link, ClassDifference]]) -> Row:
         ((one.agreement, form_title(link.forms[1])) for link, one in found if one.agreement < 1)
     )
     lines = [f"{percent(agreement)} in {shown(title)}" for agreement, title in below]
-    if full := len(found) - len(below):
-        lines.append(f"100% in {count(full, 'other form')}" if below else f"100% in {_all(full)}")
+    if len(below) < len(found):
+        lines.append("100% in every other form" if below else "100% in every form")
     return Row(
         [
             shown(label),
             str(max(one.clips for _, one in found)),
-            "<br>".join(lines),
             figure(max(one.largest_difference for _, one in found)),
+            "<br>".join(lines),
         ]
     )
-
-
-def _all(forms: int) -> str:
-    return "the one form" if forms == 1 else f"all {forms} forms"
 
 
 def _blocks(certificate: Certificate) -> str:
@@ -393,7 +411,7 @@ def _clips(certificate: Certificate) -> str:
         f"{shown(clip.sha256[:12])}…</small>"
         for clip in certificate.proof_clips
     )
-    which = folded("Which clips", f"<ul class=plain>{names}</ul>") if names else ""
+    which = folded("Which clips", f"<ul class='plain many'>{names}</ul>") if names else ""
     long = len(rows) > MOST_CLASSES
     return section(
         "clips",
@@ -445,9 +463,3 @@ def _glossary() -> str:
     }
     items = "".join(f"<dt>{word}<dd>{escape(text)}" for word, text in words.items())
     return section("words", "Words", f"<dl class=words>{items}</dl>")
-
-
-def _sentence(text: str) -> str:
-    """With a capital and a full stop, as our own objections have neither."""
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."

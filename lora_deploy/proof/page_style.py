@@ -8,8 +8,9 @@ STYLE = """
 *{box-sizing:border-box}
 body{font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;margin:0 auto;
 max-width:60rem;padding:1.5rem 1rem 4rem;background:var(--bg);color:var(--ink);font-variant-numeric:tabular-nums;
-overflow-wrap:anywhere;-webkit-text-size-adjust:100%}
-h1{font-size:1.75rem;line-height:1.2;margin:0;text-wrap:balance}
+overflow-wrap:break-word;-webkit-text-size-adjust:100%}
+h1{font-size:1.75rem;line-height:1.2;margin:0}
+bdi{overflow-wrap:anywhere}
 h2{font-size:1.25rem;line-height:1.3;margin:0 0 .6rem}
 section{margin-top:2.75rem}
 p{margin:.5rem 0;max-width:46rem}
@@ -19,53 +20,63 @@ small{color:var(--soft);font-size:.85em}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .soft{color:var(--soft)}
+.void-page section{--good:var(--soft);--good-bg:var(--tile)}
 
 .verdict{display:grid;grid-template-columns:auto 1fr;gap:0 1.1rem;padding:1.4rem 1.5rem;border-radius:.9rem;
 border:1px solid;border-left-width:.5rem}
 .verdict svg{width:3.5rem;height:3.5rem;grid-row:span 2}
 .verdict h1{align-self:center;min-height:2rem}
 .verdict div{grid-column:2;color:var(--ink)}
+.verdict p:last-child{margin-bottom:0}
 .proved{color:var(--good);background:var(--good-bg)}
 .failed{color:var(--bad);background:var(--bad-bg)}
 .void{color:var(--warn);background:var(--warn-bg)}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:.9rem 1.5rem;margin-top:1.3rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.9rem 1.25rem;margin-top:1.3rem}
+.facts .long{grid-column:1/-1}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{font-weight:600}
 .plain{list-style:disc;padding-left:1.2rem;max-width:46rem}
 .plain li{margin:.35rem 0}
+.many{columns:22rem;max-width:none}
+.many li{margin:.1rem 0;break-inside:avoid}
+h3{font-size:1rem;margin:1.2rem 0 .4rem}
 
-.chain{display:grid;gap:1.2rem}
-.line{display:flex;flex-wrap:wrap;align-items:center;gap:.5rem}
-.node{padding:.55rem .8rem;border:1px solid var(--line);border-radius:.6rem;background:var(--tile);min-width:0}
-.node small{display:block;line-height:1.35}
-.edge{display:flex;align-items:center;gap:.4rem;min-width:0}
-.edge::before,.edge::after{content:"";flex:1 1 .7rem;min-width:.7rem;border-top:2px solid var(--line)}
-.edge::after{border:0;flex:none;min-width:0;width:.5rem;height:.5rem;border-top:2px solid var(--soft);
-border-right:2px solid var(--soft);transform:rotate(45deg);margin-left:-.35rem}
-.pill{padding:.2rem .65rem;border-radius:.7rem;border:1px solid;line-height:1.3;text-align:center}
+.chain{display:grid;gap:.4rem;margin:1rem 0}
+.line{display:flex;flex-wrap:wrap;gap:.5rem 0}
+.step{display:flex;align-items:center;min-width:0;max-width:100%}
+.node{padding:.5rem .75rem;border:1px solid var(--line);border-radius:.6rem;background:var(--tile);min-width:0;
+line-height:1.35}
+.node small{display:block}
+.edge{display:flex;align-items:center;flex:none}
+.edge::before{content:"";width:.8rem;border-top:2px solid var(--soft)}
+.edge::after{content:"";width:.5rem;height:.5rem;border-top:2px solid var(--soft);border-right:2px solid var(--soft);
+transform:rotate(45deg);margin:0 .2rem 0 .1rem}
+.pill{padding:.15rem .6rem;border-radius:.7rem;border:1px solid;line-height:1.3;text-align:center}
 .pill small{display:block;color:inherit}
 .holds .pill{color:var(--good);background:var(--good-bg)}
 .fails .pill{color:var(--bad);background:var(--bad-bg);border-width:2px}
 .edge.fails::before{border-top-style:dashed;border-color:var(--bad)}
 .node.fails{border:2px solid var(--bad)}
-.branches{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20.5rem,100%),1fr));gap:.7rem 1.5rem;
-padding:.2rem 0 .2rem 1rem;margin-left:1rem;border-left:2px solid var(--line)}
-.branches .line{flex-wrap:nowrap}
-.branches>li{min-width:0}
-.branches .branches{margin-top:.7rem;grid-template-columns:1fr}
+.branches{margin:0 0 .6rem .8rem}
+.chain>p,.branches p{margin:.5rem 0 0;font-size:.85rem}
+.branches>li{position:relative;padding:.35rem 0}
+.branches>li::before{content:"";position:absolute;left:0;top:0;bottom:0;border-left:2px solid var(--soft)}
+.branches>li:last-child::before{bottom:50%}
 
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.55rem .7rem .55rem 0;border-bottom:1px solid var(--line)}
 thead th{font-size:.85rem;font-weight:600;color:var(--soft);vertical-align:bottom}
 tbody th{font-weight:600}
+td b,td>div>small,thead th{white-space:nowrap}
+.stacked thead th:last-child,.stacked td:last-child{padding-right:.4rem}
 td small,th small{display:block;font-weight:400;line-height:1.35}
 tr.fails>*{background:var(--bad-bg)}
 tr.fails>:first-child{box-shadow:inset .25rem 0 var(--bad);padding-left:.7rem}
 .over{font-weight:700;color:var(--bad)}
 .bar{display:block;height:.5rem;border-radius:.25rem;background:var(--line);margin-top:.45rem;overflow:hidden}
 .bar i{display:block;height:100%;background:var(--bar)}
-.bars li{display:grid;grid-template-columns:11rem minmax(6rem,1fr) minmax(13rem,auto);gap:0 1rem;
-padding:.3rem 0}
+.bars{display:grid;grid-template-columns:fit-content(14rem) minmax(5rem,1fr) fit-content(24rem);gap:0 1.25rem}
+.bars li{display:grid;grid-column:1/-1;grid-template-columns:subgrid;padding:.3rem 0}
 
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:.9rem}
 .card{display:flex;gap:.9rem;padding:.8rem;border:1px solid var(--line);border-radius:.7rem;background:var(--tile);
@@ -86,29 +97,33 @@ details[open]>summary{margin-bottom:.4rem}
 .short th{font-weight:400}
 footer{margin-top:3rem;color:var(--soft);font-size:.9rem}
 
-@media (max-width:45rem){
+@media screen and (max-width:50rem){
 body{padding-top:1rem}
 h1{font-size:1.4rem}
 .verdict{padding:1.1rem 1rem;gap:.4rem .8rem}
 .verdict svg{width:2.6rem;height:2.6rem;grid-row:auto}
 .verdict div{grid-column:1/-1}
-.chain .line{flex-direction:column;align-items:flex-start;gap:.3rem}
-.chain .edge{margin-left:1.2rem}
-.chain .edge::before{flex:none;min-width:0;width:0;height:2.2rem;border-top:0;border-left:2px solid var(--line)}
-.chain .edge.fails::before{border-left:2px dashed var(--bad)}
-.chain .edge::after{order:-1;transform:rotate(135deg);margin:0 -.85rem 0 -.2rem;align-self:flex-end;
-border-color:var(--soft)}
-.branches{margin-left:0;padding-left:.8rem;gap:1.1rem}
+.chain>.line{flex-direction:column;gap:0}
+.chain>.line .step{flex-direction:column;align-items:flex-start}
+.chain>.line .edge{margin-left:1.2rem;padding:.15rem 0 .25rem}
+.chain>.line .edge::before{width:0;height:2.7rem;border-top:0;border-left:2px solid var(--soft);margin-right:.6rem}
+.chain>.line .edge.fails::before{border-left-style:dashed;border-color:var(--bad)}
+.chain>.line .edge::after{display:none}
+.branches .edge::before{width:.5rem}
+.branches .step+.step{margin-left:1.5rem}
+.branches .pill{padding:.15rem .45rem}
 .stacked thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .stacked,.stacked tbody,.stacked tr,.stacked th,.stacked td{display:block}
-.stacked tr{border:1px solid var(--line);border-radius:.7rem;padding:.5rem .8rem;margin-bottom:.7rem}
+.stacked tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.25rem,1fr));gap:.5rem .9rem;border:1px solid var(--line);
+border-radius:.7rem;padding:.7rem .8rem;margin-bottom:.7rem;break-inside:avoid}
 .stacked tr.fails{border:2px solid var(--bad);background:var(--bad-bg)}
-.stacked tr.fails>*{background:none;box-shadow:none;padding-left:0}
-.stacked tbody th{padding:.2rem 0 .4rem;border:0}
-.stacked td{display:grid;grid-template-columns:8.5rem 1fr;gap:.8rem;padding:.3rem 0;border-bottom:0;
-border-top:1px solid var(--line)}
-.stacked td::before{content:attr(data-label);color:var(--soft);font-size:.9rem}
-.bars li{grid-template-columns:1fr;padding:.5rem 0}
+.stacked tr.fails>*{background:none;box-shadow:none}
+.stacked th,.stacked td,.stacked tr.fails>*{padding:0;border:0;min-width:0}
+.stacked tbody th{grid-column:1/-1;padding-bottom:.35rem;border-bottom:1px solid var(--line)}
+.stacked td:last-child:nth-child(even){grid-column:1/-1}
+.stacked td::before{content:attr(data-label);display:block;color:var(--soft);font-size:.85rem}
+.bars{grid-template-columns:1fr}
+.bars li{padding:.5rem 0}
 .bar{margin:.3rem 0}
 .cards{gap:.7rem}
 }

@@ -14,7 +14,8 @@ _TITLES = {
     "unmerged": "Trained adapter",
     "trained": "Trained model",
     "merged": "Merged model",
-    "onnx": "ONNX",
+    "onnx": "Plain ONNX",
+    "frames-in": "ONNX with raw frames in",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch",
@@ -38,7 +39,8 @@ def percent(part: float) -> str:
     digits = 1
     while part < 1 and round(value, digits) >= 100 and digits < 6:
         digits += 1
-    return f"{_trimmed(value, digits)}%"
+    text = _trimmed(value, digits)
+    return "just under 100%" if text == "100" and part < 1 else f"{text}%"
 
 
 def _trimmed(value: float, digits: int) -> str:
@@ -50,7 +52,7 @@ def figure(value: float) -> str:
     """A small measured number for a table: ``0.0123``, or ``1.2e-07``."""
     if not math.isfinite(value):
         return _NO_NUMBER
-    return f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.3g}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.0001 else f"{value:.3g}"
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
@@ -118,7 +120,9 @@ def calibration_sentences(calibration: Calibration) -> list[str]:
     """What was done to scores, and when a clip is called unknown."""
     sentences = []
     if calibration.reason is not None:
-        sentences.append(f"Scores are left as the model computes them: {calibration.reason}.")
+        sentences.append(
+            f"Scores are left as the model computes them, no temperature was fitted: {calibration.reason}."
+        )
     else:
         sentences.append(
             f"Logits are divided by a temperature of {calibration.temperature:.3g} before they become "
