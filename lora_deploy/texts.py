@@ -1,5 +1,6 @@
 """What commands print for a person: a value in, lines out."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,12 +75,43 @@ def survey(found: "Survey") -> str:
 
 
 def diagnosis(found: "Diagnosis") -> str:
-    """Versions, the fence, and what should be mended."""
-    lines = [f"{package} {version}" for package, version in found.versions.items()]
-    if not found.fence.missing:
-        lines.append("the fence around the decoder is whole")
-    lines += [str(finding) for finding in found.decoders if finding.is_right]
-    return "\n".join([*lines, *(f"! {line}" for line in found.complaints)])
+    """What is here, what was seen to work, and what should be mended."""
+    versions = dict(found.versions)
+    own = f"lora-deploy {versions.pop('lora-deploy', '(not installed)')}"
+    lines = [
+        f"{own} on Python {versions.pop('python')}",
+        *_folded("packages", [f"{package} {version}" for package, version in versions.items()]),
+        f"processor  {found.hardware.processor}",
+        f"GPU        {found.hardware.nvidia or 'no NVIDIA driver'}",
+        *_folded("room", [str(room) for room in found.rooms if room.trouble is None]),
+        "",
+    ]
+    decoding = found.decoding
+    for finding in decoding.findings:
+        if finding.is_right:
+            ffmpeg = decoding.ffmpeg.get(finding.distribution.partition(" ")[0])
+            lines.append(f"ok {finding}{f', FFmpeg {ffmpeg}' if ffmpeg else ''}")
+    if decoding.fence is not None and not decoding.fence.missing:
+        lines.append("ok the fence around the decoder is whole")
+    lines += [f" ! {one} ({one.trap})" for one in found.traps if one.serious]
+    lines += [f" - {one} ({one.trap})" for one in found.traps if not one.serious]
+    if not found.traps:
+        lines.append("ok none of the known traps")
+    return "\n".join(lines)
+
+
+def _folded(title: str, words: list[str]) -> list[str]:
+    """Words with commas between them, in lines that a terminal shows whole."""
+    margin = " " * 11
+    unbroken = ", ".join(word.replace(" ", "\u00a0") for word in words) or "none"
+    lines = textwrap.wrap(
+        unbroken, 100 - len(margin), break_long_words=False, break_on_hyphens=False
+    )
+    return (
+        textwrap.indent("\n".join(lines).replace("\u00a0", " "), margin)
+        .replace(margin, f"{title:<11}", 1)
+        .splitlines()
+    )
 
 
 def checkup(found: "Checkup") -> str:
