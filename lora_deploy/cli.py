@@ -195,9 +195,21 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     "targets",
     default="onnx",
     show_default=True,
-    help="Compiled forms, comma-separated; today: onnx.",
+    help="Runtimes to make forms for, with commas: onnx, openvino.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="Today: fp32.")
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    help="With commas: fp32, fp16 (onnx), bf16 (openvino), int8.",
+)
+@click.option(
+    "--frames-in",
+    is_flag=True,
+    help="Also a graph that takes raw frames and gives probabilities, for other programs.",
+)
+@set_option
 @click.option(
     "--verify-on",
     type=FILE_OR_FOLDER,
@@ -210,7 +222,9 @@ def merge_export(
     source: Path,
     out: Path,
     targets: str,
-    precision: str,
+    precisions: str,
+    frames_in: bool,
+    overrides: tuple[str, ...],
     verify_on: Path | None,
     base: str | None,
     labels: tuple[str, ...] | None,
@@ -222,22 +236,33 @@ def merge_export(
     """
     from lora_deploy.extras import import_backend
 
-    for given, allowed, option in ((targets, "onnx", "--to"), (precision, "fp32", "--precision")):
-        if given != allowed:
-            raise click.UsageError(f"{option} {given} is not built yet; allowed: {allowed}")
     stage = import_backend(
         "lora_deploy.export.pipeline",
         "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
+        *(["openvino"] if "openvino" in targets else []),
         purpose="to export and to prove what was exported",
     )  # fmt: skip
     shipped = stage.merge_export(
-        source, out, verify_on=verify_on, base=base, labels=labels, progress=terminal.progress
+        source,
+        out,
+        targets=_split(targets),
+        precisions=_split(precisions),
+        frames_in=frames_in,
+        verify_on=verify_on,
+        overrides=overrides,
+        base=base,
+        labels=labels,
+        progress=terminal.progress,
     )
     if as_json:
         click.echo(shipped.certificate.model_dump_json(indent=1))
     else:
         click.echo(texts.certificate(shipped.certificate))
         click.echo(f"{out}: proved and shipped")
+
+
+def _split(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @commands.command()

@@ -753,6 +753,15 @@ class MissingPackageError(LoraDeployError):
     remedy = "type that line, then see what is here with `lora-deploy doctor`"
 
 
+class FormNotMadeError(BackendError):
+    """A target or a precision that is unknown, or a pair of them that no file is made for."""
+
+    remedy = (
+        "take a pair that there is, as in "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+    )
+
+
 class NotExportableError(BackendError):
     """The ONNX exporter can't follow what the model computes."""
 

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from lora_deploy.checkup import Checkup
     from lora_deploy.doctor import Diagnosis
     from lora_deploy.evaluate import Evaluation
-    from lora_deploy.export.verify import Certificate
     from lora_deploy.model.survey import Survey
+    from lora_deploy.proof.certificate import Certificate
 
 
 def certificate(found: "Certificate") -> str:
@@ -22,7 +22,12 @@ def certificate(found: "Certificate") -> str:
     lines += [
         f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {found.clips} clips, "
         f"{len(link.flips)} flips, probabilities differ by at most {link.largest_probability_difference:.1e}"
+        + (f", {', '.join(link.kept)} kept in float32" if link.kept else "")
         for link in found.links
+    ]
+    lines += [
+        f"{' beside '.join(speed.forms)}: {speed.ratio:.1f} times as fast here"
+        for speed in found.speeds
     ]
     return "\n".join(lines)
 

@@ -70,8 +70,13 @@ def open_bundle(
         opened = _open_torch(folder, manifest, adapter, device, batch_size)
     else:
         opened = open_form(folder, manifest, form, batch_size=batch_size, hint=hint)
+    return as_recogniser(folder, manifest, opened)
+
+
+def as_recogniser(folder: Path, manifest: BundleManifest, backend: Backend) -> Recogniser:
+    """A backend with what the manifest says of it."""
     return Recogniser(
-        backend=opened,
+        backend=backend,
         labels=manifest.labels,
         contract=manifest.contract,
         temperature=manifest.temperature,

@@ -28,6 +28,21 @@ def has_bf16() -> bool:
     return "BF16" in openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
+def precision_hint(precision: Precision) -> str:
+    """What OpenVINO is told: ``f32`` or ``bf16``.
+
+    Raises:
+        PrecisionNotHereError: This CPU has no bfloat16.
+    """
+    if precision in ("fp32", "fp16"):
+        return "f32"
+    if has_bf16():
+        return "bf16"
+    if precision == "bf16":
+        raise PrecisionNotHereError("this CPU does not compute in bfloat16")
+    return "f32"
+
+
 class OpenVinoBackend:
     """The merged graph in OpenVINO, one clip a request, at a fixed shape."""
 
@@ -62,10 +77,7 @@ class OpenVinoBackend:
         """
         self.batch_size = batch_size
         core = openvino.Core()
-        there = has_bf16()
-        if precision == "bf16" and not there:
-            raise PrecisionNotHereError("this CPU does not compute in bfloat16")
-        kind = "bf16" if precision in ("bf16", "int8") and there else "f32"
+        kind = precision_hint(precision)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": kind,
             "PERFORMANCE_HINT": hint.upper(),

@@ -1,0 +1,85 @@
+"""The parity chain as a picture: forms, and how far each agrees with the one it was compared with.
+
+Made of lists and CSS, so that it wraps on a phone and is read aloud in order. Forms that follow one
+another stand in a line; where several were compared with the same one, the line branches.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from lora_deploy.proof.certificate import Certificate, Link, Liveness
+from lora_deploy.proof.markup import shown
+from lora_deploy.proof.wording import count, figure, form_title, percent
+
+
+def chain_picture(certificate: Certificate) -> str:
+    """HTML of the picture."""
+    following: dict[str, list[Link]] = {}
+    for link in certificate.links:
+        following.setdefault(link.forms[0], []).append(link)
+    reached = {link.forms[1] for link in certificate.links}
+    starts = [form for form in following if form not in reached] or list(following)[:1]
+    drawn: set[str] = set()
+    lines = []
+    for start in starts:
+        before = _from_base(certificate.liveness) if start == starts[0] else ""
+        lines.append(_line(f"{before}{_node(start)}", start, following, drawn))
+    return f"<div class=chain>{''.join(lines)}</div>"
+
+
+def _line(items: str, form: str, following: Mapping[str, Sequence[Link]], drawn: set[str]) -> str:
+    """The line that ``items`` begin and ``form`` goes on, up to where it ends or branches."""
+    drawn.add(form)
+    links = following.get(form, ())
+    while len(links) == 1:
+        [link] = links
+        items += f"{_edge(link)}{_node(link.forms[1], link)}"
+        links = () if link.forms[1] in drawn else following.get(link.forms[1], ())
+        drawn.add(link.forms[1])
+    branches = "".join(_branch(link, following, drawn) for link in links)
+    return f"<ol class=line>{items}</ol>" + (branches and f"<ul class=branches>{branches}</ul>")
+
+
+def _branch(link: Link, following: Mapping[str, Sequence[Link]], drawn: set[str]) -> str:
+    items = f"{_edge(link)}{_node(link.forms[1], link)}"
+    style = "" if link.passed else " class=fails"
+    if link.forms[1] in drawn:
+        return f"<li{style}><ol class=line>{items}</ol>"
+    return f"<li{style}>{_line(items, link.forms[1], following, drawn)}"
+
+
+def _node(form: str, link: Link | None = None) -> str:
+    title = form_title(form)
+    notes = []
+    if link is not None:
+        if link.precision not in title:
+            notes.append(f"computes in {link.precision}")
+        if link.kept:
+            notes.append(f"{count(len(link.kept), 'block')} kept in a higher precision")
+    small = f"<small>{', '.join(notes)}</small>" if notes else ""
+    failing = link is not None and not link.passed
+    return f"<li class='node{' fails' if failing else ''}'><b>{shown(title)}</b>{small}"
+
+
+def _edge(link: Link) -> str:
+    verdict = "holds" if link.passed else "fails"
+    sign = "✓" if link.passed else "✗"
+    small = "same label" if link.passed else f"same label · {verdict}"
+    if link.adapter_skipped:
+        small = "the adapter was skipped"
+    return (
+        f"<li class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}</span> "
+        f"{percent(link.agreement)}</b><small>{small}</small></span>"
+    )
+
+
+def _from_base(liveness: Liveness | None) -> str:
+    """The link that must *not* agree: a model that answers as its base does has learned nothing."""
+    if liveness is None:
+        return ""
+    verdict, sign = ("holds", "✓") if liveness.passed else ("fails", "✗")
+    words = "differ, as they must" if liveness.passed else "must differ · fails"
+    return (
+        "<li class=node><b>Adapter switched off</b><small>its trained head kept on</small>"
+        f"<li class='edge {verdict}'><span class=pill><b><span aria-hidden=true>{sign}</span> ≠ "
+        f"{figure(liveness.largest_logit_difference)}</b><small>{words}</small></span>"
+    )
