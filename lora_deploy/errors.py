@@ -678,6 +678,14 @@ class ProviderFellBackError(BackendError):
     remedy = "see `lora-deploy doctor`: the GPU build, the driver and CUDA must fit each other"
 
 
+class NothingMeasuredError(BackendError):
+    """`bench` found no form of the model that runs on this computer."""
+
+    remedy = (
+        "install a runtime for it (`lora-deploy doctor` says what is here), or export more forms"
+    )
+
+
 class DecodersUnavailableError(BackendError):
     """The processes that decode videos can't be started on this machine."""
 
