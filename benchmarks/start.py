@@ -23,8 +23,8 @@ from base_size_bundle import make
 from lora_deploy.artifact import bundle
 from lora_deploy.bench.processor import read_processor
 from lora_deploy.bench.turns import turns
-from lora_deploy.clips.example import write_example
 from lora_deploy.clips.dataset import find_videos
+from lora_deploy.clips.example import write_example
 
 PIPELINE = "transformers' pipeline"
 
@@ -81,8 +81,7 @@ def start_once(way: str, folder: Path, clip: Path) -> dict[str, Any]:
     told = [str(folder), str(clip), str(time.monotonic()), way]
     finished = subprocess.run(
         [sys.executable, "-c", program, *told],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
         env=environment,

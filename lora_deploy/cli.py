@@ -351,6 +351,21 @@ def evaluate(
     return 1 if result.left_out else 0
 
 
+@commands.command()
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.option(
+    "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about; else noise."
+)
+@json_option
+def verify(folder: Path, data: Path | None, as_json: bool) -> int:
+    """Repeat a bundle's proof here: every byte, and every form that this computer can run."""
+    from lora_deploy import verification
+
+    found = verification.verify(folder, data, progress=terminal.progress)
+    _print(found, texts.checkup, as_json)
+    return 0 if found.passed else 1
+
+
 @commands.command("inspect")
 @click.argument("model")
 @click.option(

@@ -23,10 +23,12 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import shared
 from lora_deploy.errors import AdapterChangedError, ClipError
+from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.half import in_half
 from lora_deploy.export.merge import merge
 from lora_deploy.export.plan import Plan
+from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter_files import adapter_fingerprint
 from lora_deploy.model.architectures import logits_of
@@ -96,11 +98,11 @@ def write_lower(
         stage: The bundle under way.
         precision: ``fp16`` or ``int8``.
         keep: Blocks that stay in float32.
-        calibration: What int8 takes its ranges from.
+        calibration: What int8 takes its ranges from, and fp16 learns which values are too large for it.
     """
     plain = onnx.load(stage / bundle.ONNX)
     if precision == "fp16":
-        onnx.save_model(in_half(plain, keep), stage / bundle.HALF)
+        onnx.save_model(in_half(plain, keep, calibration), stage / bundle.HALF)
     else:
         onnx.save_model(in_int8(plain, calibration, keep), stage / bundle.INT8)
 
