@@ -351,6 +351,21 @@ def evaluate(
     return 1 if result.left_out else 0
 
 
+@commands.command()
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.option(
+    "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about; else noise."
+)
+@json_option
+def verify(folder: Path, data: Path | None, as_json: bool) -> int:
+    """Repeat a bundle's proof here: every byte, and every form that this computer can run."""
+    from lora_deploy import verification
+
+    found = verification.verify(folder, data, progress=terminal.progress)
+    _print(found, texts.checkup, as_json)
+    return 0 if found.passed else 1
+
+
 @commands.command("inspect")
 @click.argument("model")
 @click.option(
@@ -418,6 +433,48 @@ def doctor(
     found = checkup.check(path, base=base, labels=labels)
     _print(found, texts.checkup, as_json)
     return 0 if found.passed else 1
+
+
+@commands.command()
+@click.argument("model", required=False, type=FOLDER)
+@click.option(
+    "--data",
+    type=FILE_OR_FOLDER,
+    help="Clips to measure on: a folder, a manifest or a video; drawn gestures by default.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Turns of each form; more give a narrower spread.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Of each form; all usable cores by default."
+)
+@click.option("--out", type=FOLDER, help="Keep bench.json, bench.md and a plot there.")
+@json_option
+def bench(
+    model: Path | None,
+    data: Path | None,
+    rounds: int,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure each form of a RUN or a BUNDLE on this computer, all in one run, turn by turn.
+
+    Each runs in a process of its own; one measures at a time. Without MODEL it is the example
+    bundle. What can't run here is listed with the reason.
+    """
+    from lora_deploy.bench.keep import keep
+    from lora_deploy.bench.measure import bench as measure
+
+    found = measure(model, data=data, rounds=rounds, threads=threads, progress=terminal.progress)
+    _print(found, texts.bench, as_json)
+    if out is not None:
+        for path in keep(found, out, texts.bench(found)):
+            click.echo(f"{path} written", err=True)
 
 
 def _print(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:

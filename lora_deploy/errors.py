@@ -535,6 +535,12 @@ class FileMissingError(ArtifactError):
     remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
 
 
+class CertificateUnreadableError(ArtifactError):
+    """A bundle's certificate is missing, damaged, or of a version that this program does not know."""
+
+    remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
 class FileChangedError(ArtifactError):
     """A file is not the one that the manifest vouches for: its size or hash differs."""
 
@@ -678,6 +684,14 @@ class ProviderFellBackError(BackendError):
     remedy = "see `lora-deploy doctor`: the GPU build, the driver and CUDA must fit each other"
 
 
+class NothingMeasuredError(BackendError):
+    """`bench` found no form of the model that runs on this computer."""
+
+    remedy = (
+        "install a runtime for it (`lora-deploy doctor` says what is here), or export more forms"
+    )
+
+
 class DecodersUnavailableError(BackendError):
     """The processes that decode videos can't be started on this machine."""
 
@@ -767,6 +781,18 @@ class CheckFailed(LoraDeployError):
     """The work was done, but a proof did not hold; nothing was left at the target."""
 
     exit_code = 1
+
+
+class AnswersChangedError(CheckFailed):
+    """A form of a bundle answers otherwise than on the computer that proved it.
+
+    Another version of the runtime, another processor, or damage that no hash covers.
+    """
+
+    remedy = (
+        "compare it on real clips with `lora-deploy verify BUNDLE --data DATA`, and see what is "
+        "installed with `lora-deploy doctor`"
+    )
 
 
 class FormsDifferError(CheckFailed):

@@ -1,8 +1,10 @@
 """What commands print for a person: a value in, lines out."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lora_deploy.bench.result import BenchResult
     from lora_deploy.checkup import Checkup
     from lora_deploy.doctor import Diagnosis
     from lora_deploy.evaluate import Evaluation
@@ -74,12 +76,43 @@ def survey(found: "Survey") -> str:
 
 
 def diagnosis(found: "Diagnosis") -> str:
-    """Versions, the fence, and what should be mended."""
-    lines = [f"{package} {version}" for package, version in found.versions.items()]
-    if not found.fence.missing:
-        lines.append("the fence around the decoder is whole")
-    lines += [str(finding) for finding in found.decoders if finding.is_right]
-    return "\n".join([*lines, *(f"! {line}" for line in found.complaints)])
+    """What is here, what was seen to work, and what should be mended."""
+    versions = dict(found.versions)
+    own = f"lora-deploy {versions.pop('lora-deploy', '(not installed)')}"
+    lines = [
+        f"{own} on Python {versions.pop('python')}",
+        *_folded("packages", [f"{package} {version}" for package, version in versions.items()]),
+        f"processor  {found.hardware.processor}",
+        f"GPU        {found.hardware.nvidia or 'no NVIDIA driver'}",
+        *_folded("room", [str(room) for room in found.rooms if room.trouble is None]),
+        "",
+    ]
+    decoding = found.decoding
+    for finding in decoding.findings:
+        if finding.is_right:
+            ffmpeg = decoding.ffmpeg.get(finding.distribution.partition(" ")[0])
+            lines.append(f"ok {finding}{f', FFmpeg {ffmpeg}' if ffmpeg else ''}")
+    if decoding.fence is not None and not decoding.fence.missing:
+        lines.append("ok the fence around the decoder is whole")
+    lines += [f" ! {one} ({one.trap})" for one in found.traps if one.serious]
+    lines += [f" - {one} ({one.trap})" for one in found.traps if not one.serious]
+    if not found.traps:
+        lines.append("ok none of the known traps")
+    return "\n".join(lines)
+
+
+def _folded(title: str, words: list[str]) -> list[str]:
+    """Words with commas between them, in lines that a terminal shows whole."""
+    margin = " " * 11
+    unbroken = ", ".join(word.replace(" ", "\u00a0") for word in words) or "none"
+    lines = textwrap.wrap(
+        unbroken, 100 - len(margin), break_long_words=False, break_on_hyphens=False
+    )
+    return (
+        textwrap.indent("\n".join(lines).replace("\u00a0", " "), margin)
+        .replace(margin, f"{title:<11}", 1)
+        .splitlines()
+    )
 
 
 def checkup(found: "Checkup") -> str:
@@ -91,3 +124,87 @@ def checkup(found: "Checkup") -> str:
         name = f" [{finding.error}]" if finding.error else ""
         lines.append(f"{marks[finding.passed]} {finding.part:<{width}}  {finding.text}{name}")
     return "\n".join(lines)
+
+
+def bench(found: "BenchResult") -> str:
+    """Where and what, then a table each for speed, stages, and start and memory."""
+    name = max(len("cold start, seconds"), *(len(form.name) for form in found.forms)) + 1
+    return "\n".join(
+        [
+            *_bench_facts(found),
+            "",
+            *_bench_speed(found, name),
+            "",
+            *_bench_stages(found, name),
+            "",
+            *_bench_start(found, name),
+            *(f"skipped: {one.name}: {one.reason}" for one in found.skipped),
+        ]
+    )
+
+
+def _bench_facts(found: "BenchResult") -> list[str]:
+    computer = found.computer
+    flop = "" if found.flop_per_clip is None else f", {found.flop_per_clip / 1e9:.3g} GFLOP each"
+    lines = [
+        f"{found.model} on {computer.processor}",
+        f"{computer.threads} of {computer.cores} cores, {found.rounds} rounds of turns, "
+        f"{found.clips} clips ({found.clips_source}) of {found.frames} frames of "
+        f"{found.width}×{found.height}{flop}",
+    ]
+    if found.matrix_peak:
+        reached = ", ".join(
+            f"{precision} {peak.flop_per_second.p50 / 1e9:,.0f} GFLOP/s ({peak.package})"
+            for precision, peak in found.matrix_peak.items()
+        )
+        lines.append(f"matrix peak: {reached}")
+    lines.append(f"load {computer.load_before:.1f} before, {computer.load_after:.1f} after")
+    return lines
+
+
+def _bench_speed(found: "BenchResult", name: int) -> list[str]:
+    times = f"times {found.reference}"
+    lines = [
+        f"{'infer, ms':<{name}}{'p50':>8}{'p95':>9}{'p99':>9}{'n':>6}  {times:<19}{'of peak':>10}"
+        f"{'same label':>12}"
+    ]
+    for form in found.forms:
+        infer = form.stages_ms["infer"]
+        ratio, part = form.times_reference, form.fraction_of_peak
+        kind = "fp32" if form.precision in ("fp32", "fp16") else "bf16"
+        lines.append(
+            f"{form.name:<{name}}{infer.p50:>8.2f}{infer.p95:>9.2f}{infer.p99:>9.2f}{infer.n:>6}  "
+            + (f"{ratio.p50:>5.2f} ({ratio.p5:.2f}–{ratio.p95:.2f})" if ratio else "").ljust(19)
+            + (f"{part.p50:.2f} {kind}" if part else "").rjust(10)
+            + "{} of {}".format(*form.same_label).rjust(12)
+        )
+    return lines
+
+
+def _bench_stages(found: "BenchResult", name: int) -> list[str]:
+    stages = list(found.forms[0].stages_ms)
+    lines = [
+        f"{'stages, p50 ms':<{name}}"
+        + "".join(f"{stage:>11}" for stage in stages)
+        + f"{'clips/s':>9}"
+    ]
+    for form in found.forms:
+        cells = "".join(f"{form.stages_ms[stage].p50:>11.2f}" for stage in stages)
+        lines.append(f"{form.name:<{name}}{cells}{form.clips_per_second:>9.2f}")
+    return lines
+
+
+def _bench_start(found: "BenchResult", name: int) -> list[str]:
+    parts = list(found.forms[0].cold_seconds)
+    lines = [
+        f"{'cold start, seconds':<{name}}"
+        + "".join(f"{part.replace('_', ' '):>14}" for part in parts)
+        + f"{'peak memory':>15} + decoder"
+    ]
+    for form in found.forms:
+        cells = "".join(f"{form.cold_seconds[part].p50:>14.2f}" for part in parts)
+        memory = form.peak_memory_bytes
+        lines.append(
+            f"{form.name:<{name}}{cells}{memory.process / 1e6:>12,.0f} MB + {memory.decoder / 1e6:.0f} MB"
+        )
+    return lines

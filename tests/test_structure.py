@@ -38,6 +38,7 @@ LAYERS = (
     ("train",),
     ("export",),
     ("bench", "doctor", "checkup", "demo"),
+    ("verification",),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),

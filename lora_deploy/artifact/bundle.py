@@ -1,6 +1,7 @@
 """The BUNDLE folder: what export leaves, every file vouched for by size and hash."""
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -84,6 +85,8 @@ class BundleManifest(Manifest):
     files: dict[str, FileRecord]
     """Every file of the bundle but this one, by its path with forward slashes."""
     versions: dict[str, str]
+    seal: str | None = None
+    """Hash of ``bundle.json`` itself, its own digits taken as zeros; see `is_sealed`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,8 +116,30 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_bundle_manifest(folder: Path, manifest: BundleManifest) -> None:
-    """Write ``bundle.json``, last of all files."""
-    atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    """Write ``bundle.json``, last of all files, and sealed."""
+    unsealed = manifest.model_copy(update={"seal": _NO_SEAL}).model_dump_json(indent=1) + "\n"
+    seal = hashlib.sha256(unsealed.encode()).hexdigest()
+    atomic.write_text(folder / MANIFEST, unsealed.replace(_NO_SEAL, seal))
+
+
+_NO_SEAL = "0" * 64
+_SEAL = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
+
+
+def is_sealed(folder: Path) -> bool | None:
+    """Whether ``bundle.json`` is, byte for byte, what was written; None where it bears no seal.
+
+    A seal finds damage. It stops nobody who means to change a bundle: they can make a new one.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return False
+    found = _SEAL.search(content)
+    if found is None:
+        return None if b"seal" not in content else False
+    unsealed = content[: found.start(1)] + _NO_SEAL.encode() + content[found.end(1) :]
+    return hashlib.sha256(unsealed).hexdigest().encode() == found[1]
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:
@@ -166,22 +191,40 @@ def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> Non
         ArtifactError: A file is missing, has changed, or is not in the manifest.
     """
     listed = {name for name in manifest.files if name.startswith(under and f"{under}/")}
+    check_nothing_added(folder, manifest, under)
+    for name in sorted(listed):
+        verify_file(folder, manifest, name)
+
+
+def verify_file(folder: Path, manifest: BundleManifest, name: str) -> None:
+    """Check one file by size and hash.
+
+    Raises:
+        ArtifactError: It is missing, has changed, or is not in the manifest.
+    """
+    record = _record(folder, manifest, name)
+    path = folder / name
+    if not path.is_file():
+        raise FileMissingError(f"{folder} lacks {name}")
+    if path.is_symlink() or path.stat().st_size != record.bytes:
+        raise FileChangedError(_changed(folder, name))
+    if sha256_of_file(path) != record.sha256:
+        raise FileChangedError(_changed(folder, name))
+
+
+def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "") -> None:
+    """Check that no file lies there that the manifest does not name.
+
+    Raises:
+        FileUnknownError: There is one.
+    """
     found = {
         path.relative_to(folder).as_posix()
         for path in (folder / under).rglob("*")
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
-    if missing := sorted(listed - found):
-        raise FileMissingError(f"{folder} lacks {missing[0]}")
-    if unknown := sorted(found - listed):
+    if unknown := sorted(found - set(manifest.files)):
         _record(folder, manifest, unknown[0])
-    for name in sorted(listed):
-        record = _record(folder, manifest, name)
-        path = folder / name
-        if path.is_symlink() or path.stat().st_size != record.bytes:
-            raise FileChangedError(_changed(folder, name))
-        if sha256_of_file(path) != record.sha256:
-            raise FileChangedError(_changed(folder, name))
 
 
 def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:

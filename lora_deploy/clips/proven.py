@@ -53,5 +53,5 @@ def _examine(decoder: Decoder) -> DecoderFinding:
 
 
 def _distribution(decoder: Decoder) -> str:
-    names = packages_distributions().get(decoder)
+    names = [name for name in packages_distributions().get(decoder, ()) if name]  # torn ones: None
     return f"{names[0]} {version(names[0])}" if names else decoder

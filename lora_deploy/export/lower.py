@@ -27,6 +27,7 @@ def prove_lower(
     *,
     make: Callable[[Collection[str]], None] | None,
     departing: Departing,
+    most_kept: int,
 ) -> list[Link]:
     """Make a file of lower precision and ask every form that runs it, until all are within budget.
 
@@ -36,6 +37,7 @@ def prove_lower(
         make: Writes the file, with the blocks it is given kept in higher precision; None where
             nothing can be kept, as the runtime itself rounds.
         departing: Finds out where a form departs.
+        most_kept: So many blocks may be kept in higher precision.
 
     Returns:
         A link of the trained model to each form, whether it holds or not.
@@ -56,7 +58,7 @@ def prove_lower(
         named = first_departing(found).block
         links[failing] = links[failing].model_copy(update={"departs": named})
         block = _to_keep(found, kept)
-        if make is None or block is None or len(kept) >= chain.settings.kept_blocks:
+        if make is None or block is None or len(kept) >= most_kept:
             return links
         logger.info("%s is over its budget; tried again with %s kept", forms[failing].name, block)
         kept.append(block)

@@ -15,19 +15,16 @@ from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
 from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
 from lora_deploy.clips import transforms
-from lora_deploy.clips.dataset import LabelledClip, read_split
+from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings, load_settings
 from lora_deploy.errors import (
     AdapterSkippedError,
     ArtifactError,
     BackendCannotError,
-    DataError,
-    EmptySplitError,
     ExportUnreadableError,
     FormsDifferError,
     ModelError,
     OutputExistsError,
-    UnknownLabelError,
 )
 from lora_deploy.export.cards import bundle_card
 from lora_deploy.export.departure import Departure, departures
@@ -48,9 +45,10 @@ from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Answering, Clips, Form
 from lora_deploy.proof.calibrate import calibrate
 from lora_deploy.proof.certificate import Calibration, Certificate, Speed
-from lora_deploy.proof.chain import Chain
+from lora_deploy.proof.chain import Chain, budgets_of
 from lora_deploy.proof.page import certificate_html
 from lora_deploy.proof.thumbnails import thumbnail
+from lora_deploy.proof.which_clips import calibration_clips, proof_clips
 from lora_deploy.runtime import eager
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.eager import TorchBackend
@@ -108,13 +106,18 @@ def merge_export(
     trained = open_source(source, base=base, labels=labels)
     clips = proof_clips(source, verify_on, trained.labels, most=settings.clips)
     with atomic.staged_folder(out) as stage, Clips(clips, trained.contract) as decoded:
-        export = _Export(
-            stage,
-            trained,
-            wanted,
-            Chain(decoded, trained.labels, settings=settings, progress=progress),
+        chain = Chain(
+            decoded,
+            trained.labels,
+            budgets=budgets_of(settings),
+            largest_share=settings.largest_share,
+            progress=progress,
         )
-        export.calibration_clips = _calibration_clips(source, decoded.readable, settings)
+        ranges: list[LabelledClip] = []
+        if wanted.at("int8") or wanted.at("fp16"):
+            sources = [source / run.SPLITS, *([verify_on] if verify_on else [])]
+            ranges = calibration_clips(sources, decoded.readable, most=settings.calibration_clips)
+        export = _Export(stage, trained, wanted, settings, chain, ranges)
         certificate = export.prove(
             "named by the user" if verify_on else "validation clips of the training"
         )
@@ -161,72 +164,26 @@ def open_source(
     return trained
 
 
-def proof_clips(
-    folder: Path, verify_on: Path | None, labels: tuple[str, ...], *, most: int
-) -> list[LabelledClip]:
-    """The clips that the certificate is made on: validation clips, never training ones.
-
-    Raises:
-        DataError: There are none, or they are gone.
-    """
-    source = verify_on or folder / run.SPLITS
-    try:
-        clips = _not_for_training(source)
-    except DataError as error:
-        if verify_on is not None:
-            raise
-        raise EmptySplitError(
-            f"{folder} brings no clips for the proof ({error}); name some with --verify-on"
-        ) from None
-    strange = sorted({clip.label for clip in clips} - set(labels))
-    if strange:
-        raise UnknownLabelError(
-            f"{source} has labels that the model does not know: {', '.join(strange)}"
-        )
-    return _thinned(clips, most)
-
-
-def _thinned(clips: Sequence[LabelledClip], most: int) -> list[LabelledClip]:
-    step = max(1.0, len(clips) / most)
-    return [clips[int(index * step)] for index in range(min(len(clips), most))]
-
-
-def _not_for_training(source: Path) -> tuple[LabelledClip, ...]:
-    """The validation clips, else the test clips, else those of which no split is told."""
-    splits = {clip.split for clip in read_split(source, "all", must_exist=False)}
-    if splits == {"train"}:
-        raise EmptySplitError(
-            f"{source} has nothing but training clips; others are needed for a proof"
-        )
-    if "val" in splits:
-        return read_split(source, "val")
-    told = splits != {"test"}  # of clips without a split, test is told
-    return read_split(source, "test" if told else "all")
-
-
-def _calibration_clips(
-    folder: Path, proof: Sequence[LabelledClip], settings: ProofSettings
-) -> list[LabelledClip]:
-    """Training clips for int8's ranges; those of the proof where the training's are not there."""
-    try:
-        clips = [clip for clip in read_split(folder / run.SPLITS, "train") if clip.path.is_file()]
-    except DataError:
-        clips = []
-    if not clips:
-        logger.warning("int8 is calibrated on clips of the proof: training clips are not there")
-    return _thinned(clips or proof, settings.calibration_clips)
-
-
 class _Export:
     """One bundle under way: files, questions, answers, in the order in which they are needed."""
 
-    def __init__(self, stage: Path, trained: Trained, wanted: Plan, chain: Chain) -> None:
+    def __init__(
+        self,
+        stage: Path,
+        trained: Trained,
+        wanted: Plan,
+        settings: ProofSettings,
+        chain: Chain,
+        ranges: Sequence[LabelledClip],
+    ) -> None:
         self._stage = stage
         self._trained = trained
         self._plan = wanted
+        self._settings = settings
         self._chain = chain
+        self._ranges = CalibrationClips(ranges, trained.contract)
         self._calibration: Calibration | None = None
-        self.calibration_clips: list[LabelledClip] = []
+        self._flop_per_clip: int | None = None
 
     def prove(self, source: str) -> Certificate:
         """Make every form and hold it against the trained model."""
@@ -294,8 +251,8 @@ class _Export:
             chain.first.logits,
             chain.truths,
             chain.labels,
-            fit=chain.settings.fit_temperature,
-            unknown_rate=chain.settings.unknown_rate,
+            fit=self._settings.fit_temperature,
+            unknown_rate=self._settings.unknown_rate,
         )
         chain.temperature = self._calibration.temperature
 
@@ -324,10 +281,9 @@ class _Export:
         if not forms:
             return
         by_name = {form.name: form for form in forms}
-        ranges = CalibrationClips(self.calibration_clips, self._trained.contract)
 
         def make(keep: Collection[str]) -> None:
-            write_lower(self._stage, precision, keep, ranges)
+            write_lower(self._stage, precision, keep, self._ranges)
             self.vouch()
 
         def departing(form: Form, rows: NDArray[np.int64]) -> list[Departure]:
@@ -347,6 +303,7 @@ class _Export:
             [self._form(form) for form in forms],
             make=None if precision == "bf16" else make,
             departing=departing,
+            most_kept=self._settings.kept_blocks,
         )
 
     def _speeds(self) -> list[Speed]:
@@ -368,7 +325,7 @@ class _Export:
         return found
 
     def _too_slow(self, speeds: Sequence[Speed]) -> list[str]:
-        if self._chain.settings.int8_may_be_slower:
+        if self._settings.int8_may_be_slower:
             return []
         return [
             f"{speed.forms[0]} is no faster than {speed.forms[1]} on this computer "

@@ -42,6 +42,8 @@ def in_int8(
     model = copy_of(model)
     graph = Graph(model)
     chosen = [node for node in graph.nodes if _is_quantised(graph, node, keep)]
+    if not chosen:
+        return model
     values = list(dict.fromkeys(node.input[0] for node in chosen))
     edges = value_ranges(model, values, calibration)  # [clips, values, 2]
     quantising = _Quantising(graph)
@@ -82,11 +84,11 @@ class _Quantising:
         if value in self._done:
             return self._done[value]
         low, high = min(edges[0], 0.0), max(edges[1], 0.0)
-        scale = np.float32(max((high - low) / 255, np.finfo(np.float32).tiny))
-        zero = np.uint8(np.clip(round(-low / scale), 0, 255))
+        scale = np.maximum((high - low) / 255, np.finfo(np.float32).tiny).astype(np.float32)
+        zero = np.clip(np.rint(-low / scale), 0, 255).astype(np.uint8)
         inputs = [
-            self.graph.store(f"{value}/scale", np.array(scale)),
-            self.graph.store(f"{value}/zero", np.array(zero)),
+            self.graph.store(f"{value}/scale", np.asarray(scale)),
+            self.graph.store(f"{value}/zero", np.asarray(zero)),
         ]
         coded, name = f"{value}/coded", f"{value}/rounded"
         self.nodes += [

@@ -98,11 +98,11 @@ def write_lower(
         stage: The bundle under way.
         precision: ``fp16`` or ``int8``.
         keep: Blocks that stay in float32.
-        calibration: What int8 takes its ranges from.
+        calibration: What int8 takes its ranges from, and fp16 learns which values are too large for it.
     """
     plain = onnx.load(stage / bundle.ONNX)
     if precision == "fp16":
-        onnx.save_model(in_half(plain, keep), stage / bundle.HALF)
+        onnx.save_model(in_half(plain, keep, calibration), stage / bundle.HALF)
     else:
         onnx.save_model(in_int8(plain, calibration, keep), stage / bundle.INT8)
 

@@ -3,7 +3,7 @@
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,8 @@ class Chain:
         clips: Clips,
         labels: Sequence[str],
         *,
-        settings: ProofSettings,
+        budgets: Mapping[Precision, Budget],
+        largest_share: float = 0.9,
         progress: Progress = silent,
     ) -> None:
         """Ask nothing yet.
@@ -50,16 +51,17 @@ class Chain:
         Args:
             clips: Real clips that the training did not learn from.
             labels: In the order of the trained model's logits.
-            settings: Budgets.
+            budgets: What each precision may differ by.
+            largest_share: If the model gives one label to more of the clips, the proof is void.
             progress: Told of each clip and form.
         """
         self.clips = clips
         self.labels = tuple(labels)
-        self.settings = settings
+        self.largest_share = largest_share
         self.temperature = 1.0
         self.answers: dict[str, Answers] = {}
         self.links: list[Link] = []
-        self._budgets = budgets_of(settings)
+        self._budgets = budgets
         self._progress = progress
 
     @property
@@ -98,11 +100,11 @@ class Chain:
         """Why agreement on these clips says nothing; None where it says something."""
         label, times = self._answered().most_common(1)[0]
         share = times / len(self.clips.readable)
-        if share <= self.settings.largest_share:
+        if share <= self.largest_share:
             return None
         return (
             f"the model names {label} for {times} of {len(self.clips.readable)} clips, so a form "
-            f"that always says so would pass; at most {self.settings.largest_share:.0%} may get one "
+            f"that always says so would pass; at most {self.largest_share:.0%} may get one "
             "label (proof.largest_share)"
         )
 
