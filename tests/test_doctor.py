@@ -233,7 +233,7 @@ def test_04_a_card_is_seen_by_the_drivers_files(tmp_path: Path) -> None:
 def test_04_a_tool_without_a_driver_is_no_card(
     computer: Computer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    computer.program("nvidia-smi", "echo 'NVIDIA-SMI has failed'; exit 9")
+    computer.program("nvidia-smi", f"{SMI}; echo 'NVIDIA-SMI has failed'; exit 9")
     monkeypatch.setenv("PATH", str(computer.scripts))
     assert hardware.look(tmp_path).nvidia is None
 
