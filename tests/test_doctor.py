@@ -230,6 +230,17 @@ def test_04_a_card_is_seen_by_the_drivers_files(tmp_path: Path) -> None:
     assert hardware.look(tmp_path).nvidia == Nvidia("580.95.05", ("NVIDIA H100 80GB HBM3",))
 
 
+def test_04_pytorch_for_the_cpu_beside_a_drivers_files_is_found(
+    computer: Computer, tmp_path: Path
+) -> None:
+    _add_torch(computer, "2.13.0+cpu", None)
+    root = tmp_path / "root"
+    (root / "dev").mkdir(parents=True)
+    assert "gpu-unused" not in traps(computer.doctor(root=root))
+    (root / "dev" / "nvidiactl").touch()
+    assert "an NVIDIA card is here" in only(computer.doctor(root=root), "gpu-unused")["found"]
+
+
 def test_04_a_tool_without_a_driver_is_no_card(
     computer: Computer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -589,6 +600,18 @@ def test_11_a_share_that_is_smaller_than_the_cores_is_found() -> None:
     assert list(threads.complaints(pinned, {})) == []  # libraries see which cores they may use
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+def test_11_a_control_group_that_grants_less_is_found(computer: Computer, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text("0::/\n")
+    (root / "sys" / "fs" / "cgroup").mkdir(parents=True)
+    (root / "sys" / "fs" / "cgroup" / "cpu.max").write_text("100000 100000\n")
+    one = only(computer.doctor(root=root), "threads")
+    assert f"gets 1 of {os.cpu_count()} cores' time" in one["found"]
+    assert one["remedy"] == "type: export OMP_NUM_THREADS=1"
+
+
 def test_11_a_setting_that_asks_for_too_many_threads_is_found(computer: Computer) -> None:
     many = (os.cpu_count() or 1) + 3
     one = only(computer.doctor(environment={"OMP_NUM_THREADS": str(many)}), "threads")
@@ -738,6 +761,23 @@ def test_14_a_package_that_hangs_is_found(
     assert trials.attempt("cuda") == trials.Outcome(None, "it was not done after 0 seconds")
 
 
+def test_14_a_working_directory_that_was_deleted_breaks_nothing(computer: Computer) -> None:
+    told = computer.doctor(before=["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh"])
+    assert set(traps(told)) <= OWN_TRAPS
+
+
+def test_14_a_part_that_can_not_be_looked_at_costs_not_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def odd() -> None:
+        raise ZeroDivisionError("by\nnothing")
+
+    monkeypatch.setattr(odd, "__module__", "lora_deploy.doctor.links")
+    monkeypatch.setattr("lora_deploy.doctor.links.complaints", odd)
+    [line] = doctor.examine().complaints
+    assert line.startswith("links can't be looked at: ZeroDivisionError: by nothing; ")
+
+
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
@@ -775,7 +815,7 @@ def test_14_torn_metadata_of_a_decoder_costs_its_version_alone(computer: Compute
 
 def test_14_a_numpy_that_is_broken_is_told_and_not_raised(computer: Computer) -> None:
     computer.remove("numpy")
-    fault = 'raise ImportError("numpy.core.multiarray failed to import")\n'
+    fault = 'raise ImportError("\\n\\nnumpy.core.multiarray\\nfailed to import")\n'
     computer.add("numpy", "2.4.6", {"numpy/__init__.py": fault})
     one = only(computer.doctor(), "decoder")
     assert "numpy.core.multiarray failed to import" in one["found"]
