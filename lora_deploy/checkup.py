@@ -138,7 +138,6 @@ def _counted(model: Any, manifest: RunManifest) -> str:
         CountsDifferError: It is not.
     """
     counting = import_backend("lora_deploy.model.adapter", "peft", purpose="to count parameters")
-    model.requires_grad_(True)  # peft opens an adapter to be used, and counts what is trained
     counts = counting.count(model, manifest.head_modules)
     for part, counted in (("total", counts.total), ("lora", counts.lora), ("head", counts.head)):
         claimed = manifest.parameters.get(part)

@@ -209,18 +209,29 @@ def test_a_certificate_that_names_other_clips_than_it_counts_is_found(bundle_cop
     assert mistakes(checkup.check(bundle_copy)) == {"certificate": "CountsDifferError"}
 
 
-def test_a_graph_that_answers_with_another_number_of_labels_is_found(bundle_copy: Path) -> None:
-    path = bundle_copy / "onnx" / "model.onnx"
+def _end_graph_with(folder: Path, *nodes: onnx.NodeProto, outputs: int = 2) -> None:
+    """Put nodes between a bundle's logits, as ``inner``, and its output, as ``logits``."""
+    path = folder / "onnx" / "model.onnx"
     model = onnx.load(path)
-    [logits] = model.graph.output
-    inner = f"{logits.name}_of_two"
     for node in model.graph.node:
-        node.output[:] = [inner if name == logits.name else name for name in node.output]
-    model.graph.node.append(onnx.helper.make_node("Concat", [inner, inner], [logits.name], axis=1))
-    logits.type.tensor_type.shape.dim[1].dim_value = 4
+        node.output[:] = ["inner" if name == "logits" else name for name in node.output]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
     onnx.save(model, path)
-    _vouch_for_bundle(bundle_copy)
+    _vouch_for_bundle(folder)
+
+
+def test_a_graph_that_answers_with_another_number_of_labels_is_found(bundle_copy: Path) -> None:
+    twice = onnx.helper.make_node("Concat", ["inner", "inner"], ["logits"], axis=1)
+    _end_graph_with(bundle_copy, twice, outputs=4)
     assert mistakes(checkup.check(bundle_copy)) == {"onnxruntime": "CountsDifferError"}
+
+
+def test_a_graph_that_answers_with_no_number_is_found(bundle_copy: Path) -> None:
+    zero = onnx.helper.make_node("Sub", ["inner", "inner"], ["zero"])
+    no_number = onnx.helper.make_node("Div", ["zero", "zero"], ["logits"])
+    _end_graph_with(bundle_copy, zero, no_number)
+    assert mistakes(checkup.check(bundle_copy)) == {"onnxruntime": "AnswersNotFiniteError"}
 
 
 # Adapters of other programs -------------------------------------------------------------------

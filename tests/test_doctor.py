@@ -423,6 +423,7 @@ def test_08_a_decoder_that_does_not_start_is_found(computer: Computer) -> None:
     one = only(computer.doctor(), "decoder")
     assert "no video can be decoded" in one["found"]
     assert "libavcodec.so.62" in one["found"]
+    assert "`lora-deploy doctor`" not in one["found"]  # what the error itself would send one to
 
 
 # 9: needs that are not met ----------------------------------------------------------------------
