@@ -156,7 +156,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         manifest = bundle.read_bundle_manifest(folder)
         found.tell(
             "manifest",
-            f"{manifest.precision}, made from {manifest.base.id}, {len(manifest.labels)} labels",
+            f"{', '.join(form.name for form in manifest.forms)}, made from {manifest.base.id}, {len(manifest.labels)} labels",
         )
         with found.looking_at("files"):
             bundle.verify_files(folder, manifest)
@@ -210,7 +210,8 @@ def _tell_certificate(folder: Path, found: Checkup) -> None:
         certificate = read_json(path)
         clips = int(certificate["clips"])
         passed = certificate["passed"] is True and clips > 0
-        named = len(certificate["clip_names"])
+        by_schema = "proof_clips" if "proof_clips" in certificate else "clip_names"
+        named = len(certificate[by_schema])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         found.findings.append(
             Finding("certificate", False, f"{path} can't be read; copy or make the bundle again")

@@ -195,9 +195,21 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     "targets",
     default="onnx",
     show_default=True,
-    help="Compiled forms, comma-separated; today: onnx.",
+    help="Runtimes to make forms for, with commas: onnx, openvino.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="Today: fp32.")
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    help="With commas: fp32, fp16 (onnx), bf16 (openvino), int8.",
+)
+@click.option(
+    "--frames-in",
+    is_flag=True,
+    help="Also a graph that takes raw frames and gives probabilities, for other programs.",
+)
+@set_option
 @click.option(
     "--verify-on",
     type=FILE_OR_FOLDER,
@@ -210,7 +222,9 @@ def merge_export(
     source: Path,
     out: Path,
     targets: str,
-    precision: str,
+    precisions: str,
+    frames_in: bool,
+    overrides: tuple[str, ...],
     verify_on: Path | None,
     base: str | None,
     labels: tuple[str, ...] | None,
@@ -222,22 +236,33 @@ def merge_export(
     """
     from lora_deploy.extras import import_backend
 
-    for given, allowed, option in ((targets, "onnx", "--to"), (precision, "fp32", "--precision")):
-        if given != allowed:
-            raise click.UsageError(f"{option} {given} is not built yet; allowed: {allowed}")
     stage = import_backend(
         "lora_deploy.export.pipeline",
         "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
+        *(["openvino"] if "openvino" in targets else []),
         purpose="to export and to prove what was exported",
     )  # fmt: skip
     shipped = stage.merge_export(
-        source, out, verify_on=verify_on, base=base, labels=labels, progress=terminal.progress
+        source,
+        out,
+        targets=_split(targets),
+        precisions=_split(precisions),
+        frames_in=frames_in,
+        verify_on=verify_on,
+        overrides=overrides,
+        base=base,
+        labels=labels,
+        progress=terminal.progress,
     )
     if as_json:
         click.echo(shipped.certificate.model_dump_json(indent=1))
     else:
         click.echo(texts.certificate(shipped.certificate))
         click.echo(f"{out}: proved and shipped")
+
+
+def _split(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @commands.command()
@@ -258,6 +283,7 @@ def classify(
     inputs: tuple[str, ...],
     out: Path | None,
     backend: str,
+    precision: str,
     adapter: str | None,
     top_k: int,
     pool: "DecodePool",
@@ -268,7 +294,7 @@ def classify(
 
     if out is not None:
         rows.check_ending(out)
-    recogniser = load(model, backend=backend, adapter=adapter)
+    recogniser = load(model, backend=backend, precision=precision, adapter=adapter)
     paths = stream.find_inputs(inputs)
     written = []
     failed = 0
@@ -304,6 +330,7 @@ def evaluate(
     data: Path | None,
     split: str,
     backend: str,
+    precision: str,
     base: str | None,
     labels: tuple[str, ...] | None,
     as_json: bool,
@@ -314,7 +341,7 @@ def evaluate(
     from lora_deploy.runtime.load import load
 
     source = stage.choose_data(model, data)
-    recogniser = load(model, backend=backend, base=base, labels=labels)
+    recogniser = load(model, backend=backend, precision=precision, base=base, labels=labels)
     result = stage.evaluate(
         recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
     )
@@ -322,6 +349,21 @@ def evaluate(
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
+
+
+@commands.command()
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.option(
+    "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about; else noise."
+)
+@json_option
+def verify(folder: Path, data: Path | None, as_json: bool) -> int:
+    """Repeat a bundle's proof here: every byte, and every form that this computer can run."""
+    from lora_deploy import verification
+
+    found = verification.verify(folder, data, progress=terminal.progress)
+    _print(found, texts.checkup, as_json)
+    return 0 if found.passed else 1
 
 
 @commands.command("inspect")
@@ -391,6 +433,48 @@ def doctor(
     found = checkup.check(path, base=base, labels=labels)
     _print(found, texts.checkup, as_json)
     return 0 if found.passed else 1
+
+
+@commands.command()
+@click.argument("model", required=False, type=FOLDER)
+@click.option(
+    "--data",
+    type=FILE_OR_FOLDER,
+    help="Clips to measure on: a folder, a manifest or a video; drawn gestures by default.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Turns of each form; more give a narrower spread.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Of each form; all usable cores by default."
+)
+@click.option("--out", type=FOLDER, help="Keep bench.json, bench.md and a plot there.")
+@json_option
+def bench(
+    model: Path | None,
+    data: Path | None,
+    rounds: int,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure each form of a RUN or a BUNDLE on this computer, all in one run, turn by turn.
+
+    Each runs in a process of its own; one measures at a time. Without MODEL it is the example
+    bundle. What can't run here is listed with the reason.
+    """
+    from lora_deploy.bench.keep import keep
+    from lora_deploy.bench.measure import bench as measure
+
+    found = measure(model, data=data, rounds=rounds, threads=threads, progress=terminal.progress)
+    _print(found, texts.bench, as_json)
+    if out is not None:
+        for path in keep(found, out, texts.bench(found)):
+            click.echo(f"{path} written", err=True)
 
 
 def _print(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:

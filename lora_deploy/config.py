@@ -102,13 +102,76 @@ class TrainingSettings(_Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class BudgetSettings(_Section):
+    """How far a form may be from the trained model; docs/certificate.md argues the defaults."""
+
+    agreement: Share = 1.0
+    """At least this part of the clips must get the same label."""
+    largest_difference: Share = 1e-4
+    """Of a probability, on any clip and label, at most."""
+    mean_kl: Nats = 1e-6
+    """Kullback-Leibler divergence in nats, mean over the clips, at most."""
+
+
+class Fp16Budget(BudgetSettings):
+    """For half precision."""
+
+    agreement: Share = 0.99
+    largest_difference: Share = 0.05
+    mean_kl: Nats = 1e-3
+
+
+class Bf16Budget(BudgetSettings):
+    """For bfloat16, which keeps 8 bits of each number."""
+
+    agreement: Share = 0.99
+    largest_difference: Share = 0.15
+    mean_kl: Nats = 5e-3
+
+
+class Int8Budget(BudgetSettings):
+    """For eight-bit integers."""
+
+    agreement: Share = 0.98
+    largest_difference: Share = 0.35
+    mean_kl: Nats = 2e-2
+
+
+class ProofSettings(_Section):
+    """What `merge-export` asks of every form before anything is shipped."""
+
+    clips: int = Field(default=256, ge=1, le=100_000)
+    """More validation clips than this are thinned out evenly."""
+    largest_share: Share = 0.9
+    """If the model gives one label to more of the clips than this, agreement on them says nothing."""
+    fp32: BudgetSettings = BudgetSettings()
+    fp16: Fp16Budget = Fp16Budget()
+    bf16: Bf16Budget = Bf16Budget()
+    int8: Int8Budget = Int8Budget()
+    kept_blocks: int = Field(default=3, ge=0, le=1000)
+    """So many blocks of the model may stay in higher precision to bring a form within its budget."""
+    int8_may_be_slower: bool = False
+    """Whether an int8 form is shipped that is no faster than float32 on this computer."""
+    calibration_clips: int = Field(default=32, ge=1, le=10_000)
+    """Training clips whose values give int8 its ranges."""
+    fit_temperature: bool = True
+    """Whether scores are made to mean what they say, by one number fitted on the clips."""
+    unknown_rate: Fraction | None = None
+    """Part of the clips that may be called unknown; places the threshold. Nothing: no threshold."""
+
+
 class Settings(_Section):
-    """Everything that decides a training, beside the data."""
+    """Everything that decides a training and its proof, beside the data."""
 
     model: ModelSettings = ModelSettings()
     clip: ClipSettings = ClipSettings()
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
+    proof: ProofSettings = ProofSettings()
 
 
 def load_settings(source: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
@@ -364,11 +427,17 @@ def _allowed(field: FieldInfo) -> str:
         return f"a section with {', '.join(annotation.model_fields)}"
     if get_origin(annotation) is list:
         return "a list of one or more texts, as in [qkv]"
+    marks = field.metadata
+    or_nothing = ""
     if type(None) in get_args(annotation):
-        return "a text, or nothing"
+        (annotation,) = (one for one in get_args(annotation) if one is not type(None))
+        if get_origin(annotation) is Annotated:
+            annotation, info = get_args(annotation)
+            marks = info.metadata
+        or_nothing = ", or nothing"
     words = _TYPE_WORDS.get(annotation, "text") if isinstance(annotation, type) else "a text"
-    bounds = [bound for mark in field.metadata if (bound := _bound(mark))]
-    return " ".join([words, " and ".join(bounds)]).strip()
+    bounds = [bound for mark in marks if (bound := _bound(mark))]
+    return " ".join([words, " and ".join(bounds)]).strip() + or_nothing
 
 
 def _bound(mark: object) -> str | None:

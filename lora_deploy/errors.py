@@ -541,6 +541,12 @@ class FileMissingError(ArtifactError):
     remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
 
 
+class CertificateUnreadableError(ArtifactError):
+    """A bundle's certificate is missing, damaged, or of a version that this program does not know."""
+
+    remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
 class FileChangedError(ArtifactError):
     """A file is not the one that the manifest vouches for: its size or hash differs."""
 
@@ -663,10 +669,33 @@ class NoSuchDeviceError(BackendError):
     remedy = "leave --device out, or see what is there with `lora-deploy doctor`"
 
 
+class NoSuchFormError(BackendError):
+    """The bundle has no model for this runtime at this precision: it was not exported, or not proved."""
+
+    remedy = (
+        "take one of those, or export it: "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+    )
+
+
+class PrecisionNotHereError(BackendError):
+    """The processor does not compute in the precision that was asked for; nothing else is taken in silence."""
+
+    remedy = "take another one with --precision; `lora-deploy doctor` says what this computer has"
+
+
 class ProviderFellBackError(BackendError):
-    """ONNX Runtime took another provider than was asked for, most often the CPU instead of the GPU."""
+    """The runtime took another provider or precision than was asked for, most often the CPU instead of the GPU."""
 
     remedy = "see `lora-deploy doctor`: the GPU build, the driver and CUDA must fit each other"
+
+
+class NothingMeasuredError(BackendError):
+    """`bench` found no form of the model that runs on this computer."""
+
+    remedy = (
+        "install a runtime for it (`lora-deploy doctor` says what is here), or export more forms"
+    )
 
 
 class DecodersUnavailableError(BackendError):
@@ -736,6 +765,15 @@ class MissingPackageError(LoraDeployError):
     remedy = "type that line, then see what is here with `lora-deploy doctor`"
 
 
+class FormNotMadeError(BackendError):
+    """A target or a precision that is unknown, or a pair of them that no file is made for."""
+
+    remedy = (
+        "take a pair that there is, as in "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+    )
+
+
 class NotExportableError(BackendError):
     """The ONNX exporter can't follow what the model computes."""
 
@@ -749,6 +787,18 @@ class CheckFailed(LoraDeployError):
     """The work was done, but a proof did not hold; nothing was left at the target."""
 
     exit_code = 1
+
+
+class AnswersChangedError(CheckFailed):
+    """A form of a bundle answers otherwise than on the computer that proved it.
+
+    Another version of the runtime, another processor, or damage that no hash covers.
+    """
+
+    remedy = (
+        "compare it on real clips with `lora-deploy verify BUNDLE --data DATA`, and see what is "
+        "installed with `lora-deploy doctor`"
+    )
 
 
 class FormsDifferError(CheckFailed):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ class Evaluation:
     """Path, true label, answer and its probability, clip by clip."""
     left_out: tuple[str, ...]
     """Clips that could not be decoded, with the reason."""
+    unknown: int = 0
+    """Clips that the bundle's threshold calls unknown; they count here by their best label."""
 
     @property
     def clips(self) -> int:
@@ -71,6 +73,7 @@ class Evaluation:
             "labels": list(self.labels),
             "confusion": [list(row) for row in self.confusion],
             "left_out": list(self.left_out),
+            "unknown": self.unknown,
         }
 
 
@@ -125,19 +128,22 @@ def evaluate_clips(
     """
     answers = []
     left_out = []
+    unknown = 0
     with progress("evaluating", len(clips)) as advance:
         rows = classify(recogniser, [str(clip.path) for clip in clips], top_k=1, pool=pool)
         for clip, row in zip(clips, rows, strict=True):
             advance()
-            if row.label is None or row.score is None:
+            if row.label is None:
                 left_out.append(f"{row.path}: {row.error}")
             else:
-                answers.append((row.path, clip.label, row.label, row.score))
+                label, score = row.top_k[0]
+                answers.append((row.path, clip.label, label, score))
+                unknown += row.label != label
     if not answers:
         raise NothingDecodedError(
             f"none of {len(clips)} clips could be decoded; the first: {left_out[0]}"
         )
-    return tally(recogniser.labels, answers, left_out)
+    return replace(tally(recogniser.labels, answers, left_out), unknown=unknown)
 
 
 def tally(

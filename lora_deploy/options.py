@@ -10,7 +10,8 @@ import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
-BACKENDS = ("auto", "onnxruntime", "torch")
+BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
 Command = Callable[..., Any]
 
@@ -101,7 +102,14 @@ def set_option(command: Command) -> Command:
 
 
 def backend_option(command: Command) -> Command:
-    """Which runtime answers."""
+    """Which runtime answers, and in what precision."""
+    command = click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="auto",
+        show_default=True,
+        help="One that the bundle was proved at; auto is fp32.",
+    )(command)
     return click.option(
         "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True
     )(command)

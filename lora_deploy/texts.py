@@ -4,11 +4,12 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lora_deploy.bench.result import BenchResult
     from lora_deploy.checkup import Checkup
     from lora_deploy.doctor import Diagnosis
     from lora_deploy.evaluate import Evaluation
-    from lora_deploy.export.verify import Certificate
     from lora_deploy.model.survey import Survey
+    from lora_deploy.proof.certificate import Certificate
 
 
 def certificate(found: "Certificate") -> str:
@@ -22,7 +23,12 @@ def certificate(found: "Certificate") -> str:
     lines += [
         f"{' = '.join(link.forms)}: same label on {link.agreement:.0%} of {found.clips} clips, "
         f"{len(link.flips)} flips, probabilities differ by at most {link.largest_probability_difference:.1e}"
+        + (f", {', '.join(link.kept)} kept in float32" if link.kept else "")
         for link in found.links
+    ]
+    lines += [
+        f"{' beside '.join(speed.forms)}: {speed.ratio:.1f} times as fast here"
+        for speed in found.speeds
     ]
     return "\n".join(lines)
 
@@ -35,6 +41,8 @@ def evaluation(found: "Evaluation") -> str:
         f"(95% interval {low:.3f} to {high:.3f}; chance {found.chance:.3f})"
     ]
     lines += [f"  {label:<24} {part:.3f}" for label, part in found.per_class.items()]
+    if found.unknown:
+        lines.append(f"{found.unknown} clips are called unknown; counted above by their best label")
     return "\n".join(lines)
 
 
@@ -116,3 +124,87 @@ def checkup(found: "Checkup") -> str:
         name = f" [{finding.error}]" if finding.error else ""
         lines.append(f"{marks[finding.passed]} {finding.part:<{width}}  {finding.text}{name}")
     return "\n".join(lines)
+
+
+def bench(found: "BenchResult") -> str:
+    """Where and what, then a table each for speed, stages, and start and memory."""
+    name = max(len("cold start, seconds"), *(len(form.name) for form in found.forms)) + 1
+    return "\n".join(
+        [
+            *_bench_facts(found),
+            "",
+            *_bench_speed(found, name),
+            "",
+            *_bench_stages(found, name),
+            "",
+            *_bench_start(found, name),
+            *(f"skipped: {one.name}: {one.reason}" for one in found.skipped),
+        ]
+    )
+
+
+def _bench_facts(found: "BenchResult") -> list[str]:
+    computer = found.computer
+    flop = "" if found.flop_per_clip is None else f", {found.flop_per_clip / 1e9:.3g} GFLOP each"
+    lines = [
+        f"{found.model} on {computer.processor}",
+        f"{computer.threads} of {computer.cores} cores, {found.rounds} rounds of turns, "
+        f"{found.clips} clips ({found.clips_source}) of {found.frames} frames of "
+        f"{found.width}×{found.height}{flop}",
+    ]
+    if found.matrix_peak:
+        reached = ", ".join(
+            f"{precision} {peak.flop_per_second.p50 / 1e9:,.0f} GFLOP/s ({peak.package})"
+            for precision, peak in found.matrix_peak.items()
+        )
+        lines.append(f"matrix peak: {reached}")
+    lines.append(f"load {computer.load_before:.1f} before, {computer.load_after:.1f} after")
+    return lines
+
+
+def _bench_speed(found: "BenchResult", name: int) -> list[str]:
+    times = f"times {found.reference}"
+    lines = [
+        f"{'infer, ms':<{name}}{'p50':>8}{'p95':>9}{'p99':>9}{'n':>6}  {times:<19}{'of peak':>10}"
+        f"{'same label':>12}"
+    ]
+    for form in found.forms:
+        infer = form.stages_ms["infer"]
+        ratio, part = form.times_reference, form.fraction_of_peak
+        kind = "fp32" if form.precision in ("fp32", "fp16") else "bf16"
+        lines.append(
+            f"{form.name:<{name}}{infer.p50:>8.2f}{infer.p95:>9.2f}{infer.p99:>9.2f}{infer.n:>6}  "
+            + (f"{ratio.p50:>5.2f} ({ratio.p5:.2f}–{ratio.p95:.2f})" if ratio else "").ljust(19)
+            + (f"{part.p50:.2f} {kind}" if part else "").rjust(10)
+            + "{} of {}".format(*form.same_label).rjust(12)
+        )
+    return lines
+
+
+def _bench_stages(found: "BenchResult", name: int) -> list[str]:
+    stages = list(found.forms[0].stages_ms)
+    lines = [
+        f"{'stages, p50 ms':<{name}}"
+        + "".join(f"{stage:>11}" for stage in stages)
+        + f"{'clips/s':>9}"
+    ]
+    for form in found.forms:
+        cells = "".join(f"{form.stages_ms[stage].p50:>11.2f}" for stage in stages)
+        lines.append(f"{form.name:<{name}}{cells}{form.clips_per_second:>9.2f}")
+    return lines
+
+
+def _bench_start(found: "BenchResult", name: int) -> list[str]:
+    parts = list(found.forms[0].cold_seconds)
+    lines = [
+        f"{'cold start, seconds':<{name}}"
+        + "".join(f"{part.replace('_', ' '):>14}" for part in parts)
+        + f"{'peak memory':>15} + decoder"
+    ]
+    for form in found.forms:
+        cells = "".join(f"{form.cold_seconds[part].p50:>14.2f}" for part in parts)
+        memory = form.peak_memory_bytes
+        lines.append(
+            f"{form.name:<{name}}{cells}{memory.process / 1e6:>12,.0f} MB + {memory.decoder / 1e6:.0f} MB"
+        )
+    return lines

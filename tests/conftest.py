@@ -17,6 +17,7 @@ from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.weights import quiet_loading
 from tests import faults, stub_decoder, tiny_models
+from tests.tiny_graphs import real_frames, tiny_graphs  # noqa: F401  fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

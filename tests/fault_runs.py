@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -25,9 +25,9 @@ from lora_deploy.clips.dataset import read_dataset, read_split
 from lora_deploy.clips.example import write_example
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import settings_from
-from lora_deploy.export import verify
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.model.base import open_base
+from lora_deploy.proof import answers
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.learner import prepare
 from lora_deploy.train.run_folder import RunFolder
@@ -79,11 +79,18 @@ class Decoded:
         """What the pool said of this file."""
         return self._clips[path]
 
+    def in_order(
+        self, paths: Iterable[str], contract: PixelContract
+    ) -> Iterator[tuple[str, DecodedClip]]:
+        """What the pool said of these files."""
+        for path in paths:
+            yield path, self._clips[Path(path)]
+
 
 def prepare_export(run_folder: Path) -> None:
     """Decode the clips and trace the graph once for all forks: neither writes to the target."""
     decoded = Decoded(run_folder)
-    for module in (pool, verify):
+    for module in (pool, answers):
         setattr(module, "shared", lambda: decoded)  # noqa: B010 (mypy knows them as constants)
     traced: list[Any] = []
     trace = torch.onnx.export

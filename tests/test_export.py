@@ -49,10 +49,11 @@ def test_the_certificate_speaks_of_real_clips(bundle: Path) -> None:
     certificate = json.loads((bundle / "certificate.json").read_text())
     assert certificate["passed"]
     assert certificate["clips"] == 8
-    assert "s5_orig.mp4" in certificate["clip_names"]
+    assert "bend/s5_orig.mp4" in [clip["name"] for clip in certificate["proof_clips"]]
     assert [link["forms"] for link in certificate["links"]] == [
         ["unmerged", "merged"],
         ["merged", "onnx"],
+        ["unmerged", "onnxruntime-fp32"],
     ]
     assert certificate["liveness"]["largest_logit_difference"] > 0.01
     page = (bundle / "certificate.html").read_text()
@@ -140,6 +141,7 @@ def test_a_fully_fine_tuned_run_is_exported_too(full_run: Path, tmp_path: Path) 
     assert [link.forms for link in shipped.certificate.links] == [
         ("trained", "merged"),
         ("merged", "onnx"),
+        ("trained", "onnxruntime-fp32"),
     ]
 
 
@@ -185,12 +187,12 @@ def swap_labels_of_transformers(folder: Path) -> None:
 def ship(monkeypatch: pytest.MonkeyPatch, bundle: Path, spoil: Callable[[Path], None]) -> None:
     """Let export write what a sound export wrote, then spoil it."""
 
-    def write_forms(stage: Path, *_: object) -> None:
+    def write_float32(stage: Path, *_: object) -> None:
         for name in ("model", "onnx", "adapters"):
             shutil.copytree(bundle / name, stage / name)
         spoil(stage)
 
-    monkeypatch.setattr(pipeline, "_write_forms", write_forms)
+    monkeypatch.setattr(pipeline, "write_float32", write_float32)
 
 
 def refused(lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -257,22 +259,25 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
         wrong = replace(sound, contract=sound.contract.model_copy(update=change))
 
     def spoil(stage: Path) -> None:
-        graph = onnx.load(stage / "onnx" / "model.onnx")
-        onnx.helper.set_model_props(
-            graph,
-            {
-                "labels": json.dumps(wrong.labels),
-                "pixel_contract": wrong.contract.model_dump_json(),
-            },
-        )
-        onnx.save(graph, stage / "onnx" / "model.onnx")
+        for path in (stage / "onnx").iterdir():
+            graph = onnx.load(path)
+            onnx.helper.set_model_props(
+                graph,
+                {
+                    "labels": json.dumps(wrong.labels),
+                    "pixel_contract": wrong.contract.model_dump_json(),
+                },
+            )
+            onnx.save(graph, path)
         processor = stage / "model" / "preprocessor_config.json"
         processor.write_text(json.dumps(contract_to_processor(wrong.contract)))
         if "labels" in change:
             swap_labels_of_transformers(stage)
 
     vouch = pipeline._vouch
-    monkeypatch.setattr(pipeline, "_vouch", lambda stage, _: vouch(stage, wrong))
+    monkeypatch.setattr(
+        pipeline, "_vouch", lambda stage, _, **options: vouch(stage, wrong, **options)
+    )
     ship(monkeypatch, bundle, spoil)
     message = refused(lora_run, tmp_path, capsys)
     expected = "names other labels" if "labels" in change else "answers differently"
@@ -331,7 +336,7 @@ def test_an_adapter_that_changes_while_it_is_exported_is_not_shipped(
         write(*arguments, **options)  # type: ignore[arg-type]
         (copy / "best_model_lora_adapter" / "README.md").write_text("of a better epoch")
 
-    monkeypatch.setattr("lora_deploy.export.pipeline.write_onnx", save_meanwhile)
+    monkeypatch.setattr("lora_deploy.export.write_forms.write_onnx", save_meanwhile)
     with pytest.raises(AdapterChangedError, match="was changed while it was exported"):
         pipeline.merge_export(copy, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

@@ -21,7 +21,7 @@ from lora_deploy.artifact import bundle as bundles
 from lora_deploy.artifact import run as runs
 from lora_deploy.atomic import UPDATE
 from lora_deploy.errors import AdapterChangedError
-from lora_deploy.export import pipeline
+from lora_deploy.export import write_forms
 from lora_deploy.runtime.load import load
 from tests.faults import NEED_ROOM, Call, attempt
 from tests.power_cut import out_of_order
@@ -249,7 +249,7 @@ def test_a_full_disk_ends_an_export_with_one_clear_line(
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(pipeline, "save_model", full)
+    monkeypatch.setattr(write_forms, "save_model", full)
     out = tmp_path / "out" / "bundle"
     assert cli.run(["merge-export", str(saves.work / "old"), "--out", str(out)]) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -166,7 +166,7 @@ def test_an_adapter_on_another_base_is_refused(bundle_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backend": "magic"}, "allowed: auto, onnxruntime, torch"),
+        ({"backend": "magic"}, "allowed: auto, onnxruntime, openvino, torch"),
         ({"adapter": "nobody"}, "it has: default"),
         ({"backend": "onnxruntime", "adapter": "default"}, "--backend torch"),
         ({"batch_size": 0}, "allowed: 1 or more"),

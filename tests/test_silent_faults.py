@@ -38,7 +38,7 @@ from lora_deploy.errors import (
     WeightsMissingError,
     WrongBaseError,
 )
-from lora_deploy.export import pipeline
+from lora_deploy.export import write_forms
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.model.base import open_base
 from lora_deploy.runtime.load import load
@@ -297,7 +297,7 @@ def test_17_an_export_that_lost_the_adapter(
         opened: PreTrainedModel = base.eval()
         return opened
 
-    monkeypatch.setattr(pipeline, "merge", merge_nothing)
+    monkeypatch.setattr(write_forms, "merge", merge_nothing)
     with pytest.raises(
         AdapterSkippedError, match="merged answers as the base does without its adapter"
     ):

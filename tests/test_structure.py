@@ -17,17 +17,28 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lora_deploy.__file__).parent
 
 LAYERS = (
-    ("errors", "extras", "versions", "known_bad", "disk", "atomic", "progress"),
+    (
+        "errors",
+        "extras",
+        "versions",
+        "known_bad",
+        "disk",
+        "atomic",
+        "progress",
+        "cores",
+        "processor_name",
+    ),
     ("clips.contract",),
     ("config", "device"),
     ("clips",),
     ("artifact",),
     ("model",),
     ("runtime",),
-    ("classify", "evaluate"),
+    ("classify", "evaluate", "proof"),
     ("train",),
     ("export",),
     ("bench", "doctor", "checkup", "demo"),
+    ("verification",),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),

@@ -1,10 +1,11 @@
 """The BUNDLE folder: what export leaves, every file vouched for by size and hash."""
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lora_deploy import atomic
 from lora_deploy.artifact.manifest import (
@@ -19,6 +20,10 @@ from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownEr
 
 MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
+FUSED = "onnx/model.ort.onnx"
+HALF = "onnx/model.fp16.onnx"
+INT8 = "onnx/model.int8.onnx"
+FRAMES_IN = "onnx/model.frames.onnx"
 MODEL = "model"
 ADAPTERS = "adapters"
 CERTIFICATE = "certificate.json"
@@ -35,6 +40,30 @@ class FileRecord(BaseModel):
     sha256: str
 
 
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Compiler = Literal["onnxruntime", "openvino"]
+COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
+
+
+class CompiledForm(BaseModel):
+    """One way to run the merged model without PyTorch, proved before it was shipped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Compiler
+    precision: Precision
+    """What most of it is computed in; ``bf16`` is OpenVINO's own rounding of the float32 graph."""
+    file: str
+    """What is opened, as the manifest's ``files`` names it."""
+
+    @property
+    def name(self) -> str:
+        """As the certificate and `bench` call it: ``openvino-bf16``."""
+        return f"{self.backend}-{self.precision}"
+
+
 class BundleManifest(Manifest):
     """``bundle.json``."""
 
@@ -45,12 +74,34 @@ class BundleManifest(Manifest):
     """Logits are divided by it before the softmax."""
     unknown_threshold: float | None = None
     base: BaseIdentity
-    precision: Literal["fp32"] = "fp32"
+    forms: tuple[CompiledForm, ...] = (
+        CompiledForm(backend="onnxruntime", precision="fp32", file=ONNX),
+    )
+    """What was compiled and proved; at most one of each backend and precision."""
+    flop_per_clip: int | None = Field(default=None, gt=0)
+    """Floating-point operations of one forward pass, a multiplication and an addition as two."""
     adapters: tuple[str, ...]
     """Names of the folders under ``adapters/``."""
     files: dict[str, FileRecord]
     """Every file of the bundle but this one, by its path with forward slashes."""
     versions: dict[str, str]
+    seal: str | None = None
+    """Hash of ``bundle.json`` itself, its own digits taken as zeros; see `is_sealed`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_precision(cls, values: Any) -> Any:
+        """Bundles from before there were forms say ``precision: fp32``, which the forms say now."""
+        if isinstance(values, dict) and values.get("precision") == "fp32":
+            return {key: value for key, value in values.items() if key != "precision"}
+        return values
+
+    def form(self, backend: Compiler, precision: Precision) -> CompiledForm | None:
+        """The form that a backend runs at a precision; None where there is none."""
+        return next(
+            (one for one in self.forms if (one.backend, one.precision) == (backend, precision)),
+            None,
+        )
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -65,8 +116,30 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_bundle_manifest(folder: Path, manifest: BundleManifest) -> None:
-    """Write ``bundle.json``, last of all files."""
-    atomic.write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    """Write ``bundle.json``, last of all files, and sealed."""
+    unsealed = manifest.model_copy(update={"seal": _NO_SEAL}).model_dump_json(indent=1) + "\n"
+    seal = hashlib.sha256(unsealed.encode()).hexdigest()
+    atomic.write_text(folder / MANIFEST, unsealed.replace(_NO_SEAL, seal))
+
+
+_NO_SEAL = "0" * 64
+_SEAL = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
+
+
+def is_sealed(folder: Path) -> bool | None:
+    """Whether ``bundle.json`` is, byte for byte, what was written; None where it bears no seal.
+
+    A seal finds damage. It stops nobody who means to change a bundle: they can make a new one.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return False
+    found = _SEAL.search(content)
+    if found is None:
+        return None if b"seal" not in content else False
+    unsealed = content[: found.start(1)] + _NO_SEAL.encode() + content[found.end(1) :]
+    return hashlib.sha256(unsealed).hexdigest().encode() == found[1]
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:
@@ -118,22 +191,40 @@ def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> Non
         ArtifactError: A file is missing, has changed, or is not in the manifest.
     """
     listed = {name for name in manifest.files if name.startswith(under and f"{under}/")}
+    check_nothing_added(folder, manifest, under)
+    for name in sorted(listed):
+        verify_file(folder, manifest, name)
+
+
+def verify_file(folder: Path, manifest: BundleManifest, name: str) -> None:
+    """Check one file by size and hash.
+
+    Raises:
+        ArtifactError: It is missing, has changed, or is not in the manifest.
+    """
+    record = _record(folder, manifest, name)
+    path = folder / name
+    if not path.is_file():
+        raise FileMissingError(f"{folder} lacks {name}")
+    if path.is_symlink() or path.stat().st_size != record.bytes:
+        raise FileChangedError(_changed(folder, name))
+    if sha256_of_file(path) != record.sha256:
+        raise FileChangedError(_changed(folder, name))
+
+
+def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "") -> None:
+    """Check that no file lies there that the manifest does not name.
+
+    Raises:
+        FileUnknownError: There is one.
+    """
     found = {
         path.relative_to(folder).as_posix()
         for path in (folder / under).rglob("*")
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
-    if missing := sorted(listed - found):
-        raise FileMissingError(f"{folder} lacks {missing[0]}")
-    if unknown := sorted(found - listed):
+    if unknown := sorted(found - set(manifest.files)):
         _record(folder, manifest, unknown[0])
-    for name in sorted(listed):
-        record = _record(folder, manifest, name)
-        path = folder / name
-        if path.is_symlink() or path.stat().st_size != record.bytes:
-            raise FileChangedError(_changed(folder, name))
-        if sha256_of_file(path) != record.sha256:
-            raise FileChangedError(_changed(folder, name))
 
 
 def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:

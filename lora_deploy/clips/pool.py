@@ -29,6 +29,7 @@ from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
+from lora_deploy.cores import usable_cores
 from lora_deploy.errors import ClipError, DecodersUnavailableError
 from lora_deploy.extras import require
 
@@ -106,7 +107,7 @@ class DecodePool:
         """
         if decoder == "decord":
             require("decord", purpose="to decode with --decoder decord")
-        self.workers = workers or min(_cores(), MOST_WORKERS)
+        self.workers = workers or min(usable_cores(), MOST_WORKERS)
         self.options = PoolOptions(
             decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
         )
@@ -319,13 +320,6 @@ class _Worker:
     connection: socket.socket
     fence: Fence | None = None
     clips: int = 0
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _has_spoken(connection: socket.socket) -> bool:

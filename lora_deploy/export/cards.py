@@ -1,48 +1,120 @@
 """The model card of a bundle."""
 
-from lora_deploy.export.verify import Certificate
+import re
+from html import escape
+
+import yaml
+
+from lora_deploy.artifact.bundle import ADAPTERS, CERTIFICATE_PAGE, MANIFEST, MODEL, ONNX
+from lora_deploy.proof.certificate import Certificate, Link
+from lora_deploy.proof.wording import (
+    calibration_sentences,
+    compiled,
+    count,
+    figure,
+    form_title,
+    lowest_true_share,
+    percent,
+    rounded_percent,
+)
 from lora_deploy.runtime.trained import Trained
 
 
 def bundle_card(trained: Trained, certificate: Certificate) -> str:
-    """README.md of a BUNDLE: what it tells apart, how to run it, what was proved."""
+    """README.md of a BUNDLE: what it tells apart, how to run each form, what was proved."""
     base = trained.base
-    rows = [
-        f"| {' = '.join(link.forms)} | {link.agreement:.0%} | {link.largest_probability_difference:.1e} |"
-        for link in certificate.links
-    ]
+    licence = base.licence or "not stated"
     return "\n".join(
         [
             "---",
-            f"base_model: {base.id}",
-            f"license: {base.licence or 'other'}",
-            "pipeline_tag: video-classification",
+            _head(trained),
             "---",
             "",
             "# Action recogniser",
             "",
-            f"Tells {len(trained.labels)} classes apart: {', '.join(trained.labels)}.",
-            f"Made from {base.id} (licence of its weights: {base.licence or 'not stated'}).",
+            f"Tells {len(trained.labels)} classes apart: "
+            f"{', '.join(_plain(label) for label in trained.labels)}.",
+            f"Made from {_plain(base.id)} (licence of its weights: {_plain(licence)}).",
             "",
+            "## Run it",
             "```bash",
             'pip install "lora-deploy[cpu]"',
             "lora-deploy classify THIS_FOLDER clip.mp4",
+            *_commands(certificate),
             "```",
             "",
-            f"Proved on {certificate.clips} clips ({certificate.source}) before it was shipped:",
+            "## What was proved",
+            *_proved(certificate),
             "",
-            "| forms | same label | largest difference in probability |",
-            "|---|---|---|",
-            *rows,
+            *_forms(certificate),
             "",
             *_accuracy(trained),
+            *_scores(certificate),
             "",
-            "`onnx/model.onnx` opens with any ONNX runtime, `adapters/` with peft and, where it is "
-            "there, `model/` with transformers; `bundle.json` has labels, pixel contract and the "
-            "hash of every file.",
+            f"`{ONNX}` opens with any ONNX runtime, `{ADAPTERS}/` with peft and, where it is there, "
+            f"`{MODEL}/` with transformers; `{MANIFEST}` has labels, pixel contract and the hash of "
+            "every file.",
             "",
         ]
     )
+
+
+def _head(trained: Trained) -> str:
+    """What a hub reads, as YAML."""
+    values = {
+        "base_model": trained.base.id,
+        "license": trained.base.licence or "other",
+        "pipeline_tag": "video-classification",
+    }
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.strip()
+
+
+def _commands(certificate: Certificate) -> list[str]:
+    """One line for each compiled form."""
+    forms = [found for link in certificate.links if (found := compiled(link.forms[1]))]
+    return [
+        f"lora-deploy classify THIS_FOLDER clip.mp4 --backend {backend} --precision {precision}"
+        for backend, precision in dict.fromkeys(forms)
+    ]
+
+
+def _proved(certificate: Certificate) -> list[str]:
+    where = f" on {_plain(certificate.computer)}" if certificate.computer else ""
+    when = f", {certificate.date}" if certificate.date else ""
+    return [
+        f"{count(certificate.clips, 'real clip')} ({_plain(certificate.source)}) went through every "
+        f"form, each from the video file to the label{where}{when}. `{CERTIFICATE_PAGE}` shows it; "
+        "to repeat it here, or on clips of your own:",
+        "",
+        "```bash",
+        "lora-deploy verify THIS_FOLDER --data CLIPS",
+        "```",
+    ]
+
+
+def _forms(certificate: Certificate) -> list[str]:
+    """The table of forms, as Markdown."""
+    rows = [_form(link, certificate) for link in certificate.links]
+    return [
+        "| form | compared with | same label | 95% sure of | largest difference in probability | right |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _form(link: Link, certificate: Certificate) -> str:
+    one, other = link.forms
+    right = certificate.accuracy.get(other)
+    cells = (
+        _plain(form_title(other)),
+        _plain(form_title(one)),
+        percent(link.agreement),
+        rounded_percent(lowest_true_share(link.agreement, certificate.clips)),
+        figure(link.largest_probability_difference),
+        "" if right is None else percent(right),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _accuracy(trained: Trained) -> list[str]:
@@ -52,3 +124,15 @@ def _accuracy(trained: Trained) -> list[str]:
         f"Validation accuracy {trained.best.val_accuracy:.3f} on {trained.best.val_clips} clips; "
         "they chose the best epoch, so expect less on new ones."
     ]
+
+
+def _scores(certificate: Certificate) -> list[str]:
+    if certificate.calibration is None:
+        return []
+    return ["", "## What a score means", *calibration_sentences(certificate.calibration)]
+
+
+def _plain(text: str) -> str:
+    """A name as Markdown text: no cell, tag, link or line of its own making."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    return escape(text, quote=False)

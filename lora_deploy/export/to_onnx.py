@@ -1,11 +1,14 @@
 """A merged model as one ONNX file in plain operators, any batch size, labels and pixels inside."""
 
+import ast
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import NotExportableError, TooLargeForOnnxError
+from lora_deploy.export.graph import Graph
 from lora_deploy.export.rotary import constant_positions
 from lora_deploy.model.architectures import logits_of
 
@@ -84,9 +88,87 @@ def write_onnx(
             **(metadata or {}),
         },
     )
+    _name_nodes(proto)
     _forget_traces(proto)
+    _drop_idle_masks(proto)
+    _whole_gelu(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save_model(proto, path)
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Name each node by its module and operator: ``videomae.encoder.layer.3.output.dense/MatMul``."""
+    uses: Counter[str] = Counter()
+    for node in proto.graph.node:
+        module = _module_of(node)
+        name = f"{module}/{node.op_type}" if module else node.op_type
+        uses[name] += 1
+        node.name = name if uses[name] == 1 else f"{name}_{uses[name] - 1}"
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """The module whose forward made a node, as the model itself names it."""
+    notes = {note.key: note.value for note in node.metadata_props}
+    # From outside to inside, then the operation: ['', 'model', 'model.videomae', …, 'linear_2'].
+    scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+    innermost: str = scopes[-2] if len(scopes) > 1 else ""
+    return innermost.removeprefix("model").removeprefix(".") if innermost[:5] == "model" else ""
+
+
+def _drop_idle_masks(proto: onnx.ModelProto) -> None:
+    """ViViT hands its attention a mask that hides nothing; many engines have no fast path for masks."""
+    graph = Graph(proto)
+    for node in graph.nodes:
+        if node.op_type != "Attention" or len(node.input) < 4 or not node.input[3]:
+            continue
+        spread = graph.maker(node.input[3], "Expand")
+        mask = graph.constant(spread.input[0] if spread else node.input[3])
+        if mask is not None and mask.dtype == np.bool_ and mask.all():
+            node.input[3] = ""
+            while not node.input[-1]:
+                node.input.pop()
+    graph.drop_unused()
+
+
+_TANH_GELU = ("Mul", "Mul", "Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul")
+
+
+def _whole_gelu(proto: onnx.ModelProto) -> None:
+    """ViViT's activation written out in nine nodes, as the one operator that it is."""
+    graph = Graph(proto)
+    nodes = list(graph.nodes)
+    for start, first in enumerate(graph.nodes):
+        chain = nodes[start : start + len(_TANH_GELU)]
+        if tuple(node.op_type for node in chain) != _TANH_GELU:
+            continue
+        if _tanh_gelu(graph, chain) and len({node.name.split("/")[0] for node in chain}) == 1:
+            whole = onnx.helper.make_node(
+                "Gelu", [first.input[0]], chain[-1].output, approximate="tanh"
+            )
+            whole.name = first.name.replace("/Mul", "/Gelu")
+            nodes[start + len(_TANH_GELU) - 1] = whole
+    graph.rebuild(nodes)
+
+
+def _tanh_gelu(graph: Graph, chain: Sequence[onnx.NodeProto]) -> bool:
+    """Whether nine nodes compute ½x · (1 + tanh(√(2/π)·x · (1 + 0.044715·x²)))."""
+    half, scaled, square, squared, plus, inner, tanh, one_more, _ = chain
+    x = half.input[0]
+    takes = [
+        (half, x, 0.5), (scaled, x, np.sqrt(2 / np.pi)), (square, x, 0.044715),
+        (squared, square.output[0], x), (plus, squared.output[0], 1.0),
+        (inner, scaled.output[0], plus.output[0]), (tanh, inner.output[0], None),
+        (one_more, tanh.output[0], 1.0), (chain[-1], half.output[0], one_more.output[0]),
+    ]  # fmt: skip
+    return all(_takes(graph, node, value, other) for node, value, other in takes)
+
+
+def _takes(graph: Graph, node: onnx.NodeProto, value: str, other: str | float | None) -> bool:
+    """Whether a node takes a value, and beside it another or a constant number."""
+    if not isinstance(other, float):
+        return list(node.input) == ([value] if other is None else [value, other])
+    number = graph.constant(node.input[1])
+    return node.input[0] == value and number is not None and bool(np.isclose(number, other).all())
 
 
 def _forget_traces(proto: onnx.ModelProto) -> None:

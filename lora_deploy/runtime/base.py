@@ -11,6 +11,9 @@ from lora_deploy.clips import pool, transforms
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import AnswersNotFiniteError
 
+UNKNOWN = "unknown"
+"""What a clip is called whose best label is less probable than the bundle's threshold."""
+
 
 class Backend(Protocol):
     """A compiled or loaded model. It knows nothing of files, labels or probabilities."""
@@ -43,8 +46,9 @@ class Prediction:
     """What a model says of one clip."""
 
     label: str
+    """The most probable one, or `UNKNOWN` where even that is below the bundle's threshold."""
     score: float
-    """Probability of ``label``, 0 to 1."""
+    """Probability of the most probable label, 0 to 1."""
     top_k: tuple[tuple[str, float], ...]
     """Label and probability, the most probable first."""
     logits: tuple[float, ...]
@@ -64,8 +68,11 @@ class Recogniser:
     """In the order of the logits."""
     contract: PixelContract
     temperature: float
+    """Logits are divided by it before the softmax."""
     digest: str
     """Of the model, for the rows that `classify` writes."""
+    unknown_threshold: float | None = None
+    """A clip whose best label is less probable is `UNKNOWN`; None names every clip."""
 
     def classify(self, path: str | Path, *, top_k: int = 5) -> Prediction:
         """Decode a video file and say what happens in it.
@@ -118,9 +125,11 @@ class Recogniser:
         probabilities = softmax(logits / self.temperature)
         order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
         ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)
+        label, score = ranked[0]
+        known = self.unknown_threshold is None or score >= self.unknown_threshold
         return Prediction(
-            label=ranked[0][0],
-            score=ranked[0][1],
+            label=label if known else UNKNOWN,
+            score=score,
             top_k=ranked,
             logits=tuple(float(value) for value in logits),
             duration_seconds=duration_seconds,

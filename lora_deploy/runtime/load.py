@@ -1,6 +1,5 @@
 """The door: open a RUN or a BUNDLE with the backend that was asked for, or say what is missing."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,23 +7,18 @@ from typing import Any, Literal, get_args
 
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
-from lora_deploy.artifact.bundle import BundleManifest
-from lora_deploy.artifact.manifest import manifest_digest
-from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
     BackendCannotError,
-    GraphDisagreesError,
-    GraphError,
-    LabelOrderError,
     NotAModelError,
     UnknownBackendError,
 )
-from lora_deploy.extras import import_backend, is_installed
+from lora_deploy.extras import import_backend
 from lora_deploy.runtime.base import Backend, Recogniser
+from lora_deploy.runtime.open_bundle import open_bundle
 
 logger = logging.getLogger(__name__)
 
-BackendName = Literal["auto", "onnxruntime", "torch"]
+BackendName = Literal["auto", "onnxruntime", "openvino", "torch"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 
@@ -32,6 +26,7 @@ def load(
     model: str | Path,
     *,
     backend: str = "auto",
+    precision: str = "auto",
     adapter: str | None = None,
     device: str | None = None,
     batch_size: int = 1,
@@ -42,8 +37,10 @@ def load(
 
     Args:
         model: A RUN or a BUNDLE folder, or the folder of an adapter that plain peft wrote.
-        backend: ``onnxruntime`` (bundles), ``torch``, or ``auto``: onnxruntime for a bundle where
-            it is installed, else torch.
+        backend: ``onnxruntime`` and ``openvino`` (bundles), ``torch``, or ``auto``: for a bundle
+            what it was compiled for and is installed, else torch.
+        precision: ``fp32`` (and ``auto``), or a lower one that the bundle was proved at: ``fp16``,
+            ``bf16``, ``int8``.
         adapter: Name of one of a bundle's adapters, to run it unmerged on its base (torch).
         device: For torch: ``cpu``, ``cuda``, or None for the best there is.
         batch_size: Clips run at once, always; fewer are padded.
@@ -69,8 +66,17 @@ def load(
             "and --labels out"
         )
     if bundle.is_bundle(folder):
-        return _load_bundle(folder, backend, adapter, device, batch_size)
+        return open_bundle(
+            folder,
+            backend=backend,
+            precision=precision,
+            adapter=adapter,
+            device=device,
+            batch_size=batch_size,
+        )
     if run.is_run(folder) or adapter_alone:
+        if precision not in ("auto", "fp32"):
+            raise BackendCannotError(f"{folder} is no bundle, and runs in fp32 only")
         return _load_trained(folder, backend, adapter, device, batch_size, base, labels)
     raise _not_a_model(folder)
 
@@ -80,95 +86,6 @@ def _not_a_model(folder: Path) -> NotAModelError:
     return NotAModelError(
         f"{folder} {what}: one with {run.MANIFEST} or {bundle.MANIFEST} is needed here"
     )
-
-
-def _load_bundle(
-    folder: Path, backend: str, adapter: str | None, device: str | None, batch_size: int
-) -> Recogniser:
-    manifest = bundle.read_bundle_manifest(folder)
-    if backend == "auto":
-        torch_asked = adapter is not None or not is_installed("onnxruntime")
-        backend = "torch" if torch_asked and is_installed("torch") else "onnxruntime"
-    if backend == "onnxruntime":
-        if adapter is not None:
-            raise BackendCannotError(
-                "an adapter is run unmerged by torch only; leave --adapter out, or install "
-                '"lora-deploy[train]" and use --backend torch'
-            )
-        opened: Backend = _open_onnx(folder, manifest, batch_size)
-    else:
-        opened = _open_torch_bundle(folder, manifest, adapter, device, batch_size)
-    return Recogniser(
-        backend=opened,
-        labels=manifest.labels,
-        contract=manifest.contract,
-        temperature=manifest.temperature,
-        digest=manifest_digest(folder / bundle.MANIFEST),
-    )
-
-
-def _open_onnx(folder: Path, manifest: BundleManifest, batch_size: int) -> Backend:
-    ort = import_backend("lora_deploy.runtime.ort", "onnxruntime", purpose="to run ONNX files")
-    graph = bundle.verified_bytes(folder, manifest, bundle.ONNX)
-    opened: Any = ort.OnnxRuntimeBackend(graph, batch_size=batch_size)
-    _check_metadata(opened.metadata, manifest)
-    backend: Backend = opened
-    return backend
-
-
-def _check_metadata(metadata: dict[str, str], manifest: BundleManifest) -> None:
-    """The graph and the manifest must speak of the same labels and pixels."""
-    try:
-        labels = json.loads(metadata["labels"])
-        contract = PixelContract.model_validate_json(metadata["pixel_contract"])
-    except (KeyError, ValueError):
-        raise GraphError(f"{bundle.ONNX} does not say its labels and pixel contract") from None
-    if labels != list(manifest.labels):
-        raise LabelOrderError(
-            f"{bundle.ONNX} was exported for the labels {labels}; {bundle.MANIFEST} says "
-            f"{list(manifest.labels)}"
-        )
-    if contract != manifest.contract:
-        raise GraphDisagreesError(
-            f"{bundle.ONNX} and {bundle.MANIFEST} disagree on the pixel contract"
-        )
-
-
-def _open_torch_bundle(
-    folder: Path,
-    manifest: BundleManifest,
-    adapter: str | None,
-    device: str | None,
-    batch_size: int,
-) -> Backend:
-    eager = import_backend(
-        "lora_deploy.runtime.eager", "torch", "transformers", "peft", purpose="to run with PyTorch"
-    )
-    if adapter is None:
-        if not (folder / bundle.MODEL).is_dir():
-            raise BackendCannotError(
-                f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
-            )
-        bundle.verify_files(folder, manifest, under=bundle.MODEL)
-        model, form = eager.open_merged(folder / bundle.MODEL, manifest.labels), "merged"
-    else:
-        if adapter not in manifest.adapters:
-            raise BackendCannotError(
-                f"{folder} has no adapter {adapter!r}; it has: {', '.join(manifest.adapters) or 'none'}"
-            )
-        under = f"{bundle.ADAPTERS}/{adapter}"
-        bundle.verify_files(folder, manifest, under=under)
-        trained = import_backend(
-            "lora_deploy.runtime.trained", "torch", purpose="to open an adapter"
-        )
-        model, _ = trained.open_on_base(
-            folder / under, manifest.base, manifest.labels, manifest.contract
-        )
-        form = "unmerged"
-    opened: Backend = eager.TorchBackend(
-        model, form=form, batch_size=batch_size, device=_device(device)
-    )
-    return opened
 
 
 def _load_trained(
@@ -183,8 +100,8 @@ def _load_trained(
     """A RUN, or an adapter's folder."""
     is_run = run.is_run(folder)
     what = "RUN" if is_run else "adapter"
-    if backend == "onnxruntime":
-        raise BackendCannotError(f"{folder} is a {what}, which onnxruntime can't run")
+    if backend not in ("auto", "torch"):
+        raise BackendCannotError(f"{folder} is a {what}, which {backend} can't run")
     if adapter is not None:
         raise BackendCannotError(f"{folder} is a {what} of its own; leave --adapter out")
     trained = import_backend(
@@ -209,6 +126,7 @@ def _load_trained(
         labels=opened.labels,
         contract=opened.contract,
         temperature=1.0,
+        unknown_threshold=None,
         digest=opened.digest,
     )
 

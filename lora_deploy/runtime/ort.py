@@ -1,12 +1,50 @@
 """ONNX Runtime on the CPU."""
 
+import json
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
 
 _PROVIDER = "CPUExecutionProvider"
+
+
+class FramesInGraph:
+    """The graph with the preprocessing inside: raw frames in, probabilities out; on the CPU.
+
+    For whoever embeds the model elsewhere; here it is opened to be proved.
+    """
+
+    def __init__(self, graph: bytes) -> None:
+        """Open a graph whose bytes were checked against the bundle's manifest.
+
+        Raises:
+            GraphError: It is no such graph.
+        """
+        self._session = _session(graph, usable_cores())
+        _check_signature(self._session, "frames", "probabilities")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self.labels: tuple[str, ...] = tuple(json.loads(metadata["labels"]))
+            self.contract = PixelContract.model_validate_json(metadata["pixel_contract"])
+            self._temperature = float(metadata["temperature"])
+        except (KeyError, ValueError):
+            raise GraphError(
+                "the graph does not say its labels, pixel contract and temperature"
+            ) from None
+
+    def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Frames [clips, frames, height, width, 3] to logits [clips, labels], but for a constant."""
+        (probabilities,) = self._session.run(["probabilities"], {"frames": frames})
+        least = np.finfo(np.float32).tiny  # the logarithm of 0 is no number
+        result: NDArray[np.float32] = np.log(np.maximum(probabilities, least)) * np.float32(
+            self._temperature
+        )
+        return result
 
 
 class OnnxRuntimeBackend:
@@ -21,38 +59,15 @@ class OnnxRuntimeBackend:
         Args:
             graph: An ONNX file without external data.
             batch_size: The one batch shape that will be run.
-            threads: Of ONNX Runtime; 0 takes one a core.
+            threads: Of ONNX Runtime; 0 takes every core that this process may use.
 
         Raises:
             GraphError: It is no ONNX graph that this version of ONNX Runtime can run.
             ProviderFellBackError: ONNX Runtime fell back to something else than was asked for.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            # From bytes, not from a path: a graph that names external files finds none.
-            self._session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
-        except Exception as error:
-            first_line = str(error).splitlines()[0]
-            raise GraphError(
-                f"ONNX Runtime {onnxruntime.__version__} can't open the graph: {first_line}"
-            ) from error
-        found = self._session.get_providers()[0]
-        if found != _PROVIDER:
-            raise ProviderFellBackError(
-                f"ONNX Runtime chose {found} where {_PROVIDER} was asked for"
-            )
+        self._session = _session(graph, threads or usable_cores())
+        _check_signature(self._session, "pixel_values", "logits")
         self.batch_size = batch_size
-        self._check_signature()
-
-    def _check_signature(self) -> None:
-        inputs = [node.name for node in self._session.get_inputs()]
-        outputs = [node.name for node in self._session.get_outputs()]
-        if inputs != ["pixel_values"] or outputs != ["logits"]:
-            raise GraphError(
-                f"the graph takes {inputs} and gives {outputs}; needed: pixel_values and logits"
-            )
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -65,3 +80,32 @@ class OnnxRuntimeBackend:
             0
         ]
         return result
+
+
+def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Decoding goes on beside it: threads that wait must not keep cores busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        # From bytes, not from a path: a graph that names external files finds none.
+        session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
+    except Exception as error:
+        first_line = str(error).splitlines()[0]
+        raise GraphError(
+            f"ONNX Runtime {onnxruntime.__version__} can't open the graph: {first_line}"
+        ) from error
+    found = session.get_providers()[0]
+    if found != _PROVIDER:
+        raise ProviderFellBackError(f"ONNX Runtime chose {found} where {_PROVIDER} was asked for")
+    return session
+
+
+def _check_signature(session: onnxruntime.InferenceSession, takes: str, gives: str) -> None:
+    inputs = [node.name for node in session.get_inputs()]
+    outputs = [node.name for node in session.get_outputs()]
+    if inputs != [takes] or outputs != [gives]:
+        raise GraphError(
+            f"the graph takes {inputs} and gives {outputs}; needed: {takes} and {gives}"
+        )

@@ -42,7 +42,7 @@ def origin_of(
     settings: Settings, dataset: ClipDataset, base_fingerprint: str, device: torch.device
 ) -> Origin:
     """What a training with all of this is begun with."""
-    tree = settings.model_dump(mode="json")
+    tree = settings.model_dump(mode="json", exclude={"proof"})
     for key in MAY_DIFFER:
         section, name = key.split(".")
         tree[section].pop(name)
@@ -68,7 +68,9 @@ def _device_name(device: torch.device) -> str:
 
 def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
-    return [line for line in _differences(then, now) if not line.startswith(MAY_DIFFER)]
+    return [
+        line for line in _differences(then, now) if not line.startswith((*MAY_DIFFER, "proof."))
+    ]
 
 
 def differences(then: Origin, now: Origin) -> list[str]:

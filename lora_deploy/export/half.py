@@ -1,0 +1,151 @@
+"""A float32 graph in float16, by casts in the graph: what engines that are strongly typed obey.
+
+In float16: projections, attention, activations, patch embedding. In float32: what goes in and comes
+out, the residual stream from block to block, normalisation, softmax as a node of its own, pooling
+and classifier. So the sums that grow with the depth of a model can't overflow.
+"""
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from lora_deploy.export.blocks import block_of, check_blocks, is_head
+from lora_deploy.export.graph import Graph, copy_of, new_node
+from lora_deploy.export.ranges import value_ranges
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
+HEADROOM = 8
+"""A value that comes nearer to the largest float16 than by this factor is kept in float32."""
+
+_HALF = frozenset({
+    "Attention", "Conv", "Gelu", "Gemm", "MatMul", "Mul", "MultiHeadAttention", "Tanh",
+})  # fmt: skip
+
+_LAYOUT = frozenset({
+    "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""They move values about, in whatever precision they come."""
+
+
+def in_half(
+    model: onnx.ModelProto,
+    keep: Collection[str] = (),
+    calibration: Iterable[NDArray[np.float32]] = (),
+) -> onnx.ModelProto:
+    """Cast a graph to float16, inputs and outputs as they are.
+
+    Args:
+        model: In float32, as `write_onnx` makes it; it stays as it is.
+        keep: Blocks that are left in float32, as `block_of` names them.
+        calibration: Clips [1, frames, 3, height, width]. With them the values inside are
+            measured, and a node that takes or makes one within `HEADROOM` of what float16 can
+            hold is left in float32. Without them only weights are looked at.
+
+    Returns:
+        The graph; float values bear the names that they had.
+
+    Raises:
+        ValueError: No block bears a name in ``keep``.
+    """
+    check_blocks(model, keep)
+    model = copy_of(model)
+    graph = Graph(model)
+    large = _large_values(model, graph, calibration)
+    casting = _Casting(graph)
+    for node in graph.nodes:
+        casting.cast(node, half=_may_be_half(graph, node, keep, large))
+    for value in model.graph.value_info:
+        if value.name in casting.half:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph.rebuild(casting.nodes)
+    return model
+
+
+def _may_be_half(
+    graph: Graph, node: onnx.NodeProto, keep: Collection[str], large: Collection[str]
+) -> bool:
+    if is_head(node.name) or block_of(node.name) in keep:
+        return False
+    if any(value in large for value in (*node.input, *node.output)):
+        return False
+    if node.op_type == "Add":
+        return _is_inside_a_layer(graph, node)
+    return node.op_type in _HALF | _LAYOUT
+
+
+def _is_inside_a_layer(graph: Graph, add: onnx.NodeProto) -> bool:
+    """A bias, or a rotation of [batch, heads, tokens, head]; not the residual stream or positions."""
+    ranks = [len(graph.shape(value) or ()) for value in add.input if graph.is_constant(value)]
+    return ranks == [1] or len(graph.shape(add.output[0]) or ()) == 4
+
+
+def _large_values(
+    model: onnx.ModelProto, graph: Graph, calibration: Iterable[NDArray[np.float32]]
+) -> set[str]:
+    limit = LARGEST_HALF / HEADROOM
+    large = set()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            numbers = graph.constant(tensor.name)
+            if numbers is not None and numbers.size and not np.abs(numbers).max() <= limit:
+                large.add(tensor.name)
+    clips = iter(calibration)
+    first = next(clips, None)
+    if first is None:
+        return large
+    values = [
+        value
+        for node in graph.nodes
+        for value in node.output
+        if graph.element_type(value) == TensorProto.FLOAT
+    ]
+    edges = value_ranges(model, values, (clip for part in ([first], clips) for clip in part))
+    reach = np.abs(edges).max(axis=(0, 2))
+    return large | {value for value, found in zip(values, reach, strict=True) if not found <= limit}
+
+
+class _Casting:
+    """Goes through the nodes in their order and casts what a node takes to what it works in."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.half: set[str] = set()
+        """Values that are float16 now, under the name that they had."""
+        self._done: set[str] = set()
+
+    def cast(self, node: onnx.NodeProto, *, half: bool) -> None:
+        """Take over a node; ``half`` allows float16, and layout follows what it is given."""
+        floats = [value for value in node.input if self._is_float(value)]
+        if node.op_type in _LAYOUT:
+            moved = [value for value in floats if not self.graph.is_constant(value)]
+            half = half and bool(moved) and all(value in self.half for value in moved)
+        for slot, value in enumerate(node.input):
+            if self._is_float(value):
+                node.input[slot] = self._as(value, node, half=half)
+        self.nodes.append(node)
+        if half and floats:
+            self.half.update(value for value in node.output if self._is_float(value))
+
+    def _is_float(self, value: str) -> bool:
+        return self.graph.element_type(value) == TensorProto.FLOAT
+
+    def _as(self, value: str, node: onnx.NodeProto, *, half: bool) -> str:
+        if half == (value in self.half):
+            return value
+        name = f"{value}/half" if half else f"{value}/single"
+        if name in self._done:
+            return name
+        self._done.add(name)
+        stored = self.graph.constant(value)
+        if stored is not None:
+            return self.graph.store(name, stored.astype(np.float16))
+        module = node.name.rpartition("/")[0]
+        to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+        self.nodes.append(new_node("Cast", [value], [name], f"{module}/Cast:{name}", to=to))
+        return name

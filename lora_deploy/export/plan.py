@@ -1,0 +1,72 @@
+"""Which forms a bundle is to hold: what was asked for, and which file each runtime reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_deploy.artifact import bundle
+from lora_deploy.artifact.bundle import PRECISIONS, CompiledForm, Compiler, Precision
+from lora_deploy.errors import FormNotMadeError
+
+TARGETS: dict[str, Compiler] = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""What ``--to`` takes, and the runtime that it means."""
+
+_FILES: dict[tuple[Compiler, Precision], str] = {
+    ("onnxruntime", "fp32"): bundle.FUSED,
+    ("onnxruntime", "fp16"): bundle.HALF,
+    ("onnxruntime", "int8"): bundle.INT8,
+    ("openvino", "fp32"): bundle.ONNX,
+    ("openvino", "bf16"): bundle.ONNX,  # it rounds the float32 graph itself
+    ("openvino", "int8"): bundle.INT8,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make."""
+
+    forms: tuple[CompiledForm, ...]
+    frames_in: bool = False
+    """Whether a graph is made that takes raw frames and gives probabilities."""
+
+    def at(self, precision: Precision) -> tuple[CompiledForm, ...]:
+        """The forms of one precision."""
+        return tuple(form for form in self.forms if form.precision == precision)
+
+
+def plan(
+    targets: Sequence[str] = ("onnx",),
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    frames_in: bool = False,
+) -> Plan:
+    """What was asked for, as forms; float32 is always among them.
+
+    Args:
+        targets: Of `TARGETS`; ``onnx`` is always among them.
+        precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
+        frames_in: Whether to make the graph with the preprocessing inside, too.
+
+    Raises:
+        FormNotMadeError: A word is unknown, or no target that was asked for takes a precision.
+    """
+    for words, allowed, option in (
+        (targets, tuple(TARGETS), "--to"),
+        (precisions, PRECISIONS, "--precision"),
+    ):
+        for word in words:
+            if word not in allowed:
+                raise FormNotMadeError(
+                    f"{option} {word!r} is not made; allowed: {', '.join(allowed)}"
+                )
+    compilers = [TARGETS[word] for word in TARGETS if word in targets or word == "onnx"]
+    forms = []
+    for precision in (one for one in PRECISIONS if one in precisions or one == "fp32"):
+        taken = [one for one in compilers if (one, precision) in _FILES]
+        if not taken:
+            able = [to for to, one in TARGETS.items() if (one, precision) in _FILES]
+            raise FormNotMadeError(f"--precision {precision} is made for {', '.join(able)} only")
+        forms += [
+            CompiledForm(backend=one, precision=precision, file=_FILES[one, precision])
+            for one in taken
+        ]
+    return Plan(tuple(forms), frames_in)

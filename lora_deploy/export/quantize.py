@@ -1,0 +1,134 @@
+"""A float32 graph with int8 weights and 8-bit inputs to them, as QuantizeLinear and DequantizeLinear.
+
+Static: how large the inputs become was measured on real clips. ONNX Runtime and OpenVINO fold what
+is inserted here into their integer kernels. Attention, normalisation, activations, the residual
+stream and the classifier stay in float.
+"""
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lora_deploy.export.blocks import block_of, check_blocks, is_head
+from lora_deploy.export.graph import Graph, copy_of, new_node
+from lora_deploy.export.ranges import value_ranges
+
+_OUTPUT_AXIS = {"MatMul": -1, "Gemm": -1, "Conv": 0}
+"""Along which axis of its weight a node's outputs lie; each output has a scale of its own."""
+
+
+def in_int8(
+    model: onnx.ModelProto,
+    calibration: Iterable[NDArray[np.float32]],
+    keep: Collection[str] = (),
+) -> onnx.ModelProto:
+    """Quantise projections and the patch embedding.
+
+    Args:
+        model: In float32, as `write_onnx` makes it; it stays as it is.
+        calibration: Real clips, each [1, frames, 3, height, width]; a few dozen, of every label.
+        keep: Blocks that are left in float32, as `block_of` names them.
+
+    Returns:
+        The graph; values that leave a block bear the names that they had.
+
+    Raises:
+        ValueError: No block bears a name in ``keep``.
+        NothingDecodedError: There is no clip to calibrate on.
+    """
+    check_blocks(model, keep)
+    model = copy_of(model)
+    graph = Graph(model)
+    chosen = [node for node in graph.nodes if _is_quantised(graph, node, keep)]
+    if not chosen:
+        return model
+    values = list(dict.fromkeys(node.input[0] for node in chosen))
+    edges = value_ranges(model, values, calibration)  # [clips, values, 2]
+    quantising = _Quantising(graph)
+    ranges = {
+        value: (float(low), float(high))
+        for value, low, high in zip(values, edges[..., 0].min(0), edges[..., 1].max(0), strict=True)
+    }
+    names = {node.name for node in chosen}
+    for node in graph.nodes:
+        if node.name in names:
+            node.input[0] = quantising.activation(node.input[0], ranges[node.input[0]])
+            node.input[1] = quantising.weight(node.input[1], node)
+        quantising.nodes.append(node)
+    graph.rebuild(quantising.nodes)
+    return model
+
+
+def _is_quantised(graph: Graph, node: onnx.NodeProto, keep: Collection[str]) -> bool:
+    return (
+        node.op_type in _OUTPUT_AXIS
+        and not is_head(node.name)
+        and block_of(node.name) not in keep
+        and graph.is_constant(node.input[1])
+        and not graph.is_constant(node.input[0])
+    )
+
+
+class _Quantising:
+    """Inserts pairs of QuantizeLinear and DequantizeLinear, one for each value that is taken."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self._done: dict[str, str] = {}
+
+    def activation(self, value: str, edges: tuple[float, float]) -> str:
+        """One scale for the whole value, and a zero point: what follows an activation is lopsided."""
+        if value in self._done:
+            return self._done[value]
+        low, high = min(edges[0], 0.0), max(edges[1], 0.0)
+        scale = np.maximum((high - low) / 255, np.finfo(np.float32).tiny).astype(np.float32)
+        zero = np.clip(np.rint(-low / scale), 0, 255).astype(np.uint8)
+        inputs = [
+            self.graph.store(f"{value}/scale", np.asarray(scale)),
+            self.graph.store(f"{value}/zero", np.asarray(zero)),
+        ]
+        coded, name = f"{value}/coded", f"{value}/rounded"
+        self.nodes += [
+            new_node("QuantizeLinear", [value, *inputs], [coded], self._named(coded, value)),
+            new_node("DequantizeLinear", [coded, *inputs], [name], self._named(name, value)),
+        ]
+        self._done[value] = name
+        return name
+
+    def weight(self, value: str, node: onnx.NodeProto) -> str:
+        """Symmetric int8, each output with a scale of its own."""
+        numbers = self.graph.constant(value)
+        assert numbers is not None
+        transposed = node.op_type == "Gemm" and any(
+            entry.name == "transB" and entry.i for entry in node.attribute
+        )
+        axis = 0 if transposed else _OUTPUT_AXIS[node.op_type] % numbers.ndim
+        name = f"{value}/rounded/{axis}"
+        if name in self._done:
+            return self._done[name]
+        others = tuple(other for other in range(numbers.ndim) if other != axis)
+        reach = np.abs(numbers).max(axis=others, keepdims=True)
+        scale = np.maximum(reach / 127, np.finfo(np.float32).tiny).astype(np.float32)
+        coded = np.clip(np.rint(numbers / scale), -127, 127).astype(np.int8)
+        inputs = [
+            self.graph.store(f"{value}/coded/{axis}", coded),
+            self.graph.store(f"{value}/scale/{axis}", scale.reshape(-1)),
+            self.graph.store(f"{value}/zero/{axis}", np.zeros(scale.size, np.int8)),
+        ]
+        module = node.name.rpartition("/")[0]
+        self.nodes.append(
+            new_node(
+                "DequantizeLinear", inputs, [name], f"{module}/DequantizeLinear:{name}", axis=axis
+            )
+        )
+        self._done[name] = name
+        return name
+
+    def _named(self, value: str, source: str) -> str:
+        maker = self.graph.maker(source)
+        module = maker.name.rpartition("/")[0] if maker else ""
+        op_type = "QuantizeLinear" if value.endswith("/coded") else "DequantizeLinear"
+        return f"{module}/{op_type}:{value}"

@@ -1,0 +1,183 @@
+"""The same clips through any form: decoded once for each pixel contract, labels put in one order."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_deploy.artifact.bundle import Precision
+from lora_deploy.artifact.manifest import sha256_of_file
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.dataset import LabelledClip
+from lora_deploy.clips.pool import shared
+from lora_deploy.errors import ClipError, NothingDecodedError
+from lora_deploy.proof.certificate import ProofClip
+
+NOISE_CLIPS = 2
+_NOISE_SEED = 0
+
+
+class Answering(Protocol):
+    """What a `Recogniser` is, and whatever else has labels, a contract and logits."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of the logits."""
+
+    @property
+    def contract(self) -> PixelContract:
+        """Which pixels it is to be given."""
+
+    def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Frames [clips, frames, height, width, 3] to logits [clips, labels]."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the model, opened as a user opens it, and only while it is needed."""
+
+    name: str
+    open: Callable[[], Answering]
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a form said."""
+
+    form: str
+    precision: Precision
+    labels: tuple[str, ...]
+    """As the form itself names and orders them."""
+    logits: NDArray[np.float32]
+    """[clips, labels], columns in the order of the first form's labels."""
+    noise: NDArray[np.float32]
+    """[`NOISE_CLIPS`, labels], on seeded noise."""
+
+
+class Clips:
+    """Clips for a proof: what can be decoded of them, and their frames by pixel contract.
+
+    Use it as a context manager; frames lie in a temporary file, not in memory.
+    """
+
+    def __init__(self, clips: Sequence[LabelledClip], contract: PixelContract) -> None:
+        """Decode all clips once.
+
+        Args:
+            clips: Which ones; what can't be decoded is left out and told in ``left_out``.
+            contract: Of the first form.
+
+        Raises:
+            NothingDecodedError: None can be decoded.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="lora-deploy-")
+        self._frames: dict[PixelContract, NDArray[np.uint8]] = {}
+        self.readable: list[LabelledClip] = []
+        self.left_out: list[str] = []
+        decoded = shared().in_order([str(clip.path) for clip in clips], contract)
+        frames = self._file(len(clips), contract)
+        for clip, (_, outcome) in zip(clips, decoded, strict=True):
+            if isinstance(outcome, ClipError):
+                self.left_out.append(f"{told(clip)}: {outcome}")
+            else:
+                frames[len(self.readable)] = outcome.frames
+                self.readable.append(clip)
+        if not self.readable:
+            self._folder.cleanup()
+            raise NothingDecodedError(
+                f"none of {len(clips)} clips can be decoded, so nothing can be proved; name "
+                "readable ones with --verify-on"
+            )
+        self._frames[contract] = frames[: len(self.readable)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._frames.clear()
+        self._folder.cleanup()
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Name and true label of each clip."""
+        return [(told(clip), clip.label) for clip in self.readable]
+
+    def records(self) -> tuple[ProofClip, ...]:
+        """The clips as the certificate names them."""
+        return tuple(
+            ProofClip(name=told(clip), sha256=sha256_of_file(clip.path), label=clip.label)
+            for clip in self.readable
+        )
+
+    def frames(self, contract: PixelContract) -> NDArray[np.uint8]:
+        """Frames [clips, frames, height, width, 3], decoded as a contract says."""
+        if contract not in self._frames:
+            frames = self._file(len(self.readable), contract)
+            for row, clip in enumerate(self.readable):
+                frames[row] = shared().decode(clip.path, contract).frames
+            self._frames[contract] = frames
+        return self._frames[contract]
+
+    def _file(self, clips: int, contract: PixelContract) -> NDArray[np.uint8]:
+        path = Path(self._folder.name) / f"{len(self._frames)}.frames"
+        return np.memmap(path, np.uint8, "w+", shape=(clips, *contract.frames_shape))
+
+
+def told(clip: LabelledClip) -> str:
+    """A clip's name in a certificate: its folder's and its own, as names repeat from class to class."""
+    return f"{clip.path.parent.name}/{clip.path.name}"
+
+
+def noise_frames(contract: PixelContract) -> NDArray[np.uint8]:
+    """The same seeded noise everywhere: [`NOISE_CLIPS`, frames, height, width, 3]."""
+    generator = np.random.Generator(np.random.PCG64(_NOISE_SEED))
+    return generator.integers(0, 256, (NOISE_CLIPS, *contract.frames_shape), np.uint8)
+
+
+def ask(
+    form: Form,
+    clips: Clips,
+    labels: Sequence[str],
+    *,
+    advance: Callable[[], None] = lambda: None,
+    opened: Answering | None = None,
+) -> Answers:
+    """Send all clips through a form, which is opened for it and let go again.
+
+    Args:
+        form: Which one.
+        clips: Real clips.
+        labels: The order of the answers' columns.
+        advance: Called after each clip.
+        opened: The form, where it is open already.
+    """
+    model = opened or form.open()
+    rows = []
+    for frames in clips.frames(model.contract):
+        rows.append(model.logits(frames[None])[0])
+        advance()
+    noise = model.logits(noise_frames(model.contract))
+    return Answers(
+        form=form.name,
+        precision=form.precision,
+        labels=model.labels,
+        logits=_in_order(np.stack(rows), model.labels, labels),
+        noise=_in_order(noise, model.labels, labels),
+    )
+
+
+def _in_order(
+    logits: NDArray[np.float32], labels: Sequence[str], wanted: Sequence[str]
+) -> NDArray[np.float32]:
+    """Columns by label, whatever order the form has; a label that it lacks is never likely."""
+    columns = {label: column for column, label in enumerate(labels)}
+    result = np.full((len(logits), len(wanted)), -np.inf, np.float32)
+    for column, label in enumerate(wanted):
+        if label in columns:
+            result[:, column] = logits[:, columns[label]]
+    return result

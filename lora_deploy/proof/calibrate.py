@@ -1,0 +1,112 @@
+"""Scores that mean what they say: a temperature fitted on labelled clips, and where "unknown" begins."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_deploy.proof.certificate import Calibration
+from lora_deploy.runtime.base import UNKNOWN, softmax
+
+LEAST_CLIPS = 30
+"""Fewer say too little of how sure a model may be."""
+
+TEMPERATURES = (0.5, 10.0)
+"""What a fit may give: a trained network is too sure far more often than not sure enough."""
+
+_BINS = 10
+
+
+def calibrate(
+    logits: NDArray[np.float32],
+    truths: Sequence[str],
+    labels: Sequence[str],
+    *,
+    fit: bool = True,
+    unknown_rate: float | None = None,
+) -> Calibration:
+    """Fit the temperature on labelled clips, then place the threshold below which is "unknown".
+
+    Guo et al., "On calibration of modern neural networks", 2017.
+
+    Args:
+        logits: [clips, labels] of the trained model, on clips that it did not learn from.
+        truths: Their true labels.
+        labels: In the order of the columns.
+        fit: False leaves the temperature at 1.
+        unknown_rate: Part of these clips, all of known labels, that may be called unknown; None
+            calls none so.
+    """
+    targets = np.array([list(labels).index(truth) for truth in truths])
+    reason = _why_not(logits, targets) if fit else "it was not asked for"
+    temperature = _fitted(logits, targets) if reason is None else 1.0
+    probabilities = softmax(logits / temperature)
+    threshold = None
+    if unknown_rate is not None and UNKNOWN not in labels:
+        # The largest score below which at most that part of the clips lies.
+        scores = np.sort(probabilities.max(axis=1))
+        threshold = float(scores[int(unknown_rate * len(scores))])
+    return Calibration(
+        temperature=temperature,
+        clips=len(targets),
+        error_before=calibration_error(softmax(logits), targets),
+        error_after=calibration_error(probabilities, targets),
+        reason=reason,
+        unknown_threshold=threshold,
+        unknown_false_positive_rate=None if threshold is None else unknown_rate,
+    )
+
+
+def _why_not(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> str | None:
+    if len(targets) < LEAST_CLIPS:
+        return f"{len(targets)} clips are too few, {LEAST_CLIPS} are needed"
+    if (logits.argmax(axis=1) == targets).all():
+        return "without one wrong answer nothing tells how sure the model may be"
+    return None
+
+
+def _fitted(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
+    """The temperature of the least negative log likelihood: convex in its inverse, so searched.
+
+    Golden section over the logarithm of the temperature, to 1e-4.
+    """
+    low, high = map(float, np.log(TEMPERATURES))
+    golden = (np.sqrt(5.0) - 1) / 2
+    while high - low > 1e-4:
+        one, other = high - golden * (high - low), low + golden * (high - low)
+        if _likelihood_loss(logits, targets, np.exp(one)) < _likelihood_loss(
+            logits, targets, np.exp(other)
+        ):
+            high = other
+        else:
+            low = one
+    return round(float(np.exp((low + high) / 2)), 4)
+
+
+def _likelihood_loss(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], temperature: float
+) -> float:
+    """Mean negative log likelihood of the true labels, in nats."""
+    scaled = logits.astype(np.float64) / temperature
+    largest = scaled.max(axis=1, keepdims=True)
+    log_sum = largest[:, 0] + np.log(np.exp(scaled - largest).sum(axis=1))
+    return float((log_sum - scaled[np.arange(len(targets)), targets]).mean())
+
+
+def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Expected calibration error over ten equal bins of the best label's probability, 0 to 1.
+
+    Args:
+        probabilities: [clips, labels].
+        targets: Columns of the true labels, [clips].
+    """
+    scores = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    gaps = [
+        abs(float(right[bins == one].mean()) - float(scores[bins == one].mean()))
+        * float((bins == one).mean())
+        for one in range(_BINS)
+        if (bins == one).any()
+    ]
+    return float(sum(gaps))

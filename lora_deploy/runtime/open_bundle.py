@@ -1,0 +1,223 @@
+"""A BUNDLE opened with the backend and the precision that were asked for, each file checked first."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_deploy.artifact import bundle
+from lora_deploy.artifact.bundle import (
+    COMPILERS,
+    PRECISIONS,
+    BundleManifest,
+    CompiledForm,
+    Compiler,
+    Precision,
+)
+from lora_deploy.artifact.manifest import manifest_digest
+from lora_deploy.clips.contract import PixelContract
+from lora_deploy.errors import (
+    BackendCannotError,
+    GraphDisagreesError,
+    GraphError,
+    LabelOrderError,
+    NoSuchFormError,
+)
+from lora_deploy.extras import import_backend, is_installed
+from lora_deploy.runtime.base import Backend, Recogniser
+
+_RUNS = {
+    "onnxruntime": "to run ONNX files",
+    "openvino": "to run ONNX files with OpenVINO",
+}
+
+FASTEST_FIRST: dict[Precision, tuple[Compiler, ...]] = {
+    "fp32": ("onnxruntime", "openvino"),
+    "fp16": ("onnxruntime", "openvino"),
+    "bf16": ("openvino",),
+    "int8": ("openvino", "onnxruntime"),
+}
+"""Whom ``--backend auto`` asks first; measured, see docs/forms.md."""
+
+
+def open_bundle(
+    folder: Path,
+    *,
+    backend: str,
+    precision: str,
+    adapter: str | None,
+    device: str | None,
+    batch_size: int,
+    hint: str = "latency",
+) -> Recogniser:
+    """Open a BUNDLE; arguments as `lora_deploy.runtime.load.load`.
+
+    Raises:
+        LoraDeployError: As there.
+    """
+    manifest = bundle.read_bundle_manifest(folder)
+    wanted: Precision = _precision(precision)
+    if adapter is not None and backend in COMPILERS:
+        raise BackendCannotError(
+            "an adapter is run unmerged by torch only; leave --adapter out, or install "
+            '"lora-deploy[train]" and use --backend torch'
+        )
+    form = None if adapter is not None else _form(folder, manifest, backend, wanted)
+    if form is None:
+        if wanted != "fp32":
+            raise BackendCannotError(f"torch answers in fp32, not in {wanted}")
+        opened = _open_torch(folder, manifest, adapter, device, batch_size)
+    else:
+        opened = open_form(folder, manifest, form, batch_size=batch_size, hint=hint)
+    return as_recogniser(folder, manifest, opened)
+
+
+def as_recogniser(folder: Path, manifest: BundleManifest, backend: Backend) -> Recogniser:
+    """A backend with what the manifest says of it."""
+    return Recogniser(
+        backend=backend,
+        labels=manifest.labels,
+        contract=manifest.contract,
+        temperature=manifest.temperature,
+        unknown_threshold=manifest.unknown_threshold,
+        digest=manifest_digest(folder / bundle.MANIFEST),
+    )
+
+
+def _precision(name: str) -> Precision:
+    found: Precision | None = next((one for one in PRECISIONS if one == name), None)
+    if name == "auto":
+        return "fp32"  # the trained numbers; less is given to those who ask for it
+    if found is None:
+        raise BackendCannotError(
+            f"precision {name!r} is unknown; allowed: auto, {', '.join(PRECISIONS)}"
+        )
+    return found
+
+
+def _form(
+    folder: Path, manifest: BundleManifest, backend: str, precision: Precision
+) -> CompiledForm | None:
+    """What is to be run; None for torch."""
+    if backend == "torch":
+        return None
+    asked = (
+        FASTEST_FIRST[precision]
+        if backend == "auto"
+        else tuple(one for one in COMPILERS if one == backend)
+    )
+    there = [form for one in asked if (form := manifest.form(one, precision)) is not None]
+    if not there:
+        if backend == "auto" and precision == "fp32" and (folder / bundle.MODEL).is_dir():
+            return None
+        raise NoSuchFormError(
+            f"{folder} has no {backend if backend != 'auto' else 'form'} at {precision}; it has: "
+            f"{', '.join(form.name for form in manifest.forms) or 'none'}"
+        )
+    installed = [form for form in there if is_installed(form.backend)]
+    if backend == "auto" and not installed and precision == "fp32" and is_installed("torch"):
+        return None
+    return (installed or there)[0]
+
+
+def open_form(
+    folder: Path,
+    manifest: BundleManifest,
+    form: CompiledForm,
+    *,
+    batch_size: int = 1,
+    hint: str = "latency",
+    threads: int = 0,
+) -> Backend:
+    """Open one compiled form of a BUNDLE.
+
+    Raises:
+        MissingPackageError: Its runtime is not installed.
+        ArtifactError: The file has changed.
+        BackendError: The runtime can't run it here.
+    """
+    module = import_backend(
+        "lora_deploy.runtime.ort" if form.backend == "onnxruntime" else "lora_deploy.runtime.ov",
+        form.backend,
+        purpose=_RUNS[form.backend],
+    )
+    graph = bundle.verified_bytes(folder, manifest, form.file)
+    opened: Any
+    if form.backend == "onnxruntime":
+        opened = module.OnnxRuntimeBackend(graph, batch_size=batch_size, threads=threads)
+    else:
+        opened = module.OpenVinoBackend(
+            graph,
+            precision=form.precision,
+            batch_size=batch_size,
+            hint=hint,
+            threads=threads,
+            cache=cache_folder(),
+        )
+    _check_metadata(opened.metadata, manifest, form.file)
+    backend: Backend = opened
+    return backend
+
+
+def cache_folder() -> Path:
+    """Where OpenVINO keeps what it compiled: in the user's cache, by the usual variable."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "lora-deploy" / "openvino"
+
+
+def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file: str) -> None:
+    """The graph and the manifest must speak of the same labels and pixels."""
+    try:
+        labels = json.loads(metadata["labels"])
+        contract = PixelContract.model_validate_json(metadata["pixel_contract"])
+    except (KeyError, ValueError):
+        raise GraphError(f"{file} does not say its labels and pixel contract") from None
+    if labels != list(manifest.labels):
+        raise LabelOrderError(
+            f"{file} was exported for the labels {labels}; {bundle.MANIFEST} says "
+            f"{list(manifest.labels)}"
+        )
+    if contract != manifest.contract:
+        raise GraphDisagreesError(f"{file} and {bundle.MANIFEST} disagree on the pixel contract")
+
+
+def _open_torch(
+    folder: Path,
+    manifest: BundleManifest,
+    adapter: str | None,
+    device: str | None,
+    batch_size: int,
+) -> Backend:
+    eager = import_backend(
+        "lora_deploy.runtime.eager", "torch", "transformers", "peft", purpose="to run with PyTorch"
+    )
+    if adapter is None:
+        if not (folder / bundle.MODEL).is_dir():
+            raise BackendCannotError(
+                f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
+            )
+        bundle.verify_files(folder, manifest, under=bundle.MODEL)
+        model, form = eager.open_merged(folder / bundle.MODEL, manifest.labels), "merged"
+    else:
+        if adapter not in manifest.adapters:
+            raise BackendCannotError(
+                f"{folder} has no adapter {adapter!r}; it has: {', '.join(manifest.adapters) or 'none'}"
+            )
+        under = f"{bundle.ADAPTERS}/{adapter}"
+        bundle.verify_files(folder, manifest, under=under)
+        trained = import_backend(
+            "lora_deploy.runtime.trained", "torch", purpose="to open an adapter"
+        )
+        model, _ = trained.open_on_base(
+            folder / under, manifest.base, manifest.labels, manifest.contract
+        )
+        form = "unmerged"
+    opened: Backend = eager.TorchBackend(
+        model, form=form, batch_size=batch_size, device=_device(device)
+    )
+    return opened
+
+
+def _device(name: str | None) -> Any:
+    return import_backend("lora_deploy.device", "torch", purpose="to run with PyTorch").choose(name)
