@@ -21,6 +21,7 @@ from lora_deploy.errors import (
     LoraDeployError,
     MissingPackageError,
     NotAModelError,
+    PrecisionNotHereError,
 )
 from lora_deploy.extras import import_backend, is_installed, require
 
@@ -162,19 +163,10 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
             bundle.verify_files(folder, manifest)
             found.tell("files", f"{len(manifest.files)} files are as they were shipped")
         _tell_certificate(folder, found)
-        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
-        for backend, package in (("onnxruntime", "onnxruntime"), ("torch", "torch")):
-            if not is_installed(package):
-                found.shrug(backend, f"not looked at: {package} is not installed")
-            elif backend == "onnxruntime" or (folder / bundle.MODEL).is_dir():
-                with found.looking_at(backend):
-                    recogniser = load(folder, backend=backend)
-                    _check_answer(recogniser)
-                    found.tell(
-                        backend,
-                        "opens, with the labels and pixels of the manifest, and answers with "
-                        f"{len(manifest.labels)} numbers",
-                    )
+        for form in manifest.forms:
+            _tell_form(folder, found, form.name, form.backend, form.precision)
+        if (folder / bundle.MODEL).is_dir():
+            _tell_form(folder, found, "torch", "torch", "fp32")
         for name in manifest.adapters:
             _tell_adapter(folder / bundle.ADAPTERS / name, found, f"adapter {name}")
             with found.looking_at(f"adapter {name}"):
@@ -185,6 +177,26 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
                     manifest.contract,
                 )
                 found.tell(f"adapter {name}", _alive(liveness))
+
+
+def _tell_form(folder: Path, found: Checkup, part: str, backend: str, precision: str) -> None:
+    """Whether one form of a bundle opens and answers, where its runtime is here."""
+    if not is_installed(backend):
+        found.shrug(part, f"not looked at: {backend} is not installed")
+        return
+    with found.looking_at(part):
+        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
+        try:
+            recogniser = load(folder, backend=backend, precision=precision)
+        except PrecisionNotHereError as error:  # true of this computer, not of the bundle
+            found.shrug(part, f"not looked at: {error.found}")
+            return
+        _check_answer(recogniser)
+        found.tell(
+            part,
+            "opens, with the labels and pixels of the manifest, and answers with "
+            f"{len(recogniser.labels)} numbers",
+        )
 
 
 def _check_answer(recogniser: Any) -> None:

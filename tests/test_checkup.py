@@ -20,7 +20,7 @@ from lora_deploy.artifact.bundle import (
 )
 from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
-from lora_deploy.errors import NotAModelError
+from lora_deploy.errors import NotAModelError, PrecisionNotHereError
 from lora_deploy.runtime.load import load
 from tests.damage import edit_config, edit_tensors, kill_adapter, vouch_again, without
 
@@ -111,7 +111,8 @@ def test_the_four_questions_are_answered_aloud(
         assert "(3,072 parameters)" in said  # 6 layers of 32 to 32 at r 8
     assert "fingerprint sha256:" in texts["RUN"]
     assert "3,072 of LoRA and 66 of the head, as run.json claims" in texts["RUN"]
-    assert texts["BUNDLE"].count("answers with 2 numbers") == 2
+    forms = len(read_bundle_manifest(bundle).forms)
+    assert texts["BUNDLE"].count("answers with 2 numbers") == forms + 1  # and PyTorch
     assert "is the base that it was trained on" in texts["adapter"]
 
 
@@ -209,29 +210,43 @@ def test_a_certificate_that_names_other_clips_than_it_counts_is_found(bundle_cop
     assert mistakes(checkup.check(bundle_copy)) == {"certificate": "CountsDifferError"}
 
 
-def _end_graph_with(folder: Path, *nodes: onnx.NodeProto, outputs: int = 2) -> None:
-    """Put nodes between a bundle's logits, as ``inner``, and its output, as ``logits``."""
-    path = folder / "onnx" / "model.onnx"
-    model = onnx.load(path)
+def _end_graph_with(folder: Path, *nodes: onnx.NodeProto, outputs: int = 2) -> str:
+    """Put nodes between logits, as ``inner``, and output of a bundle's last form; which one it is."""
+    form = read_bundle_manifest(folder).forms[-1]
+    model = onnx.load(folder / form.file)
     for node in model.graph.node:
         node.output[:] = ["inner" if name == "logits" else name for name in node.output]
     model.graph.node.extend(nodes)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
-    onnx.save(model, path)
+    onnx.save(model, folder / form.file)
     _vouch_for_bundle(folder)
+    return form.name
 
 
 def test_a_graph_that_answers_with_another_number_of_labels_is_found(bundle_copy: Path) -> None:
     twice = onnx.helper.make_node("Concat", ["inner", "inner"], ["logits"], axis=1)
-    _end_graph_with(bundle_copy, twice, outputs=4)
-    assert mistakes(checkup.check(bundle_copy)) == {"onnxruntime": "CountsDifferError"}
+    form = _end_graph_with(bundle_copy, twice, outputs=4)
+    assert mistakes(checkup.check(bundle_copy))[form] == "CountsDifferError"
 
 
 def test_a_graph_that_answers_with_no_number_is_found(bundle_copy: Path) -> None:
     zero = onnx.helper.make_node("Sub", ["inner", "inner"], ["zero"])
     no_number = onnx.helper.make_node("Div", ["zero", "zero"], ["logits"])
-    _end_graph_with(bundle_copy, zero, no_number)
-    assert mistakes(checkup.check(bundle_copy)) == {"onnxruntime": "AnswersNotFiniteError"}
+    form = _end_graph_with(bundle_copy, zero, no_number)
+    assert mistakes(checkup.check(bundle_copy))[form] == "AnswersNotFiniteError"
+
+
+def test_a_precision_that_this_processor_does_not_have_is_no_fault_of_the_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object, **options: object) -> None:
+        raise PrecisionNotHereError("this CPU does not compute in bfloat16")
+
+    monkeypatch.setattr("lora_deploy.runtime.load.load", without)
+    found = checkup.check(bundle)
+    assert found.passed
+    told = [finding.text for finding in found.findings if finding.passed is None]
+    assert told[-1] == "not looked at: this CPU does not compute in bfloat16"
 
 
 # Adapters of other programs -------------------------------------------------------------------

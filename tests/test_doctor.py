@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -525,8 +526,10 @@ def test_10_what_hides_nothing_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "onnx" / "model.onnx").touch()
     (tmp_path / "torch.txt").touch()
     (tmp_path / "mine.py").touch()
+    (tmp_path / "turtle.py").touch()
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "__init__.py").touch()
+    assert list(shadows.complaints(Path(sysconfig.get_path("stdlib")), environment={})) == []
     assert list(shadows.complaints(tmp_path, environment={})) == []
     (tmp_path / "onnx" / "__init__.py").touch()
     [one] = shadows.complaints(tmp_path, path=[""], environment={})
@@ -696,7 +699,9 @@ def test_12_a_place_below_a_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = {"TMPDIR": str(tmp_path), "HF_HOME": str(tmp_path / "file" / "cache")}
     rooms = room.look(tmp_path, environment)
-    assert [one.use for one in rooms if one.trouble] == [room.CACHE]
+    [one] = [one for one in rooms if one.trouble]
+    assert one.use == room.CACHE
+    assert one.trouble == f"can't be made, because {tmp_path / 'file'} is no folder"
     environment["HF_HOME"] = str(tmp_path / "made" / "when" / "needed")
     assert [one for one in room.look(tmp_path, environment) if one.trouble] == []
     assert not (tmp_path / "made").exists()

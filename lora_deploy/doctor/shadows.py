@@ -21,8 +21,8 @@ WATCHED = frozenset(
 )  # fmt: skip
 """Packages that this program opens, by the name of their import."""
 
-_HARMLESS = frozenset({"antigravity", "idlelib", "lib2to3", "test", "this", "turtledemo"})
-"""Standard modules that no library imports, so that a folder ``test`` hides nothing."""
+_HARMLESS = frozenset({"antigravity", "idlelib", "lib2to3", "this", "turtle", "turtledemo"})
+"""Standard modules that no library imports, so that a file ``turtle.py`` breaks nothing."""
 
 _STANDARD = sys.stdlib_module_names - frozenset(sys.builtin_module_names) - _HARMLESS
 
