@@ -51,7 +51,7 @@ class OpenVinoBackend:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: Path,
         *,
         precision: Precision = "fp32",
         batch_size: int = 1,
@@ -62,7 +62,8 @@ class OpenVinoBackend:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data.
+            graph: An ONNX file without external data, alone in its folder: OpenVINO looks for
+                external data there, and in the current folder where it is given bytes.
             precision: ``fp32`` and ``fp16`` (weights in half) compute in float32; ``bf16`` rounds;
                 ``int8`` takes what the graph says, and bfloat16 for its rest where there is any.
             batch_size: Clips that `logits` is given at once.
@@ -88,7 +89,7 @@ class OpenVinoBackend:
         if cache is not None and (folder := _ready_cache(cache)) is not None:
             options["CACHE_DIR"] = str(folder)
         try:
-            model = core.read_model(graph)  # from bytes: external files are not found
+            model = core.read_model(graph)
             _check_signature(model)
             self.metadata = _metadata(model)
             model.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
