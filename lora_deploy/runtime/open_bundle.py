@@ -57,7 +57,6 @@ def open_bundle(
     adapter: str | None,
     device: str | None,
     batch_size: int,
-    hint: str = "latency",
 ) -> Recogniser:
     """Open a BUNDLE; arguments as `lora_deploy.runtime.load.load`.
 
@@ -77,7 +76,7 @@ def open_bundle(
             raise BackendCannotError(f"torch answers in fp32, not in {wanted}")
         opened = _open_torch(folder, manifest, adapter, device, batch_size)
     else:
-        opened = open_form(folder, manifest, form, batch_size=batch_size, hint=hint)
+        opened = open_form(folder, manifest, form, batch_size=batch_size)
     return as_recogniser(folder, manifest, opened)
 
 
@@ -135,7 +134,6 @@ def open_form(
     form: CompiledForm,
     *,
     batch_size: int = 1,
-    hint: str = "latency",
     threads: int = 0,
     cache: Path | None = None,
 ) -> Backend:
@@ -145,8 +143,7 @@ def open_form(
         folder: The bundle.
         manifest: Its ``bundle.json``.
         form: One of the manifest's.
-        batch_size: Clips run at once, always.
-        hint: Of OpenVINO: ``latency`` or ``throughput``.
+        batch_size: Clips run at once, always; more than one tells OpenVINO to go for throughput.
         threads: 0 takes every core that this process may use.
         cache: A folder in which OpenVINO keeps what it compiled, such as `cache_folder`. It opens
             an int8 model a little sooner and takes more memory doing so (docs/bench.md).
@@ -170,7 +167,7 @@ def open_form(
                 graph,
                 precision=form.precision,
                 batch_size=batch_size,
-                hint=hint,
+                hint="latency" if batch_size == 1 else "throughput",
                 threads=threads,
                 cache=cache,
             )
