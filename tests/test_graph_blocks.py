@@ -4,6 +4,9 @@ import onnx
 import pytest
 
 from lora_deploy.export.blocks import block_of, block_outputs, check_blocks, is_head
+from lora_deploy.export.graph import copy_of
+from lora_deploy.export.half import in_half
+from lora_deploy.export.quantize import in_int8
 from tests.tiny_graphs import MODEL_TYPES
 
 BLOCKS = {
@@ -91,6 +94,17 @@ def test_a_block_that_is_not_there_is_no_silent_wish(
     check_blocks(tiny_graphs["vivit"], ["vivit.layers.0"])
     with pytest.raises(ValueError, match=r"vivit\.layers\.7; there are vivit\.embeddings"):
         check_blocks(tiny_graphs["vivit"], ["vivit.layers.7"])
+
+
+def test_a_graph_without_names_is_not_taken_for_one_large_head(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    nameless = copy_of(tiny_graphs["videomae"])
+    for number, node in enumerate(nameless.graph.node):
+        node.name = f"node_{number}"
+    for change in (in_half, lambda graph: in_int8(graph, [])):
+        with pytest.raises(ValueError, match="bear no names of modules"):
+            change(nameless)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

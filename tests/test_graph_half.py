@@ -161,6 +161,19 @@ def test_a_weight_too_large_for_half_is_left_in_float32(
     assert all(np.isfinite(array).all() for array in stored.values())
 
 
+def test_a_graph_that_tells_no_types_is_cast_all_the_same_or_refused(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    bare = copy_of(tiny_graphs["videomae"])
+    del bare.graph.value_info[:]
+    kinds = [node.op_type for node in in_half(bare).graph.node]
+    assert kinds == [node.op_type for node in in_half(tiny_graphs["videomae"]).graph.node]
+    foreign = fused(tiny_graphs["videomae"]).model
+    del foreign.graph.value_info[:]
+    with pytest.raises(ValueError, match="before it gets operators of one engine"):
+        in_half(foreign)
+
+
 def test_ranges_are_those_of_each_clip(
     tiny_graphs: dict[str, onnx.ModelProto], real_frames: list[np.ndarray]
 ) -> None:
