@@ -126,7 +126,6 @@ def _learn_by_heart(
         optimizer.step()
     for hook in hooks:
         hook.remove()
-    print('LOSS', loss, _)
     assert loss < 2 * _LEARNT
     return {name: parameter.detach().clone().contiguous() for name, parameter in own.items()}
 

@@ -37,8 +37,6 @@ def test_every_form_answers_as_the_trained_model(
     assert certificate.calibration is not None
     assert certificate.calibration.temperature > 1  # three labels are untrue
     found = {link.forms[1]: link for link in certificate.links}
-    print(model_type, certificate.answered, certificate.accuracy["unmerged"], certificate.calibration)
-    for n, l in found.items(): print(n, l.agreement, l.largest_probability_difference, l.mean_kl, l.kept)
     assert {name: link.precision for name, link in found.items()} == FORMS
     for link in found.values():
         assert link.passed
