@@ -183,3 +183,10 @@ def test_one_budget_from_the_command_line_leaves_the_others_as_they_were() -> No
         name: usual[name] for name in usual if name != "int8"
     }
     assert usual["fp32"] == Budget(agreement=1.0, largest_difference=1e-4, mean_kl=1e-6)
+
+
+def test_what_is_no_number_is_told_as_such() -> None:
+    one = np.zeros((2, 3))
+    with np.errstate(all="ignore"):
+        link = held(one, np.where(np.eye(2, 3), -np.inf, 0), ANYTHING)
+    assert link_objections(link) == ["unmerged or other answers NaN or infinity to a clip"]

@@ -64,8 +64,9 @@ def compare(
         largest_kl=float(divergences.max()),
         per_class=_per_class(named == other_named, differences, [label for _, label in clips]),
         budget=budget,
-        # each written so that NaN does not pass
-        passed=agreement >= budget.agreement
+        # each written so that NaN does not pass; minus infinity makes a probability of 0, and does
+        passed=bool(np.isfinite(one).all() and np.isfinite(other).all())
+        and agreement >= budget.agreement
         and largest <= budget.largest_difference
         and mean_kl <= budget.mean_kl,
     )

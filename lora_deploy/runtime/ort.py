@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
+from lora_deploy.runtime.outside_data import refuse_outside_data
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -83,13 +84,13 @@ class OnnxRuntimeBackend:
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    refuse_outside_data(graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Decoding goes on beside it: threads that wait must not keep cores busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        # From bytes, not from a path: a graph that names external files finds none.
         session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
     except Exception as error:
         first_line = str(error).splitlines()[0]

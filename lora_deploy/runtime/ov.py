@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lora_deploy.artifact.bundle import Precision
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
+from lora_deploy.runtime.outside_data import refuse_outside_data
 
 Hint = Literal["latency", "throughput"]
 
@@ -75,6 +76,7 @@ class OpenVinoBackend:
             PrecisionNotHereError: This CPU has no bfloat16.
             ProviderFellBackError: OpenVINO chose another precision than was asked for.
         """
+        refuse_outside_data(graph)
         self.batch_size = batch_size
         core = openvino.Core()
         kind = precision_hint(precision)
@@ -90,7 +92,7 @@ class OpenVinoBackend:
         if cache is not None and (folder := _ready_cache(cache, kind)) is not None:
             options["CACHE_DIR"] = str(folder)
         try:
-            model = core.read_model(graph)  # from bytes: external files are not found
+            model = core.read_model(graph)
             _check_signature(model)
             self.metadata = _metadata(model)
             model.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
