@@ -24,6 +24,7 @@ def cpu_share(cgroup: Path = _CGROUP) -> float | None:
     """Cores' worth of time that a container is limited to; None where it is not."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+        share = None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return None
+    return share if share is None or share > 0 else None

@@ -1,10 +1,12 @@
 """Real clips, a tiny real base, and a RUN and a BUNDLE made from them once for all tests."""
 
+import functools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,8 +18,11 @@ from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.weights import quiet_loading
-from tests import faults, stub_decoder, tiny_models
+from tests import faults, proved_models, stub_decoder, tiny_models
 from tests.tiny_graphs import real_frames, tiny_graphs  # noqa: F401  fixtures
+
+if TYPE_CHECKING:
+    from lora_deploy.export.pipeline import Shipped
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -72,6 +77,14 @@ def fault_injection() -> None:
         if os.environ.get("CI") == "true" or os.environ.get("REQUIRE_SHARED") == "1":
             pytest.fail(f"no faults can be injected: {refused}")
         pytest.skip(f"no faults can be injected: {refused}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What OpenVINO compiles for tests does not fill the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +184,69 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, lora_run: Path) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "bundle"
     merge_export(lora_run, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def four_actions(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
+    """A manifest of real clips: four actions, 40 clips to learn from and 32 to prove on."""
+    out = tmp_path_factory.mktemp("four-actions") / "clips.csv"
+    return proved_models.write_clips((media / "dataset" / "weizmann4").resolve(), out)
+
+
+@pytest.fixture(scope="session")
+def few_untrue(four_actions: Path, media: Path) -> Path:
+    """The same clips, of which three that are to prove something bear another label."""
+    folder = (media / "dataset" / "weizmann4").resolve()
+    return proved_models.write_clips(folder, four_actions.with_name("untrue.csv"), untrue=3)
+
+
+@pytest.fixture(scope="session")
+def proved_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Path], four_actions: Path
+) -> Callable[[str], Path]:
+    """A RUN of an architecture that tells four actions apart. Tests must not change it."""
+
+    @functools.cache
+    def run(model_type: str) -> Path:
+        out = tmp_path_factory.mktemp(f"proved-{model_type}") / "run"
+        return proved_models.train(tiny_bases[model_type], four_actions, out)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shipped(
+    tmp_path_factory: pytest.TempPathFactory,
+    proved_run: Callable[[str], Path],
+    few_untrue: Path,
+) -> Callable[[str], "Shipped"]:
+    """A BUNDLE with all forms at all precisions of that RUN. Tests must not change it."""
+    from lora_deploy.export.pipeline import merge_export
+
+    @functools.cache
+    def bundle(model_type: str) -> "Shipped":
+        out = tmp_path_factory.mktemp(f"shipped-{model_type}") / "bundle"
+        return merge_export(
+            proved_run(model_type),
+            out,
+            verify_on=few_untrue,
+            overrides=[proved_models.ANY_SPEED, "proof.unknown_rate=0.1"],
+            **proved_models.ALL_FORMS,
+        )
+
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def full_bundle(shipped: Callable[[str], "Shipped"]) -> Path:
+    """A VideoMAE with all forms at all precisions. Tests must not change it."""
+    return shipped("videomae").bundle
+
+
+@pytest.fixture
+def full_bundle_copy(full_bundle: Path, tmp_path: Path) -> Path:
+    """A BUNDLE with all forms that a test may damage."""
+    return Path(shutil.copytree(full_bundle, tmp_path / "full-bundle"))
 
 
 @pytest.fixture

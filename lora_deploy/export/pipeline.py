@@ -14,6 +14,7 @@ from lora_deploy import atomic
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
 from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
+from lora_deploy.artifact.handing import handed
 from lora_deploy.clips import transforms
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings, load_settings
@@ -272,8 +273,8 @@ class _Export:
         manifest = self.vouch()
 
         def opened() -> Answering:
-            graph = bundle.verified_bytes(self._stage, manifest, bundle.FRAMES_IN)
-            return FramesInGraph(graph)
+            with handed(self._stage, manifest, bundle.FRAMES_IN) as graph:
+                return FramesInGraph(graph)
 
         self._chain.ask(Form("frames-in", _or_unreadable(opened)))
         self._chain.links.append(self._chain.compare(name, "frames-in"))

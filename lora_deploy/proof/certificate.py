@@ -56,6 +56,7 @@ class Link(_Frozen):
     """Part of the clips on which both name the same label."""
     flips: tuple[Flip, ...]
     largest_logit_difference: float
+    """But for a constant of each clip, on which no probability depends."""
     largest_probability_difference: float
     mean_probability_difference: float
     """Over clips and labels."""

@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -193,6 +194,8 @@ def link_objections(link: Link) -> list[str]:
     one, other = link.forms
     if link.adapter_skipped:
         return [f"{other} answers as the base does without its adapter: the adapter was skipped"]
+    if not math.isfinite(link.largest_logit_difference):
+        return [f"{one} or {other} answers NaN or infinity to a clip"]
     budget = link.budget
     where = f"; {link.departs} departs first" if link.departs else ""
     return [

@@ -57,18 +57,30 @@ def compare(
         precision=precision,
         agreement=agreement,
         flips=flips,
-        largest_logit_difference=float(np.abs(one - other).max()),
+        largest_logit_difference=_largest_logit_difference(one, other),
         largest_probability_difference=largest,
         mean_probability_difference=float(differences.mean()),
         mean_kl=mean_kl,
         largest_kl=float(divergences.max()),
         per_class=_per_class(named == other_named, differences, [label for _, label in clips]),
         budget=budget,
-        # each written so that NaN does not pass
-        passed=agreement >= budget.agreement
+        # each written so that NaN does not pass; minus infinity makes a probability of 0, and does
+        passed=bool(np.isfinite(one).all() and np.isfinite(other).all())
+        and agreement >= budget.agreement
         and largest <= budget.largest_difference
         and mean_kl <= budget.mean_kl,
     )
+
+
+def _largest_logit_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Over clips and labels, but for a constant of each clip: no probability depends on it.
+
+    A graph that gives probabilities has lost it.
+    """
+    with np.errstate(invalid="ignore"):  # infinity less infinity is no number, and is told as such
+        differences = one.astype(np.float64) - other
+        middle = (differences.max(axis=1) + differences.min(axis=1)) / 2
+        return float(np.abs(differences - middle[:, None]).max())
 
 
 def _per_class(

@@ -12,6 +12,7 @@ import openvino
 from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
+from lora_deploy.artifact.handing import alone
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
 
@@ -51,7 +52,7 @@ class OpenVinoBackend:
 
     def __init__(
         self,
-        graph: Path,
+        graph: bytes | Path,
         *,
         precision: Precision = "fp32",
         batch_size: int = 1,
@@ -62,8 +63,8 @@ class OpenVinoBackend:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data, alone in its folder: OpenVINO looks for
-                external data there, and in the current folder where it is given bytes.
+            graph: The bytes of an ONNX file, or a path that `handed` gave; data in other files are
+                not found.
             precision: ``fp32`` and ``fp16`` (weights in half) compute in float32; ``bf16`` rounds;
                 ``int8`` takes what the graph says, and bfloat16 for its rest where there is any.
             batch_size: Clips that `logits` is given at once.
@@ -86,10 +87,13 @@ class OpenVinoBackend:
             # Decoding goes on beside it: the scheduler must be free to move threads.
             "ENABLE_CPU_PINNING": False,
         }
-        if cache is not None and (folder := _ready_cache(cache)) is not None:
+        # OpenVINO 2026.4 takes a model for cached whatever precision it was compiled for, and one
+        # that was compiled for float32 and is opened for bfloat16 gives wrong answers.
+        if cache is not None and (folder := _ready_cache(cache, kind)) is not None:
             options["CACHE_DIR"] = str(folder)
         try:
-            model = core.read_model(graph)
+            with alone(graph) as path:
+                model = core.read_model(path)
             _check_signature(model)
             self.metadata = _metadata(model)
             model.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
@@ -138,21 +142,28 @@ def _metadata(model: Any) -> Mapping[str, str]:
     return {name: str(getattr(value, "value", value)) for name, value in values.items()}
 
 
-def _ready_cache(folder: Path) -> Path | None:
-    """The folder, made for this user alone and not too full; None where it can't be used."""
+def _ready_cache(root: Path, part: str) -> Path | None:
+    """A folder in the cache, made for this user alone and not too full; None where it can't be used."""
+    folder = root / part
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not all(map(_is_own, (root, folder))):
             return None  # others could put a compiled model there
     except OSError:
         return None
     left = CACHE_BYTES
-    for path in sorted(folder.glob("*.blob"), key=_age_seconds):
+    for path in sorted(root.rglob("*.blob"), key=_age_seconds):
         with contextlib.suppress(OSError):
             left -= path.stat().st_size
             if left < 0:
                 path.unlink()
     return folder
+
+
+def _is_own(folder: Path) -> bool:
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _age_seconds(path: Path) -> float:

@@ -1,0 +1,90 @@
+"""Which forms are planned: every pair of runtime and precision that there is, and a word for the others."""
+
+import itertools
+
+import pytest
+
+from lora_deploy import cli
+from lora_deploy.artifact import bundle
+from lora_deploy.artifact.bundle import PRECISIONS, Precision
+from lora_deploy.errors import FormNotMadeError
+from lora_deploy.export.plan import TARGETS, plan
+
+
+def names(targets: list[str], precisions: list[str]) -> list[str]:
+    return [form.name for form in plan(targets, precisions).forms]
+
+
+def test_without_a_wish_it_is_float32_in_onnxruntime() -> None:
+    found = plan()
+    assert [form.name for form in found.forms] == ["onnxruntime-fp32"]
+    assert not found.frames_in
+    assert plan(frames_in=True).frames_in
+
+
+def test_float32_and_onnxruntime_are_always_there() -> None:
+    assert names(["openvino"], ["int8"]) == [
+        "onnxruntime-fp32",
+        "openvino-fp32",
+        "onnxruntime-int8",
+        "openvino-int8",
+    ]
+
+
+def test_all_forms_and_the_file_that_each_reads() -> None:
+    found = plan(["openvino", "onnx"], ["int8", "bf16", "fp16"])
+    assert {form.name: form.file for form in found.forms} == {
+        "onnxruntime-fp32": bundle.FUSED,
+        "openvino-fp32": bundle.ONNX,
+        "onnxruntime-fp16": bundle.HALF,
+        "openvino-bf16": bundle.ONNX,
+        "onnxruntime-int8": bundle.INT8,
+        "openvino-int8": bundle.INT8,
+    }
+    assert found.at("int8") == found.forms[-2:]
+
+
+def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -> None:
+    everything = names(list(TARGETS), list(PRECISIONS))
+    for targets in itertools.product(TARGETS, repeat=2):
+        for precisions in itertools.permutations(PRECISIONS, 2):
+            if "bf16" in precisions and "openvino" not in targets:
+                continue
+            found = names(list(targets), list(precisions))
+            assert found == [name for name in everything if name in found]
+            assert len(set(found)) == len(found)
+
+
+def test_bfloat16_needs_openvino() -> None:
+    with pytest.raises(FormNotMadeError, match="--precision bf16 is made for openvino only"):
+        plan(["onnx"], ["bf16"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "precisions", "said"),
+    [
+        (["tensorrt"], ["fp32"], "--to 'tensorrt' is not made; allowed: onnx, openvino"),
+        (["onnx", "ONNX"], ["fp32"], "--to 'ONNX' is not made"),
+        (["onnx"], ["int4"], "--precision 'int4' is not made; allowed: fp32, fp16, bf16, int8"),
+        (["onnx"], ["auto"], "--precision 'auto' is not made"),
+    ],
+)
+def test_unknown_words_are_told(targets: list[str], precisions: list[str], said: str) -> None:
+    with pytest.raises(FormNotMadeError, match=said):
+        plan(targets, precisions)
+
+
+def test_the_command_says_so_before_it_opens_anything(
+    tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["merge-export", f"{tmp_path}", "--out", f"{tmp_path}/out"]
+    assert cli.run([*arguments, "--precision", "bf16"]) == 2
+    assert "[FormNotMadeError]" in (said := capsys.readouterr().err)
+    assert "made for openvino only" in said
+    assert cli.run([*arguments, "--to", "onnx,tensorrt"]) == 2
+    assert "'tensorrt' is not made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_can_be_planned(precision: Precision) -> None:
+    assert plan(list(TARGETS), [precision]).at(precision)
