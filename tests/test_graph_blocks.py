@@ -63,6 +63,26 @@ def test_blocks_are_found_in_a_graph_that_tells_no_types(
     assert block_outputs(bare) == block_outputs(tiny_graphs["videomae"])
 
 
+def test_what_only_a_block_itself_takes_does_not_leave_it() -> None:
+    steps = [
+        ("a.layer.0/Relu", "Relu", "given", "stream"),
+        ("a.layer.0/Exp", "Exp", "stream", "inner"),  # made later, and not taken outside
+        ("a.layer.0/Shape", "Shape", "inner", "sizes"),
+        ("a.layer.1/Relu", "Relu", "stream", "result"),
+        ("a.layer.1/Identity", "Identity", "sizes", "kept"),
+    ]
+    nodes = [onnx.helper.make_node(op, [i], [o], name=name) for name, op, i, o in steps]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, kind, [2] if name != "kept" else [1])
+        for name, kind in (("given", 1), ("result", 1), ("kept", 7))
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:])
+    assert block_outputs(onnx.helper.make_model(graph)) == {
+        "a.layer.0": "stream",
+        "a.layer.1": "result",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "block"),
     [

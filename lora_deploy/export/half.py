@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from lora_deploy.export.blocks import block_of, check_blocks, is_head
 from lora_deploy.export.graph import Graph, copy_of, new_node
-from lora_deploy.export.ranges import value_ranges
+from lora_deploy.export.ranges import measure
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -122,8 +122,8 @@ def _large_values(
         for value in node.output
         if graph.element_type(value) == TensorProto.FLOAT
     ]
-    edges = value_ranges(model, values, (clip for part in ([first], clips) for clip in part))
-    reach = np.abs(edges).max(axis=(0, 2))
+    found = measure(model, values, (clip for part in ([first], clips) for clip in part))
+    reach = np.abs(found.edges).max(axis=(0, 2))
     return large | {value for value, found in zip(values, reach, strict=True) if not found <= limit}
 
 
