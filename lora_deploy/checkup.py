@@ -2,16 +2,27 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from lora_deploy.artifact import adapter_record, bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
 from lora_deploy.artifact.manifest import read_json
-from lora_deploy.errors import LoraDeployError, MissingPackageError, NotAModelError
+from lora_deploy.artifact.run import RunManifest
+from lora_deploy.errors import (
+    CountsDifferError,
+    HeadMissingError,
+    LoraDeployError,
+    MissingPackageError,
+    NotAModelError,
+    PrecisionNotHereError,
+)
 from lora_deploy.extras import import_backend, is_installed, require
 
 Kind = Literal["RUN", "BUNDLE", "adapter"]
@@ -116,6 +127,29 @@ def _look_at_run(folder: Path, found: Checkup) -> None:
     with found.looking_at("model"):
         trained = _trained_stage().open_run(folder)
         _tell_opened(trained, found)
+        with found.looking_at("counts"):
+            manifest = run.read_run_manifest(folder)
+            found.tell("counts", _counted(trained.model, manifest))
+
+
+def _counted(model: Any, manifest: RunManifest) -> str:
+    """What the opened model has, where that is what ``run.json`` claims.
+
+    Raises:
+        CountsDifferError: It is not.
+    """
+    counting = import_backend("lora_deploy.model.adapter", "peft", purpose="to count parameters")
+    counts = counting.count(model, manifest.head_modules)
+    for part, counted in (("total", counts.total), ("lora", counts.lora), ("head", counts.head)):
+        claimed = manifest.parameters.get(part)
+        if claimed != counted:
+            raise CountsDifferError(
+                f"{run.MANIFEST} claims {claimed} parameters ({part}), the model has {counted}"
+            )
+    return (
+        f"{counts.total:,} parameters, {counts.lora:,} of LoRA and {counts.head:,} of the head, "
+        f"as {run.MANIFEST} claims"
+    )
 
 
 def _look_at_bundle(folder: Path, found: Checkup) -> None:
@@ -129,15 +163,12 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
             bundle.verify_files(folder, manifest)
             found.tell("files", f"{len(manifest.files)} files are as they were shipped")
         _tell_certificate(folder, found)
-        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
-        for backend, package in (("onnxruntime", "onnxruntime"), ("torch", "torch")):
-            if not is_installed(package):
-                found.shrug(backend, f"not looked at: {package} is not installed")
-            elif backend == "onnxruntime" or (folder / bundle.MODEL).is_dir():
-                with found.looking_at(backend):
-                    load(folder, backend=backend)
-                    found.tell(backend, "opens, with the labels and pixels of the manifest")
+        for form in manifest.forms:
+            _tell_form(folder, found, form.name, form.backend, form.precision)
+        if (folder / bundle.MODEL).is_dir():
+            _tell_form(folder, found, "torch", "torch", "fp32")
         for name in manifest.adapters:
+            _tell_adapter(folder / bundle.ADAPTERS / name, found, f"adapter {name}")
             with found.looking_at(f"adapter {name}"):
                 _, liveness = _trained_stage().open_on_base(
                     folder / bundle.ADAPTERS / name,
@@ -148,19 +179,61 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
                 found.tell(f"adapter {name}", _alive(liveness))
 
 
+def _tell_form(folder: Path, found: Checkup, part: str, backend: str, precision: str) -> None:
+    """Whether one form of a bundle opens and answers, where its runtime is here."""
+    if not is_installed(backend):
+        found.shrug(part, f"not looked at: {backend} is not installed")
+        return
+    with found.looking_at(part):
+        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
+        try:
+            recogniser = load(folder, backend=backend, precision=precision)
+        except PrecisionNotHereError as error:  # true of this computer, not of the bundle
+            found.shrug(part, f"not looked at: {error.found}")
+            return
+        _check_answer(recogniser)
+        found.tell(
+            part,
+            "opens, with the labels and pixels of the manifest, and answers with "
+            f"{len(recogniser.labels)} numbers",
+        )
+
+
+def _check_answer(recogniser: Any) -> None:
+    """See one clip of grey through a model.
+
+    Raises:
+        AnswersNotFiniteError: It answers NaN or infinity.
+        CountsDifferError: It gives more or fewer numbers than there are labels.
+    """
+    contract = recogniser.contract
+    grey = np.full((1, *contract.frames_shape), 127, np.uint8)
+    logits = recogniser.logits(grey)[0]
+    if len(logits) != len(recogniser.labels):
+        raise CountsDifferError(
+            f"the model answers with {len(logits)} numbers to {len(recogniser.labels)} labels"
+        )
+    recogniser.predict(logits, top_k=1, duration_seconds=0.0, warning=None)
+
+
 def _tell_certificate(folder: Path, found: Checkup) -> None:
     path = folder / bundle.CERTIFICATE
     try:
         certificate = read_json(path)
         clips = int(certificate["clips"])
         passed = certificate["passed"] is True and clips > 0
+        by_schema = "proof_clips" if "proof_clips" in certificate else "clip_names"
+        named = len(certificate[by_schema])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         found.findings.append(
             Finding("certificate", False, f"{path} can't be read; copy or make the bundle again")
         )
         return
-    text = f"all forms were compared on {clips} clips"
-    found.findings.append(Finding("certificate", passed, text))
+    with found.looking_at("certificate"):
+        if named != clips:
+            raise CountsDifferError(f"{path} claims {clips} clips and names {named}")
+        text = f"all forms were compared on {clips} clips"
+        found.findings.append(Finding("certificate", passed, text))
 
 
 def _look_at_adapter(
@@ -195,27 +268,52 @@ def _named_base(folder: Path) -> str:
     return f"it names {named!r} as its base, which nothing proves, and which is not followed"
 
 
-def _tell_adapter(folder: Path, found: Checkup) -> None:
+def _tell_adapter(folder: Path, found: Checkup, part: str = "adapter") -> None:
     """Its layers and its head, from the files alone."""
-    with found.looking_at("adapter"):
+    with found.looking_at(part):
         require("torch", "peft", purpose="to look at an adapter")
         adapter = import_backend(
             "lora_deploy.model.adapter_files", "peft", purpose="to read an adapter"
         )
         adapter.check_is_adapter(folder)
         config = adapter.read_adapter_config(folder / adapter_record.ADAPTER_CONFIG)
-        shapes = adapter_record.tensor_shapes(folder)
+        sizes = {name: prod(shape) for name, shape in adapter_record.tensor_shapes(folder).items()}
         kinds = Counter(
             re.sub(r"^.*\.\d+\.", "", name.partition(".lora_B")[0])
-            for name in shapes
+            for name in sizes
             if ".lora_B" in name
         )
         layers = ", ".join(f"{count}× {kind}" for kind, count in kinds.items())
-        head = ", ".join(config.modules_to_save or ()) or "none"
+        lora = sum(size for name, size in sizes.items() if ".lora_" in name)
+        head = _head_of(sizes, config.modules_to_save or ())
         found.tell(
-            "adapter",
-            f"r {config.r}, lora_alpha {config.lora_alpha:g}, on {layers or 'no layer'}; head: {head}",
+            part,
+            f"r {config.r}, lora_alpha {config.lora_alpha:g}, on {layers or 'no layer'} "
+            f"({lora:,} parameters); head: {head}",
         )
+
+
+def _head_of(sizes: Mapping[str, int], named: Sequence[str]) -> str:
+    """Which modules the file holds whole, and how many parameters they have.
+
+    Raises:
+        HeadMissingError: The configuration names a module, and the file holds nothing of it.
+    """
+    whole = {
+        name.removeprefix("base_model.model."): size
+        for name, size in sizes.items()
+        if ".lora_" not in name
+    }
+    for module in named:
+        if not any(f".{module}." in f".{name}" for name in whole):
+            raise HeadMissingError(
+                f"{adapter_record.ADAPTER_CONFIG} names {module} as saved, and "
+                f"{adapter_record.ADAPTER_WEIGHTS} holds nothing of it"
+            )
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in whole)
+    if not modules:
+        return "none"
+    return f"{', '.join(modules)} ({sum(whole.values()):,} parameters)"
 
 
 def _tell_opened(trained: Any, found: Checkup) -> None:

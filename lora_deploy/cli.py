@@ -19,6 +19,7 @@ from lora_deploy.options import (
     FOLDER,
     adapter_options,
     backend_option,
+    batch_option,
     json_option,
     offline_option,
     pool_options,
@@ -274,6 +275,7 @@ def _split(text: str) -> list[str]:
     help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
 )
 @backend_option
+@batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
 @pool_options
@@ -284,6 +286,7 @@ def classify(
     out: Path | None,
     backend: str,
     precision: str,
+    batch_size: int,
     adapter: str | None,
     top_k: int,
     pool: "DecodePool",
@@ -294,7 +297,9 @@ def classify(
 
     if out is not None:
         rows.check_ending(out)
-    recogniser = load(model, backend=backend, precision=precision, adapter=adapter)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
+    )
     paths = stream.find_inputs(inputs)
     written = []
     failed = 0

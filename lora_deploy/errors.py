@@ -523,6 +523,12 @@ class ManifestError(ArtifactError):
     remedy = "copy the folder again; `lora-deploy doctor PATH` looks at every file"
 
 
+class CountsDifferError(ArtifactError):
+    """Parameters, clips or outputs are more or fewer than the folder says of itself."""
+
+    remedy = "copy the folder again, or make it again; `lora-deploy doctor PATH` counts every part"
+
+
 class NewerSchemaError(ArtifactError):
     """The folder was written by a newer version of this program."""
 

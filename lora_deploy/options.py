@@ -113,3 +113,14 @@ def backend_option(command: Command) -> Command:
     return click.option(
         "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True
     )(command)
+
+
+def batch_option(command: Command) -> Command:
+    """How many clips the runtime is given at once."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(1, 1024),
+        default=1,
+        show_default=True,
+        help="Clips at once; OpenVINO then works on several side by side.",
+    )(command)

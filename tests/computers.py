@@ -118,6 +118,7 @@ class Computer:
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
         module: bool = False,
+        root: Path | None = None,
     ) -> dict[str, Any]:
         """What ``lora-deploy doctor --json`` says there, with its exit code.
 
@@ -125,8 +126,11 @@ class Computer:
             environment: Variables on top of a bare environment.
             before: A program that starts the command, with its own arguments.
             module: Whether to start it as ``python -m``, which looks into the working directory.
+            root: Where the system's files lie, by default in the system's root.
         """
         start = ["-m", "lora_deploy"] if module else ["-c", _COMMAND]
+        if root is not None:
+            start = ["-c", _WITH_ROOT.format(root=str(root))]
         safe = [] if module else ["-P"]  # as the installed command: not from the working directory
         done = subprocess.run(
             [*before, str(self.python), *safe, *start, "doctor", "--json"],
@@ -149,7 +153,15 @@ class Computer:
         return {**told, "exit_code": done.returncode}
 
 
-_COMMAND = "import sys; from lora_deploy.cli import main; main()"
+_COMMAND = "from lora_deploy.cli import main; main()"
+
+_WITH_ROOT = """
+import json, pathlib, sys
+from lora_deploy import doctor
+found = doctor.examine(pathlib.Path({root!r}))
+print(json.dumps(found.as_dict()))
+sys.exit(1 if found.complaints else 0)
+"""
 
 
 def own_requirements() -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 from lora_deploy.proof import thumbnails
 from lora_deploy.proof.certificate import Calibration, Certificate, Speed
 from lora_deploy.proof.flip_cards import MOST_CARDS
+from lora_deploy.proof.markup import bar
 from lora_deploy.proof.page import MOST_CLASSES, POLICY, certificate_html
 from lora_deploy.proof.wording import (
     calibration_sentences,
@@ -235,6 +236,7 @@ def test_the_picture_shows_every_form_once_with_its_agreement() -> None:
 @pytest.mark.parametrize(
     "links",
     [
+        [("a1", "b1"), ("b1", "c1"), ("c1", "d1"), ("d1", "a1")],
         [("a1", "b1"), ("b1", "c1"), ("c1", "d1")],
         [("a1", "b1"), ("a1", "c1"), ("a1", "d1")],
         [("a1", "b1"), ("b1", "c1"), ("b1", "d1")],
@@ -242,7 +244,7 @@ def test_the_picture_shows_every_form_once_with_its_agreement() -> None:
         [("a1", "b1"), ("b1", "a1"), ("b1", "c1"), ("c1", "d1")],
         [("a1", "b1"), ("a1", "c1"), ("b1", "d1"), ("c1", "d1")],
     ],
-    ids=["a line", "a star", "a tree", "two lines", "a circle", "a diamond"],
+    ids=["a ring", "a line", "a star", "a tree", "two lines", "a circle", "a diamond"],
 )
 def test_whatever_was_compared_with_what_every_link_is_drawn(links: list[tuple[str, str]]) -> None:
     text = chain_of(*links)
@@ -281,6 +283,7 @@ def test_what_is_no_number_keeps_no_budget(field: str) -> None:
 def test_all_of_a_few_clips_is_not_read_as_always() -> None:
     assert certainty(1.0, 12) == "100% of 12 clips; with so few the true share may be as low as 76%"
     assert certainty(1.0, 128) == "100% of 128 clips; the true share may be as low as 97%"
+    assert certainty(1.0, 256).endswith("as low as 98.5%")
     assert certainty(1.0, 12) in text_of(proved(12))
     assert "true share ≥ 76%" in section_of(proved(12), "links")
 
@@ -352,6 +355,15 @@ def test_the_classes_that_agree_least_come_first_and_the_sound_ones_are_folded()
     assert "86.4% in OpenVINO int8 95.5% in ONNX Runtime fp16" in text
     assert text.index("3 classes with the same label in every form") > third
     assert "Here none does: in each of 6" in section_of(samples.void(), "classes")
+
+
+def test_of_classes_that_agree_alike_the_one_that_drifts_most_comes_first() -> None:
+    found = link(*FORMS[0]).model_dump()
+    for one in found["per_class"]:
+        one["largest_difference"] = 0.5 if one["label"] == "no_fight" else 0.001
+    certificate = Certificate.model_validate(proved().model_dump() | {"links": [found]})
+    text = section_of(certificate, "classes")
+    assert text.index("no_fight") < text.index("bend")
 
 
 def test_many_classes_that_differ_are_folded_after_the_worst() -> None:
@@ -429,11 +441,23 @@ def test_the_clips_are_named_and_those_left_out_with_the_reason() -> None:
     )
 
 
-def test_a_proof_without_anything_in_it_is_a_page_all_the_same() -> None:
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize("links", [(), (link(*FORMS[0]),)], ids=["no links", "a link"])
+def test_a_proof_with_nothing_in_it_is_a_page_all_the_same(passed: bool, links: Any) -> None:
     empty = proved(
-        passed=False, clips=0, proof_clips=(), answered={}, accuracy={}, links=(), liveness=None
+        passed=passed, clips=0, proof_clips=(), answered={}, accuracy={"merged": 0.0}, links=links
     )
     Parsed(certificate_html(empty))
+
+
+def test_a_bar_is_never_longer_than_its_place() -> None:
+    widths = [bar(part) for part in (0.25, 1.5, -1.0, math.nan)]
+    assert [re.findall(r"width:(.*?)%", html)[0] for html in widths] == [
+        "25.0",
+        "100.0",
+        "0.0",
+        "0.0",
+    ]
 
 
 # Thumbnails.

@@ -1,17 +1,26 @@
 """``doctor PATH``: every part of a RUN, a BUNDLE or an adapter's folder, made here or elsewhere."""
 
 import json
+import shutil
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
 from lora_deploy import checkup, cli
-from lora_deploy.artifact.bundle import FileRecord, read_bundle_manifest, write_bundle_manifest
+from lora_deploy.artifact.bundle import (
+    FileRecord,
+    read_bundle_manifest,
+    record_files,
+    write_bundle_manifest,
+)
 from lora_deploy.artifact.manifest import sha256_of_file
-from lora_deploy.errors import NotAModelError
+from lora_deploy.artifact.run import read_run_manifest, write_run_manifest
+from lora_deploy.errors import NotAModelError, PrecisionNotHereError
 from lora_deploy.runtime.load import load
 from tests.damage import edit_config, edit_tensors, kill_adapter, vouch_again, without
 
@@ -82,6 +91,162 @@ def test_as_json_each_finding_has_its_part_and_its_error(
     assert not told["passed"]
     [wrong] = [finding for finding in told["findings"] if finding["passed"] is False]
     assert (wrong["part"], wrong["error"]) == ("files", "FileChangedError")
+
+
+# Alive, the base, the head, the counts: each asked of a RUN and of a BUNDLE ------------------------
+
+
+def test_the_four_questions_are_answered_aloud(
+    lora_run: Path, bundle: Path, foreign: Path, tiny_base: Path
+) -> None:
+    texts = {
+        "RUN": _said(checkup.check(lora_run)),
+        "BUNDLE": _said(checkup.check(bundle)),
+        "adapter": _said(checkup.check(foreign, base=str(tiny_base), labels=LABELS)),
+    }
+    for said in texts.values():
+        assert "alive in all 6 layers" in said
+        assert "head: classifier (66 parameters)" in said
+        assert all(f"2× attention.attention.{word}" in said for word in ("query", "key", "value"))
+        assert "(3,072 parameters)" in said  # 6 layers of 32 to 32 at r 8
+    assert "fingerprint sha256:" in texts["RUN"]
+    assert "3,072 of LoRA and 66 of the head, as run.json claims" in texts["RUN"]
+    forms = len(read_bundle_manifest(bundle).forms)
+    assert texts["BUNDLE"].count("answers with 2 numbers") == forms + 1  # and PyTorch
+    assert "is the base that it was trained on" in texts["adapter"]
+
+
+def _said(found: checkup.Checkup) -> str:
+    assert found.passed
+    return "\n".join(finding.text for finding in found.findings)
+
+
+@pytest.mark.parametrize("part", ["total", "lora", "head"])
+def test_counts_that_a_run_claims_and_does_not_have_are_found(run_copy: Path, part: str) -> None:
+    manifest = read_run_manifest(run_copy)
+    claimed = {**manifest.parameters, part: manifest.parameters[part] + 1}
+    write_run_manifest(run_copy, manifest.model_copy(update={"parameters": claimed}))
+    assert mistakes(checkup.check(run_copy)) == {"counts": "CountsDifferError"}
+
+
+def test_counts_of_a_full_training_are_counted(full_run: Path) -> None:
+    said = _said(checkup.check(full_run))
+    assert "0 of LoRA and 66 of the head, as run.json claims" in said
+
+
+def _another_base(tiny_base: Path, tmp_path: Path) -> str:
+    """The same architecture with other numbers."""
+    model = AutoModelForVideoClassification.from_pretrained(tiny_base)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    shutil.copytree(tiny_base, tmp_path / "another")
+    model.save_pretrained(tmp_path / "another")
+    return str(tmp_path / "another")
+
+
+def test_another_base_under_a_run_or_a_bundle_is_found(
+    run_copy: Path, bundle_copy: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    another = _another_base(tiny_base, tmp_path)
+    trained = read_run_manifest(run_copy)
+    base = trained.base.model_copy(update={"id": another})
+    write_run_manifest(run_copy, trained.model_copy(update={"base": base}))
+    assert mistakes(checkup.check(run_copy)) == {"model": "WrongBaseError"}
+    shipped = read_bundle_manifest(bundle_copy)
+    write_bundle_manifest(bundle_copy, shipped.model_copy(update={"base": base}))
+    assert set(mistakes(checkup.check(bundle_copy)).values()) == {"WrongBaseError"}
+
+
+def _vouch_for_bundle(folder: Path) -> None:
+    manifest = read_bundle_manifest(folder)
+    write_bundle_manifest(folder, manifest.model_copy(update={"files": record_files(folder)}))
+
+
+@pytest.mark.parametrize("question", ["alive", "head"])
+def test_a_dead_or_headless_adapter_in_a_bundle_is_found(bundle_copy: Path, question: str) -> None:
+    [name] = read_bundle_manifest(bundle_copy).adapters
+    folder = bundle_copy / "adapters" / name
+    if question == "alive":
+        kill_adapter(folder)
+    else:
+        edit_tensors(folder, without("classifier"))
+    _vouch_for_bundle(bundle_copy)
+    found = checkup.check(bundle_copy)
+    error = {"alive": "DeadAdapterError", "head": "HeadMissingError"}[question]
+    assert set(mistakes(found).items()) == {(f"adapter {name}", error)}
+
+
+def test_a_headless_adapter_of_a_run_is_found(run_copy: Path) -> None:
+    edit_tensors(run_copy / "best_model_lora_adapter", without("classifier"))
+    vouch_again(run_copy)
+    found = mistakes(checkup.check(run_copy))
+    assert found == {"adapter": "HeadMissingError", "model": "HeadMissingError"}
+
+
+def test_a_head_that_is_named_and_not_saved_is_found_without_the_base(foreign: Path) -> None:
+    edit_tensors(foreign, without("classifier"))
+    assert mistakes(checkup.check(foreign)) == {"adapter": "HeadMissingError"}
+
+
+def test_a_dead_adapter_of_another_program_is_found(foreign: Path, tiny_base: Path) -> None:
+    kill_adapter(foreign)
+    found = checkup.check(foreign, base=str(tiny_base), labels=LABELS)
+    assert mistakes(found) == {"model": "DeadAdapterError"}
+
+
+def test_labels_more_than_another_programs_adapter_answers_are_found(
+    foreign: Path, tiny_base: Path
+) -> None:
+    found = checkup.check(foreign, base=str(tiny_base), labels=(*LABELS, "one more"))
+    assert mistakes(found) == {"model": "LabelOrderError"}
+
+
+def test_a_certificate_that_names_other_clips_than_it_counts_is_found(bundle_copy: Path) -> None:
+    path = bundle_copy / "certificate.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "clips": content["clips"] + 100}))
+    _vouch_for_bundle(bundle_copy)
+    assert mistakes(checkup.check(bundle_copy)) == {"certificate": "CountsDifferError"}
+
+
+def _end_graph_with(folder: Path, *nodes: onnx.NodeProto, outputs: int = 2) -> str:
+    """Put nodes between logits, as ``inner``, and output of a bundle's last form; which one it is."""
+    form = read_bundle_manifest(folder).forms[-1]
+    model = onnx.load(folder / form.file)
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == "logits" else name for name in node.output]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
+    onnx.save(model, folder / form.file)
+    _vouch_for_bundle(folder)
+    return form.name
+
+
+def test_a_graph_that_answers_with_another_number_of_labels_is_found(bundle_copy: Path) -> None:
+    twice = onnx.helper.make_node("Concat", ["inner", "inner"], ["logits"], axis=1)
+    form = _end_graph_with(bundle_copy, twice, outputs=4)
+    assert mistakes(checkup.check(bundle_copy))[form] == "CountsDifferError"
+
+
+def test_a_graph_that_answers_with_no_number_is_found(bundle_copy: Path) -> None:
+    zero = onnx.helper.make_node("Sub", ["inner", "inner"], ["zero"])
+    no_number = onnx.helper.make_node("Div", ["zero", "zero"], ["logits"])
+    form = _end_graph_with(bundle_copy, zero, no_number)
+    assert mistakes(checkup.check(bundle_copy))[form] == "AnswersNotFiniteError"
+
+
+def test_a_precision_that_this_processor_does_not_have_is_no_fault_of_the_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object, **options: object) -> None:
+        raise PrecisionNotHereError("this CPU does not compute in bfloat16")
+
+    monkeypatch.setattr("lora_deploy.runtime.load.load", without)
+    found = checkup.check(bundle)
+    assert found.passed
+    told = [finding.text for finding in found.findings if finding.passed is None]
+    assert told[-1] == "not looked at: this CPU does not compute in bfloat16"
 
 
 # Adapters of other programs -------------------------------------------------------------------

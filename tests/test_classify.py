@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet
@@ -143,3 +144,35 @@ def test_a_name_that_is_no_utf8_costs_nothing(
     assert rows[0].path.endswith("/\\xff.mp4")
     for ending in ("jsonl", "csv", "parquet"):
         write_rows(rows, tmp_path / f"rows.{ending}")
+
+
+def test_rows_are_the_same_in_batches_of_any_size(
+    bundle: Path, test_clips: list[Path], tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(b"no video")
+    paths = [str(torn), *map(str, test_clips[:3]), str(torn), *map(str, test_clips[3:5])]
+    alone = list(classify(load(bundle), paths))
+    for size in (2, 3, 8):
+        rows = list(classify(load(bundle, batch_size=size), paths))
+        assert [(row.path, row.status, row.label) for row in rows] == [
+            (row.path, row.status, row.label) for row in alone
+        ]
+        # Another batch shape may change the last bits.
+        assert [row.score for row in rows] == [
+            None if row.score is None else pytest.approx(row.score, abs=1e-5) for row in alone
+        ]
+
+
+def test_a_file_that_is_no_video_waits_for_no_batch(bundle: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(b"no video")
+    asked: list[str] = []
+
+    def paths() -> Iterator[str]:
+        for _ in range(200):
+            asked.append(str(torn))
+            yield str(torn)
+
+    assert next(classify(load(bundle, batch_size=8), paths())).status == "error"
+    assert len(asked) < 200

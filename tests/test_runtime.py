@@ -94,7 +94,7 @@ def test_no_clips_give_no_rows(bundle: Path) -> None:
     assert recogniser.logits(empty).shape == (0, 2)
 
 
-@pytest.mark.parametrize("name", ["onnx/model.onnx", "model/model.safetensors"])
+@pytest.mark.parametrize("name", ["onnx/model.ort.onnx", "model/model.safetensors"])
 def test_a_changed_byte_is_found_before_the_file_is_used(bundle_copy: Path, name: str) -> None:
     path = bundle_copy / name
     content = bytearray(path.read_bytes())
@@ -108,9 +108,9 @@ def test_a_changed_byte_is_found_before_the_file_is_used(bundle_copy: Path, name
 def test_a_file_that_the_manifest_does_not_vouch_for_is_not_opened(bundle_copy: Path) -> None:
     path = bundle_copy / "bundle.json"
     values = json.loads(path.read_text())
-    del values["files"]["onnx/model.onnx"]
+    del values["files"]["onnx/model.ort.onnx"]
     path.write_text(json.dumps(values))
-    with pytest.raises(ArtifactError, match=r"does not vouch for onnx/model\.onnx"):
+    with pytest.raises(ArtifactError, match=r"does not vouch for onnx/model\.ort\.onnx"):
         load(bundle_copy)
 
 
@@ -299,7 +299,7 @@ def test_a_run_can_not_bring_code_or_another_architecture(full_run: Path, tmp_pa
 
 
 def test_a_graph_of_another_kind_is_refused(bundle_copy: Path) -> None:
-    path = bundle_copy / "onnx" / "model.onnx"
+    path = bundle_copy / "onnx" / "model.ort.onnx"
     graph = onnx.load(path)
     for node in graph.graph.node:
         node.output[:] = ["answers" if name == "logits" else name for name in node.output]

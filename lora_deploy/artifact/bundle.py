@@ -169,13 +169,13 @@ def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
     Raises:
         ArtifactError: The file is unknown to the manifest, missing, or has changed.
     """
-    record = _record(folder, manifest, name)
+    record = record_of(folder, manifest, name)
     try:
         content = (folder / name).read_bytes()
     except OSError as error:
         raise FileMissingError(f"{folder / name} can't be read: {error.strerror}") from None
     if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
-        raise FileChangedError(_changed(folder, name))
+        raise FileChangedError(changed(folder, name))
     return content
 
 
@@ -202,14 +202,14 @@ def verify_file(folder: Path, manifest: BundleManifest, name: str) -> None:
     Raises:
         ArtifactError: It is missing, has changed, or is not in the manifest.
     """
-    record = _record(folder, manifest, name)
+    record = record_of(folder, manifest, name)
     path = folder / name
     if not path.is_file():
         raise FileMissingError(f"{folder} lacks {name}")
     if path.is_symlink() or path.stat().st_size != record.bytes:
-        raise FileChangedError(_changed(folder, name))
+        raise FileChangedError(changed(folder, name))
     if sha256_of_file(path) != record.sha256:
-        raise FileChangedError(_changed(folder, name))
+        raise FileChangedError(changed(folder, name))
 
 
 def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "") -> None:
@@ -224,14 +224,20 @@ def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "")
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
     if unknown := sorted(found - set(manifest.files)):
-        _record(folder, manifest, unknown[0])
+        record_of(folder, manifest, unknown[0])
 
 
-def _record(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:
+def record_of(folder: Path, manifest: BundleManifest, name: str) -> FileRecord:
+    """What the manifest says of a file.
+
+    Raises:
+        FileUnknownError: It says nothing.
+    """
     if name not in manifest.files or ".." in PurePosixPath(name).parts:
         raise FileUnknownError(f"{folder / MANIFEST} does not vouch for {name}")
     return manifest.files[name]
 
 
-def _changed(folder: Path, name: str) -> str:
+def changed(folder: Path, name: str) -> str:
+    """The sentence of a `FileChangedError`."""
     return f"{folder / name} is not the file that {MANIFEST} vouches for (size or hash differs)"

@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lora_deploy.classify.rows import Row
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.dataset import find_videos
@@ -37,29 +40,55 @@ def classify(
     top_k: int = 5,
     pool: DecodePool | None = None,
 ) -> Iterator[Row]:
-    """Yield one row a path, in order, as soon as it is known.
+    """Yield one row a path, in order, as soon as its batch is known.
 
-    Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one.
+    Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one. A
+    batch is as large as the recogniser's backend takes; one clip, unless more were asked for.
     """
+    held: list[tuple[str, DecodedClip | ClipError]] = []
     for path, outcome in (pool or shared()).in_order(paths, recogniser.contract):
-        yield _row(recogniser, path, outcome, top_k)
+        held.append((path, outcome))
+        clips = sum(isinstance(one, DecodedClip) for _, one in held)
+        if clips == recogniser.backend.batch_size or not clips:
+            yield from _rows(recogniser, held, top_k)
+            held.clear()
+    yield from _rows(recogniser, held, top_k)
 
 
-def _row(recogniser: Recogniser, path: str, clip: DecodedClip | ClipError, top_k: int) -> Row:
-    told = _printable(path)
-    if isinstance(clip, ClipError):
-        return Row(
-            path=told, status="error", label=None, score=None, top_k=(), duration_seconds=None,
-            warning=None, error_kind=clip.kind, error=str(clip), model=recogniser.digest,
-        )  # fmt: skip
+def _rows(
+    recogniser: Recogniser, outcomes: Sequence[tuple[str, DecodedClip | ClipError]], top_k: int
+) -> Iterator[Row]:
+    clips = [one for _, one in outcomes if isinstance(one, DecodedClip)]
+    logits = (
+        iter(recogniser.logits(np.stack([clip.frames for clip in clips]))) if clips else iter(())
+    )
+    for path, outcome in outcomes:
+        if isinstance(outcome, ClipError):
+            yield _error_row(recogniser, path, outcome)
+        else:
+            yield _row(recogniser, path, outcome, next(logits), top_k)
+
+
+def _error_row(recogniser: Recogniser, path: str, error: ClipError) -> Row:
+    return Row(
+        path=_printable(path), status="error", label=None, score=None, top_k=(),
+        duration_seconds=None, warning=None, error_kind=error.kind, error=str(error),
+        model=recogniser.digest,
+    )  # fmt: skip
+
+
+def _row(
+    recogniser: Recogniser,
+    path: str,
+    clip: DecodedClip,
+    logits: NDArray[np.float32],
+    top_k: int,
+) -> Row:
     prediction = recogniser.predict(
-        recogniser.logits(clip.frames[None])[0],
-        top_k=top_k,
-        duration_seconds=clip.duration_seconds,
-        warning=clip.warning,
+        logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning
     )
     return Row(
-        path=told,
+        path=_printable(path),
         status="ok",
         label=prediction.label,
         score=prediction.score,

@@ -1,5 +1,6 @@
 """What this computer offers and lacks: what is installed and how it fits, decoders, devices, room; each trap by name."""
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from lora_deploy.doctor import (
     threads,
     trials,
 )
-from lora_deploy.doctor.complaint import Complaint
+from lora_deploy.doctor.complaint import Complaint, one_line
 from lora_deploy.doctor.decoders import Decoding
 from lora_deploy.doctor.hardware import Hardware
 from lora_deploy.doctor.room import Room
@@ -86,18 +87,28 @@ def examine(root: Path = Path("/")) -> Diagnosis:
     with ThreadPoolExecutor(4) as side_by_side:
         decoding = side_by_side.submit(decoders.look)
         tried = [
-            side_by_side.submit(look, card)
+            side_by_side.submit(_told, look, card)
             for look in (trials.of_torch, trials.of_onnxruntime, trials.of_openvino)
         ]
         rooms = room.look(root)
-        told = [
-            *packages.complaints(),
-            *builds.complaints(card),
-            *shadows.complaints(),
-            *links.complaints(),
+        traps = [
+            *_told(packages.complaints),
+            *_told(builds.complaints, card),
+            *_told(shadows.complaints),
+            *_told(links.complaints),
         ]
         for one in tried:
-            told += one.result()
-        told += decoders.complaints(decoding.result())
-    told += [*threads.complaints(there.processor), *room.complaints(rooms)]
-    return Diagnosis(installed_versions(), there, decoding.result(), rooms, tuple(told))
+            traps += one.result()
+        traps += _told(decoders.complaints, decoding.result())
+    traps += [*_told(threads.complaints, there.processor), *_told(room.complaints, rooms)]
+    return Diagnosis(installed_versions(), there, decoding.result(), rooms, tuple(traps))
+
+
+def _told(look: Callable[..., Iterable[Complaint]], *arguments: Any) -> list[Complaint]:
+    """What a part finds; an environment that is odder than it knows costs that part alone."""
+    try:
+        return list(look(*arguments))
+    except Exception as error:
+        part = look.__module__.rpartition(".")[2]
+        found = f"{part} can't be looked at: {type(error).__name__}: {one_line(error)}"
+        return [Complaint("broken-package", found, "please report it with `lora-deploy --version`")]

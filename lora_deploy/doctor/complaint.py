@@ -43,3 +43,8 @@ class Complaint:
         """Plain types, for ``--json``."""
         told = {"trap": self.trap, "found": self.found, "remedy": self.remedy}
         return {**told, "serious": self.serious, **({"error": self.error} if self.error else {})}
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks; the beginning, where it says much."""
+    return " ".join(str(error).split())[:200]

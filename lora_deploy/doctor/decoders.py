@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING
 
-from lora_deploy.doctor.complaint import Complaint
+from lora_deploy.doctor.complaint import Complaint, one_line
 from lora_deploy.doctor.trials import attempt
 from lora_deploy.errors import LoraDeployError
 
@@ -44,7 +44,7 @@ def look() -> Decoding:
     except LoraDeployError as error:
         return Decoding(ffmpeg=ffmpeg, trouble=error.found)
     except Exception as error:  # whatever a broken package raises is what is to be told
-        return Decoding(ffmpeg=ffmpeg, trouble=f"{type(error).__name__}: {str(error)[:200]}")
+        return Decoding(ffmpeg=ffmpeg, trouble=f"{type(error).__name__}: {one_line(error)}")
 
 
 def complaints(found: Decoding) -> Iterator[Complaint]:

@@ -21,8 +21,8 @@ WATCHED = frozenset(
 )  # fmt: skip
 """Packages that this program opens, by the name of their import."""
 
-_HARMLESS = frozenset({"antigravity", "idlelib", "lib2to3", "test", "this", "turtledemo"})
-"""Standard modules that no library imports, so that a folder ``test`` hides nothing."""
+_HARMLESS = frozenset({"antigravity", "idlelib", "lib2to3", "this", "turtle", "turtledemo"})
+"""Standard modules that no library imports, so that a file ``turtle.py`` breaks nothing."""
 
 _STANDARD = sys.stdlib_module_names - frozenset(sys.builtin_module_names) - _HARMLESS
 
@@ -40,14 +40,22 @@ def complaints(
         path: Where modules are looked for; ``sys.path`` by default.
         environment: For ``PYTHONPATH``.
     """
-    here = (folder or Path.cwd()).resolve()
-    searched = {Path(entry or here).resolve() for entry in (sys.path if path is None else path)}
     named = environment.get("PYTHONPATH", "").split(os.pathsep)
-    first = dict.fromkeys([here, *(Path(entry).resolve() for entry in named if entry)])
+    here = _resolved(folder or ".")
+    searched = {_resolved(entry or here or ".") for entry in (sys.path if path is None else path)}
+    first = dict.fromkeys([here, *(_resolved(entry) for entry in named if entry)])
     for place in first:
-        if not _belongs_to_python(place):
+        if place is not None and not _belongs_to_python(place):
             for name, module in _hiding(place):
                 yield _complaint(name, module, place == here, place in searched)
+
+
+def _resolved(place: str | Path) -> Path | None:
+    """None below a working directory that was deleted."""
+    try:
+        return Path(place).resolve()
+    except OSError:
+        return None
 
 
 def _complaint(name: str, module: Path, is_here: bool, is_searched: bool) -> Complaint:

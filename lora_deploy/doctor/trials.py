@@ -33,7 +33,7 @@ def attempt(trial: str, argument: str = "") -> Outcome:
     """Run one trial; it may take its time, crash or hang, and nothing of that is raised."""
     try:
         done = subprocess.run(
-            # -P: as the command itself, not as a script that lies beside a file called torch.py
+            # -P: nothing that lies beside the script, or in the working directory, is taken for a library
             [sys.executable, "-P", str(_PROGRAM), trial, argument],
             stdin=subprocess.DEVNULL,
             capture_output=True,

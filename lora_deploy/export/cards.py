@@ -16,6 +16,7 @@ from lora_deploy.proof.wording import (
     lowest_true_share,
     percent,
     rounded_percent,
+    speed_sentence,
 )
 from lora_deploy.runtime.trained import Trained
 
@@ -97,9 +98,13 @@ def _forms(certificate: Certificate) -> list[str]:
     """The table of forms, as Markdown."""
     rows = [_form(link, certificate) for link in certificate.links]
     return [
-        "| form | compared with | same label | 95% sure of | largest difference in probability | right |",
+        "| form | compared with | same label | true share ≥ | largest difference in probability | accuracy |",
         "|---|---|---|---|---|---|",
         *rows,
+        "",
+        "The true share is the lower end of the 95% interval: what the agreement may be on all clips "
+        "like these.",
+        *(["", *map(speed_sentence, certificate.speeds)] if certificate.speeds else []),
     ]
 
 

@@ -75,6 +75,7 @@ def merge_export(
     targets: Sequence[str] = ("onnx",),
     precisions: Sequence[str] = ("fp32",),
     frames_in: bool = False,
+    fuse: bool = True,
     verify_on: Path | None = None,
     overrides: Sequence[str] = (),
     base: str | None = None,
@@ -89,6 +90,7 @@ def merge_export(
         targets: Runtimes that forms are made for: ``onnx``, ``openvino``.
         precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
+        fuse: Whether ONNX Runtime gets a float32 graph of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         overrides: Settings of the proof beside those of the RUN, each ``proof.KEY=VALUE``.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
@@ -101,7 +103,7 @@ def merge_export(
     """
     if not atomic.is_free(out):
         raise OutputExistsError(f"{out} exists already")
-    wanted = plan(targets, precisions, frames_in=frames_in)
+    wanted = plan(targets, precisions, frames_in=frames_in, fuse=fuse)
     settings = proof_settings(source, overrides)
     trained = open_source(source, base=base, labels=labels)
     clips = proof_clips(source, verify_on, trained.labels, most=settings.clips)

@@ -38,6 +38,7 @@ def plan(
     precisions: Sequence[str] = ("fp32",),
     *,
     frames_in: bool = False,
+    fuse: bool = True,
 ) -> Plan:
     """What was asked for, as forms; float32 is always among them.
 
@@ -45,6 +46,7 @@ def plan(
         targets: Of `TARGETS`; ``onnx`` is always among them.
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
+        fuse: Whether ONNX Runtime gets a float32 graph of its own; else it reads the plain one.
 
     Raises:
         FormNotMadeError: A word is unknown, or no target that was asked for takes a precision.
@@ -65,8 +67,9 @@ def plan(
         if not taken:
             able = [to for to, one in TARGETS.items() if (one, precision) in _FILES]
             raise FormNotMadeError(f"--precision {precision} is made for {', '.join(able)} only")
-        forms += [
-            CompiledForm(backend=one, precision=precision, file=_FILES[one, precision])
-            for one in taken
-        ]
+        for one in taken:
+            file = _FILES[one, precision]
+            if file == bundle.FUSED and not fuse:
+                file = bundle.ONNX
+            forms.append(CompiledForm(backend=one, precision=precision, file=file))
     return Plan(tuple(forms), frames_in)

@@ -40,6 +40,13 @@ def calibrate(
     targets = np.array([list(labels).index(truth) for truth in truths])
     reason = _why_not(logits, targets) if fit else "it was not asked for"
     temperature = _fitted(logits, targets) if reason is None else 1.0
+    before = calibration_error(softmax(logits), targets)
+    after = calibration_error(softmax(logits / temperature), targets)
+    if after > before:
+        reason = (
+            f"fitted to {temperature:g}, scores were off by {after:.1%} and not by {before:.1%}"
+        )
+        temperature, after = 1.0, before
     probabilities = softmax(logits / temperature)
     threshold = None
     if unknown_rate is not None and UNKNOWN not in labels:
@@ -49,8 +56,8 @@ def calibrate(
     return Calibration(
         temperature=temperature,
         clips=len(targets),
-        error_before=calibration_error(softmax(logits), targets),
-        error_after=calibration_error(probabilities, targets),
+        error_before=before,
+        error_after=after,
         reason=reason,
         unknown_threshold=threshold,
         unknown_false_positive_rate=None if threshold is None else unknown_rate,

@@ -63,7 +63,7 @@ def folded(summary: str, body_html: str) -> str:
 
 def bar(part: float) -> str:
     """A bar as long as a part of one; decoration beside a figure that is printed anyway."""
-    width = 100 * min(max(part, 0.0), 1.0)  # 0 for what is no number
+    width = 100 * min(max(0.0, part), 1.0)  # in this order NaN gives 0
     return f'<span class=bar aria-hidden=true><i style="width:{width:.1f}%"></i></span>'
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lora_deploy.artifact.bundle import COMPILERS, PRECISIONS
 from lora_deploy.evaluate import wilson_interval
-from lora_deploy.proof.certificate import Calibration, Certificate, Link
+from lora_deploy.proof.certificate import Calibration, Certificate, Link, Speed
 
 FEW_CLIPS = 64
 """Fewer clips than this are called few; a proof should have that many."""
@@ -96,8 +96,8 @@ def certainty(agreement: float, clips: int) -> str:
 
 
 def rounded_percent(part: float) -> str:
-    """For an uncertain figure: no more digits than it deserves, ``76%``."""
-    return percent(round(part, 2)) if math.isfinite(part) else _NO_NUMBER
+    """For an uncertain figure: no more digits than it deserves, ``76%``; near all, ``98.5%``."""
+    return percent(round(part, 2 if part < 0.98 else 3)) if math.isfinite(part) else _NO_NUMBER
 
 
 def over_budget(link: Link) -> frozenset[str]:
@@ -114,6 +114,15 @@ def failing_forms(certificate: Certificate) -> list[str]:
     """Titles of the forms that do not hold, in the order of the links."""
     failing = [link.forms[1] for link in certificate.links if not link.passed]
     return [form_title(form) for form in dict.fromkeys(failing)]
+
+
+def speed_sentence(speed: Speed) -> str:
+    """How fast one form is beside another, and where that was."""
+    one, other = map(form_title, speed.forms)
+    return (
+        f"{one} was {speed.ratio:.3g} times as fast as {other} on the computer that exported "
+        f"({count(speed.rounds, 'round')}, in turns)."
+    )
 
 
 def calibration_sentences(calibration: Calibration) -> list[str]:

@@ -2,9 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import (
@@ -15,6 +19,7 @@ from lora_deploy.artifact.bundle import (
     Compiler,
     Precision,
 )
+from lora_deploy.artifact.handing import copied, streamed
 from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
@@ -26,11 +31,14 @@ from lora_deploy.errors import (
 )
 from lora_deploy.extras import import_backend, is_installed
 from lora_deploy.runtime.base import Backend, Recogniser
+from lora_deploy.runtime.frugal import frugal_opening
 
 _RUNS = {
     "onnxruntime": "to run ONNX files",
     "openvino": "to run ONNX files with OpenVINO",
 }
+
+_PIPES_SINCE = Version("1.32")
 
 FASTEST_FIRST: dict[Precision, tuple[Compiler, ...]] = {
     "fp32": ("onnxruntime", "openvino"),
@@ -49,7 +57,6 @@ def open_bundle(
     adapter: str | None,
     device: str | None,
     batch_size: int,
-    hint: str = "latency",
 ) -> Recogniser:
     """Open a BUNDLE; arguments as `lora_deploy.runtime.load.load`.
 
@@ -69,7 +76,7 @@ def open_bundle(
             raise BackendCannotError(f"torch answers in fp32, not in {wanted}")
         opened = _open_torch(folder, manifest, adapter, device, batch_size)
     else:
-        opened = open_form(folder, manifest, form, batch_size=batch_size, hint=hint)
+        opened = open_form(folder, manifest, form, batch_size=batch_size)
     return as_recogniser(folder, manifest, opened)
 
 
@@ -127,10 +134,19 @@ def open_form(
     form: CompiledForm,
     *,
     batch_size: int = 1,
-    hint: str = "latency",
     threads: int = 0,
+    cache: Path | None = None,
 ) -> Backend:
     """Open one compiled form of a BUNDLE.
+
+    Args:
+        folder: The bundle.
+        manifest: Its ``bundle.json``.
+        form: One of the manifest's.
+        batch_size: Clips run at once, always; more than one tells OpenVINO to go for throughput.
+        threads: 0 takes every core that this process may use.
+        cache: A folder in which OpenVINO keeps what it compiled, such as `cache_folder`. It opens
+            an int8 model a little sooner and takes more memory doing so (docs/bench.md).
 
     Raises:
         MissingPackageError: Its runtime is not installed.
@@ -142,22 +158,45 @@ def open_form(
         form.backend,
         purpose=_RUNS[form.backend],
     )
-    graph = bundle.verified_bytes(folder, manifest, form.file)
     opened: Any
-    if form.backend == "onnxruntime":
-        opened = module.OnnxRuntimeBackend(graph, batch_size=batch_size, threads=threads)
-    else:
-        opened = module.OpenVinoBackend(
-            graph,
-            precision=form.precision,
-            batch_size=batch_size,
-            hint=hint,
-            threads=threads,
-            cache=cache_folder(),
-        )
+    with frugal_opening(), _checked(folder, manifest, form) as graph:
+        if form.backend == "onnxruntime":
+            opened = module.OnnxRuntimeBackend(graph, batch_size=batch_size, threads=threads)
+        else:
+            opened = module.OpenVinoBackend(
+                graph,
+                precision=form.precision,
+                batch_size=batch_size,
+                hint="latency" if batch_size == 1 else "throughput",
+                threads=threads,
+                cache=cache,
+            )
     _check_metadata(opened.metadata, manifest, form.file)
     backend: Backend = opened
     return backend
+
+
+@contextmanager
+def _checked(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Iterator[Path | bytes]:
+    """What the runtime is to read: nothing but what the manifest vouches for comes out of it."""
+    with ExitStack() as stack:
+        if form.backend == "openvino":
+            yield stack.enter_context(copied(folder, manifest, form.file))
+        elif not _reads_pipes():
+            yield bundle.verified_bytes(folder, manifest, form.file)
+        else:
+            yield stack.enter_context(streamed(folder, manifest, form.file))
+
+
+def _reads_pipes() -> bool:
+    """Whether this ONNX Runtime was seen to read a pipe while another thread of ours fills it.
+
+    One that kept Python's lock meanwhile would wait for ever, so older ones are given bytes.
+    """
+    try:
+        return Version(version("onnxruntime")) >= _PIPES_SINCE
+    except PackageNotFoundError:  # a build under another name, as onnxruntime-gpu
+        return False
 
 
 def cache_folder() -> Path:

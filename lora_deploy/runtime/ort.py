@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
-from lora_deploy.runtime.outside_data import refuse_outside_data
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -54,11 +54,11 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     form = "merged"
 
-    def __init__(self, graph: bytes, *, batch_size: int = 1, threads: int = 0) -> None:
+    def __init__(self, graph: bytes | Path, *, batch_size: int = 1, threads: int = 0) -> None:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data.
+            graph: An ONNX file without external data, or where its checked bytes can be read.
             batch_size: The one batch shape that will be run.
             threads: Of ONNX Runtime; 0 takes every core that this process may use.
 
@@ -83,15 +83,18 @@ class OnnxRuntimeBackend:
         return result
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
-    refuse_outside_data(graph)
+def _session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Decoding goes on beside it: threads that wait must not keep cores busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Planned memory is taken anew at the second run, beside what the first one took.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
+        # From bytes, or from a folder of its own: a graph that names external files finds none.
+        source = str(graph) if isinstance(graph, Path) else graph
+        session = onnxruntime.InferenceSession(source, options, providers=[_PROVIDER])
     except Exception as error:
         first_line = str(error).splitlines()[0]
         raise GraphError(

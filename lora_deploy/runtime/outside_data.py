@@ -1,14 +1,14 @@
-"""Whether an ONNX graph wants data of other files: read off its bytes, without the onnx package.
+"""Whether an ONNX graph wants data from elsewhere: read off its bytes, without the onnx package.
 
-Runtimes that are given bytes look for such files in the working directory, and a bundle of a
-stranger could name any of them.
+OpenVINO takes weights from files beside the graph, and, by a name that means ONNX Runtime's own
+memory, from any address of this process. A graph of a stranger gets neither.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from lora_deploy.errors import GraphError
-
-_Bytes = memoryview
 
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -28,56 +28,62 @@ _DEEPEST = 100
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 
-def refuse_outside_data(graph: bytes) -> None:
-    """Refuse a graph whose tensors lie in other files.
+def refuse_outside_data(graph: Path) -> None:
+    """Refuse a graph whose tensors don't lie in it.
 
     Raises:
-        GraphError: One does, or the bytes are no such message at all.
+        GraphError: One doesn't, or the file is no such message at all.
     """
     try:
-        _walk(memoryview(graph), "model", 0)
+        with (
+            graph.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            _walk(content, 0, len(content), "model", 0)
     except (IndexError, ValueError):
-        raise GraphError("can't open the graph: these bytes are no ONNX graph") from None
+        raise GraphError("the graph can't be opened: it is no ONNX file") from None
 
 
-def _walk(message: _Bytes, kind: str, depth: int) -> None:
+def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
     inside = _INSIDE.get(kind, {})
-    for number, content in _fields(message):
+    for number, message in _fields(content, start, end):
         if kind == "tensor" and number in _TENSOR_IS_ELSEWHERE:
-            raise GraphError("the graph keeps its weights in other files, which are not opened")
-        if number in inside and content is not None:
-            _walk(content, inside[number], depth + 1)
+            raise GraphError("the graph keeps weights outside of its file, which are not opened")
+        if number in inside and message is not None:
+            _walk(content, *message, inside[number], depth + 1)
 
 
-def _fields(message: _Bytes) -> Iterator[tuple[int, _Bytes | None]]:
-    """Number and content of each field; None for a content that is a number."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
+def _fields(
+    content: mmap.mmap, start: int, end: int
+) -> Iterator[tuple[int, tuple[int, int] | None]]:
+    """Number of each field, and where its message starts and ends; None where it is a number."""
+    at = start
+    while at < end:
+        key, at = _varint(content, at)
         number, wire = key >> 3, key & 7
+        message = None
         if wire == _LENGTH:
-            size, at = _varint(message, at)
-            if at + size > len(message):
-                raise ValueError("cut short")
-            yield number, message[at : at + size]
+            size, at = _varint(content, at)
+            message = (at, at + size)
             at += size
         elif wire == _VARINT:
-            _, at = _varint(message, at)
-            yield number, None
+            _, at = _varint(content, at)
         elif wire in (_EIGHT, _FOUR):
             at += 8 if wire == _EIGHT else 4
-            yield number, None
         else:
             raise ValueError("unknown wire type")
+        if at > end:
+            raise ValueError("cut short")
+        yield number, message
 
 
-def _varint(message: _Bytes, at: int) -> tuple[int, int]:
+def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
     """A number of up to ten bytes, seven bits each, and where it ends."""
     value = 0
     for place in range(10):
-        byte = message[at + place]
+        byte = content[at + place]
         value |= (byte & 0x7F) << (7 * place)
         if not byte & 0x80:
             return value, at + place + 1

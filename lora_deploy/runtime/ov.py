@@ -52,7 +52,7 @@ class OpenVinoBackend:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: Path,
         *,
         precision: Precision = "fp32",
         batch_size: int = 1,
@@ -63,7 +63,8 @@ class OpenVinoBackend:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data.
+            graph: An ONNX file without external data, alone in its folder: OpenVINO looks for
+                external data there, and in the current folder where it is given bytes.
             precision: ``fp32`` and ``fp16`` (weights in half) compute in float32; ``bf16`` rounds;
                 ``int8`` takes what the graph says, and bfloat16 for its rest where there is any.
             batch_size: Clips that `logits` is given at once.
