@@ -11,6 +11,7 @@ from lora_deploy.artifact.handing import alone
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
+from lora_deploy.runtime.outside_data import refuse_outside_data
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -94,7 +95,10 @@ def _session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     try:
         with alone(graph) as path:
+            refuse_outside_data(path)
             session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
+    except GraphError:
+        raise
     except Exception as error:
         first_line = str(error).splitlines()[0]
         raise GraphError(

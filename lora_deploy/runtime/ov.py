@@ -15,6 +15,7 @@ from lora_deploy.artifact.bundle import Precision
 from lora_deploy.artifact.handing import alone
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
+from lora_deploy.runtime.outside_data import refuse_outside_data
 
 Hint = Literal["latency", "throughput"]
 
@@ -93,6 +94,7 @@ class OpenVinoBackend:
             options["CACHE_DIR"] = str(folder)
         try:
             with alone(graph) as path:
+                refuse_outside_data(path)
                 model = core.read_model(path)
             _check_signature(model)
             self.metadata = _metadata(model)
