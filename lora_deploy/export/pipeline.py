@@ -91,7 +91,7 @@ def merge_export(
         targets: Runtimes that forms are made for: ``onnx``, ``openvino``.
         precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
-        fuse: Whether ONNX Runtime gets a float32 graph of its own, faster and as large again.
+        fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         overrides: Settings of the proof beside those of the RUN, each ``proof.KEY=VALUE``.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
@@ -286,7 +286,7 @@ class _Export:
         by_name = {form.name: form for form in forms}
 
         def make(keep: Collection[str]) -> None:
-            write_lower(self._stage, precision, keep, self._ranges)
+            write_lower(self._stage, self._plan, precision, keep, self._ranges)
             self.vouch()
 
         def departing(form: Form, rows: NDArray[np.int64]) -> list[Departure]:

@@ -50,7 +50,9 @@ def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> No
     inside = _INSIDE.get(kind, {})
     for number, message in _fields(content, start, end):
         if kind == "tensor" and number in _TENSOR_IS_ELSEWHERE:
-            raise GraphError("can't open the graph: it keeps weights outside of its file, which are not opened")
+            raise GraphError(
+                "can't open the graph: it keeps weights outside of its file, which are not opened"
+            )
         if number in inside and message is not None:
             _walk(content, *message, inside[number], depth + 1)
 
