@@ -16,7 +16,12 @@ from onnx.external_data_helper import set_external_data
 from lora_deploy import cli
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import Precision
-from lora_deploy.errors import GraphError, LabelOrderError, PrecisionNotHereError, ProviderFellBackError
+from lora_deploy.errors import (
+    GraphError,
+    LabelOrderError,
+    PrecisionNotHereError,
+    ProviderFellBackError,
+)
 from lora_deploy.export.graph import copy_of
 from lora_deploy.runtime import ov
 from lora_deploy.runtime.load import load
@@ -298,7 +303,10 @@ def test_a_graph_that_is_cut_short_gets_one_clear_line(graph: Path, tmp_path: Pa
 
 def test_what_openvino_says_of_a_graph_is_one_line(tmp_path: Path) -> None:
     nodes = [helper.make_node("NoSuchOperator", ["pixel_values"], ["logits"])]
-    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("pixel_values", "logits")]
+    ports = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4])
+        for n in ("pixel_values", "logits")
+    ]
     model = helper.make_model(helper.make_graph(nodes, "graph", ports[:1], ports[1:]))
     with pytest.raises(GraphError, match=f"OpenVINO {openvino.__version__} can't open") as raised:
         OpenVinoBackend(written(model.SerializeToString(), tmp_path))
@@ -381,9 +389,7 @@ def test_no_spelling_of_the_bytes_hides_outside_data(tmp_path: Path) -> None:
         refuse_outside_data(written(spelt, tmp_path))
 
 
-def test_a_graph_of_other_labels_is_refused(
-    full_bundle_copy: Path, full_bundle: Path
-) -> None:
+def test_a_graph_of_other_labels_is_refused(full_bundle_copy: Path, full_bundle: Path) -> None:
     path = full_bundle_copy / bundle.INT8
     model = copy_of(onnx.load(path))
     for entry in model.metadata_props:

@@ -78,7 +78,9 @@ def test_every_figure_is_that_of_a_plain_computation(temperature: float) -> None
         assert mine.clips == 4
         assert mine.agreement == pytest.approx(sum(row not in flipped for row in rows) / 4)
         assert mine.largest_difference == pytest.approx(max(max(differences[row]) for row in rows))
-        assert mine.mean_difference == pytest.approx(sum(sum(differences[row]) for row in rows) / 12)
+        assert mine.mean_difference == pytest.approx(
+            sum(sum(differences[row]) for row in rows) / 12
+        )
 
 
 def test_a_flip_tells_both_labels_the_truth_and_by_how_much_the_first_was_sure() -> None:
