@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
@@ -29,7 +28,7 @@ from lora_deploy.errors import (
 from lora_deploy.extras import is_installed
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Answering, Answers, Clips, Form, noise_frames
-from lora_deploy.proof.certificate import Budget, Certificate
+from lora_deploy.proof.certificate import SCHEMA_VERSION, Budget, Certificate
 from lora_deploy.proof.chain import Chain, budgets_of, link_objections
 from lora_deploy.proof.which_clips import proof_clips
 from lora_deploy.runtime.base import softmax
@@ -53,35 +52,61 @@ def verify(folder: Path, data: Path | None = None, *, progress: Progress = silen
     """
     found = Checkup(str(folder), "BUNDLE")
     manifest = bundle.read_bundle_manifest(folder)
+    clips = None if data is None else proof_clips(folder, data, manifest.labels, most=MOST_CLIPS)
     _look_at_bytes(folder, manifest, found)
+    certificate = None
     with found.looking_at("certificate"):
         certificate = read_certificate(folder)
         _judge_certificate(certificate, manifest, found)
-        clips = (
-            None if data is None else proof_clips(folder, data, manifest.labels, most=MOST_CLIPS)
-        )
-        forms = list(_forms(folder, manifest, found))
-        if clips is None:
-            for form in forms:
-                with found.looking_at(form.name):
-                    _ask_about_noise(form, manifest, certificate, found)
-        else:
-            _ask_about_clips(forms, clips, manifest, certificate, found, progress)
+    forms = list(_forms(folder, manifest, found))
+    if clips is None:
+        for form in forms:
+            with found.looking_at(form.name):
+                _ask_about_noise(form, manifest, certificate, found)
+    else:
+        _ask_about_clips(forms, clips, manifest, certificate, found, progress)
     return found
 
 
-def read_certificate(folder: Path) -> Certificate:
-    """A bundle's ``certificate.json``.
+def read_certificate(folder: Path) -> Certificate | None:
+    """A bundle's ``certificate.json``; None where it is of an older version, which said less.
 
     Raises:
-        CertificateUnreadableError: It is missing, torn, or of another version.
+        CertificateUnreadableError: It is missing, torn, or of a newer version.
     """
     path = folder / bundle.CERTIFICATE
     try:
-        return Certificate.model_validate(read_json(path))
-    except (OSError, ValidationError, ValueError) as error:
+        values = read_json(path)
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if type(version) is int and 0 < version < SCHEMA_VERSION:
+            return None
+        certificate = Certificate.model_validate(values)
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CertificateUnreadableError(f"{path} can't be read: {reason}") from None
+    if certificate.schema_version != SCHEMA_VERSION:
+        raise CertificateUnreadableError(
+            f"{path} has schema version {certificate.schema_version}; this program knows up to "
+            f"{SCHEMA_VERSION}"
+        )
+    if not _is_whole(certificate):
+        raise CertificateUnreadableError(f"{path} does not have an answer for each of its clips")
+    return certificate
+
+
+def _is_whole(certificate: Certificate) -> bool:
+    """Whether there are as many clips as it says, and an answer to each of them."""
+    labels = len(certificate.labels)
+    return (
+        len(certificate.proof_clips) == certificate.clips > 0
+        and all(len(rows) == certificate.clips for rows in certificate.logits.values())
+        and all(
+            len(row) == labels
+            for answers in (certificate.logits, certificate.noise_logits)
+            for rows in answers.values()
+            for row in rows
+        )
+    )
 
 
 def _look_at_bytes(folder: Path, manifest: BundleManifest, found: Checkup) -> None:
@@ -105,11 +130,16 @@ def _look_at_bytes(folder: Path, manifest: BundleManifest, found: Checkup) -> No
             found.tell("files", f"{len(manifest.files)} files are, byte for byte, as shipped")
 
 
-def _judge_certificate(certificate: Certificate, manifest: BundleManifest, found: Checkup) -> None:
+def _judge_certificate(
+    certificate: Certificate | None, manifest: BundleManifest, found: Checkup
+) -> None:
     """Whether it speaks of this bundle, and for it."""
+    if certificate is None:
+        found.shrug("certificate", "is of an older version, which recorded no answers")
+        return
     proved = {link.forms[1] for link in certificate.links if link.passed}
     unproved = [form.name for form in manifest.forms if form.name not in proved]
-    ok = certificate.passed and certificate.labels == manifest.labels and not unproved
+    ok = certificate.verdict == "proved" and certificate.labels == manifest.labels and not unproved
     text = f"{certificate.verdict} on {certificate.clips} clips, {certificate.date}"
     if unproved:
         text += f"; it does not speak of {', '.join(unproved)}"
@@ -149,14 +179,14 @@ def _open_frames_in(folder: Path, manifest: BundleManifest) -> Answering:
 
 
 def _ask_about_noise(
-    form: Form, manifest: BundleManifest, certificate: Certificate, found: Checkup
+    form: Form, manifest: BundleManifest, certificate: Certificate | None, found: Checkup
 ) -> None:
-    recorded = certificate.noise_logits.get(form.name)
-    if recorded is None:
-        found.shrug(form.name, "not asked: the certificate has no answer of it")
-        return
     opened = form.open()
     logits = opened.logits(noise_frames(opened.contract))
+    recorded = certificate.noise_logits.get(form.name) if certificate is not None else None
+    if recorded is None:
+        found.shrug(form.name, "opens and answers; the certificate has no answer of it to compare")
+        return
     largest = _largest_difference(np.array(recorded, np.float32), logits, manifest.temperature)
     allowed = _budgets(certificate)[form.precision].largest_difference
     if not largest <= allowed:
@@ -175,26 +205,38 @@ def _largest_difference(
     return float(np.abs(softmax(one / temperature) - softmax(other / temperature)).max())
 
 
-def _budgets(certificate: Certificate) -> dict[Precision, Budget]:
+def _budgets(certificate: Certificate | None) -> dict[Precision, Budget]:
     """Those of the export; the defaults where no form of a precision was exported."""
-    return {
-        **budgets_of(ProofSettings()),
-        **{link.precision: link.budget for link in certificate.links},
-    }
+    links = () if certificate is None else certificate.links
+    return {**budgets_of(ProofSettings()), **{link.precision: link.budget for link in links}}
+
+
+def _largest_share(certificate: Certificate | None) -> float:
+    """What one label may have of the clips: what it had when the bundle was shipped, at least."""
+    usual = ProofSettings().largest_share
+    if certificate is None:
+        return usual
+    return max(usual, *(times / certificate.clips for times in certificate.answered.values()))
 
 
 def _ask_about_clips(
     forms: Sequence[Form],
     clips: Sequence[LabelledClip],
     manifest: BundleManifest,
-    certificate: Certificate,
+    certificate: Certificate | None,
     found: Checkup,
     progress: Progress,
 ) -> None:
     with Clips(clips, manifest.contract) as decoded:
-        chain = Chain(decoded, manifest.labels, budgets=_budgets(certificate), progress=progress)
+        chain = Chain(
+            decoded,
+            manifest.labels,
+            budgets=_budgets(certificate),
+            largest_share=_largest_share(certificate),
+            progress=progress,
+        )
         chain.temperature = manifest.temperature
-        trained = _recorded(certificate, decoded)
+        trained = None if certificate is None else _recorded(certificate, decoded)
         if trained is not None:
             chain.answers[trained.form] = trained
             found.tell("clips", f"{len(decoded.readable)} clips, all of them of the certificate")
