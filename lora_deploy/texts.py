@@ -150,8 +150,8 @@ def _bench_facts(found: "BenchResult") -> list[str]:
         found.model,
         f"{computer.processor}, load {computer.load_before:.1f} before, {computer.load_after:.1f} after",
         f"{computer.threads} of {computer.cores} cores, {found.rounds} rounds of turns, "
-        f"{found.clips} clips ({found.clips_source}) of {found.frames} frames of "
-        f"{found.width}×{found.height}{flop}",
+        f"{found.clips} clips of {found.frames} frames of {found.width}×{found.height}{flop}",
+        f"clips: {found.clips_source}",
     ]
     if found.matrix_peak:
         reached = ", ".join(
@@ -165,7 +165,7 @@ def _bench_facts(found: "BenchResult") -> list[str]:
 def _bench_speed(found: "BenchResult", name: int) -> list[str]:
     times = f"times {found.reference}"
     lines = [
-        f"{'infer, ms':<{name}}{'p50':>8}{'p95':>9}{'p99':>9}{'n':>6}  {times:<19}{'of peak':>10}"
+        f"{'infer, ms':<{name}}{'p50':>8}{'p95':>9}{'p99':>9}{'n':>6}  {times:<23}{'of peak':>10}"
         f"{'same label':>12}"
     ]
     for form in found.forms:
@@ -174,7 +174,7 @@ def _bench_speed(found: "BenchResult", name: int) -> list[str]:
         kind = "fp32" if form.precision in ("fp32", "fp16") else "bf16"
         lines.append(
             f"{form.name:<{name}}{infer.p50:>8.2f}{infer.p95:>9.2f}{infer.p99:>9.2f}{infer.n:>6}  "
-            + (f"{ratio.p50:>5.2f} ({ratio.p5:.2f}–{ratio.p95:.2f})" if ratio else "").ljust(19)
+            + (f"{ratio.p50:>5.2f} ({ratio.p5:.2f}–{ratio.p95:.2f})" if ratio else "").ljust(23)
             + (f"{part.p50:.2f} {kind}" if part else "").rjust(10)
             + "{} of {}".format(*form.same_label).rjust(12)
         )
@@ -198,13 +198,13 @@ def _bench_start(found: "BenchResult", name: int) -> list[str]:
     parts = list(found.forms[0].cold_seconds)
     lines = [
         f"{'cold start, seconds':<{name}}"
-        + "".join(f"{part.replace('_', ' '):>14}" for part in parts)
-        + f"{'peak memory':>15} + decoder"
+        + "".join(f"{part.replace('_', ' '):>13}" for part in parts)
+        + f"{'peak memory':>14} + decoder"
     ]
     for form in found.forms:
-        cells = "".join(f"{form.cold_seconds[part].p50:>14.2f}" for part in parts)
+        cells = "".join(f"{form.cold_seconds[part].p50:>13.2f}" for part in parts)
         memory = form.peak_memory_bytes
         lines.append(
-            f"{form.name:<{name}}{cells}{memory.process / 1e6:>12,.0f} MB + {memory.decoder / 1e6:.0f} MB"
+            f"{form.name:<{name}}{cells}{memory.process / 1e6:>11,.0f} MB + {memory.decoder / 1e6:.0f} MB"
         )
     return lines
