@@ -1,10 +1,11 @@
 """A graph reads well: nodes bear the names of their modules, and each block gives one value."""
 
+import numpy as np
 import onnx
 import pytest
 
 from lora_deploy.export.blocks import block_of, block_outputs, check_blocks, is_head
-from lora_deploy.export.graph import copy_of
+from lora_deploy.export.graph import Graph, copy_of
 from lora_deploy.export.half import in_half
 from lora_deploy.export.quantize import in_int8
 from tests.tiny_graphs import MODEL_TYPES
@@ -125,6 +126,16 @@ def test_a_graph_without_names_is_not_taken_for_one_large_head(
     for change in (in_half, lambda graph: in_int8(graph, [])):
         with pytest.raises(ValueError, match="bear no names of modules"):
             change(nameless)
+
+
+def test_a_constant_is_not_replaced_by_another_of_the_same_name(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    graph = Graph(copy_of(tiny_graphs["videomae"]))
+    graph.store("table", np.arange(3))
+    graph.store("table", np.arange(3))
+    with pytest.raises(ValueError, match="table is stored already, with other values"):
+        graph.store("table", np.arange(1, 4))
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -46,6 +46,7 @@ def _as_product(graph: Graph, conv: onnx.NodeProto) -> dict[str, list[onnx.NodeP
     split = graph.store(f"{made}/split_shape", np.array([-1, *sizes], np.int64))
     flat = graph.store(f"{made}/flat_shape", np.array([-1, tokens, weight[0].size], np.int64))
     matrix = graph.store(f"{conv.input[1]}/matrix", weight.reshape(hidden, -1).T)
+    graph.declare(f"{made}/flat", [given[0], tokens, weight[0].size])
     bias = conv.input[2] if len(conv.input) > 2 else ""
     product = f"{made}/product" if bias else result
     nodes = [
