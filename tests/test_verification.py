@@ -202,7 +202,7 @@ def test_the_command_ends_with_1_and_names_the_error(
     assert cli.run(["verify", str(full_bundle_copy), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["passed"]
-    assert ["FileChangedError"] == [one["error"] for one in told["findings"] if one["error"]]
+    assert [one["error"] for one in told["findings"] if one["error"]] == ["FileChangedError"]
 
 
 # Forms that answer otherwise ----------------------------------------------------------------------
