@@ -145,9 +145,9 @@ def test_an_adapter_must_change_far_more_than_merging_does(
     changed: float, merging: float, alive: bool
 ) -> None:
     chain = chain_of(alternating())
-    put(chain, "merged", alternating() + [[2 * merging, 0.0]])
+    put(chain, "merged", alternating() + np.array([2 * merging, 0.0]))
     link = chain.compare("unmerged", "merged").model_copy(update={"passed": True})
-    off = alternating() + [[changed, 0.0]]
+    off = alternating() + np.array([changed, 0.0])
     found = liveness_of(alternating().astype(np.float32), off.astype(np.float32), link)
     assert found.passed is alive
     assert ALIVE_FACTOR == 100
@@ -171,7 +171,12 @@ class Lowering:
     def ask(self, form: Form, opened: object = None) -> Answers:
         kept = self.tries[-1] if self.tries and self.helps else ()
         error = sum(one for block, one in self.errors.items() if block not in kept)
-        put(self.chain, form.name, self.chain.first.logits + [[-error, error]], precision="int8")
+        put(
+            self.chain,
+            form.name,
+            self.chain.first.logits + np.array([-error, error]),
+            precision="int8",
+        )
         return self.chain.answers[form.name]
 
     def departing(self, form: Form, rows: np.ndarray) -> list[Departure]:
@@ -186,7 +191,7 @@ class Lowering:
     def prove(self, *, most_kept: int = 3, forms: Sequence[str] = ("int8",), fixed: bool = False):  # type: ignore[no-untyped-def]
         return prove_lower(
             self.chain,
-            [Form(name, lambda: SimpleNamespace(), "int8") for name in forms],  # type: ignore[arg-type, return-value]
+            [Form(name, lambda: SimpleNamespace(), "int8") for name in forms],
             make=None if fixed else self.make,
             departing=self.departing,
             most_kept=most_kept,
@@ -281,7 +286,7 @@ def test_the_ruined_block_of_each_architecture_is_named(
     plain = tiny_graphs[model_type]
     pixels = pixels_of(plain, real_frames)
     onnx.save(in_int8(plain, iter(pixels[:6])), tmp_path / "int8.onnx")
-    block = [one for one in block_outputs(plain) if one.endswith(".0")][0]
+    block = next(one for one in block_outputs(plain) if one.endswith(".0"))
     assert ruin(tmp_path / "int8.onnx", block)
     found = departures(
         plain, onnx.load(tmp_path / "int8.onnx"), np.concatenate(pixels[13:15]),

@@ -84,7 +84,7 @@ def test_frames_are_those_of_the_pool_and_decoded_once_a_contract(
     for contract, frames in zip((CONTRACT, OTHER), shown, strict=True):
         for clip, found in zip(clips, frames, strict=True):
             np.testing.assert_array_equal(found, pool.shared().decode(clip.path, contract).frames)
-    assert not np.array_equal(*shown)
+    assert not np.array_equal(shown[0], shown[1])
 
 
 def test_a_whole_export_decodes_each_proof_clip_once(
