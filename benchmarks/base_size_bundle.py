@@ -21,11 +21,11 @@ from lora_deploy.export.half import in_half
 from lora_deploy.export.plan import plan
 from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
+from lora_deploy.export.unfold import unfolded
 from lora_deploy.versions import installed_versions
 
 CONTRACT = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
 LABELS = tuple(f"label {number}" for number in range(10))
-FUSED_INT8 = "onnx/model.ort.int8.onnx"
 FLOP_PER_CLIP = 360_689_187_840
 """Counted with torch.utils.flop_counter, the attention as matrix multiplications."""
 
@@ -50,20 +50,15 @@ def make(folder: Path, seed: int = 0) -> Path:
     noise = np.random.default_rng(seed).standard_normal((2, 1, 16, 3, 224, 224), np.float32)
     onnx.save_model(fused(plain).model, folder / bundle.FUSED)
     onnx.save_model(in_half(plain), folder / bundle.HALF)
-    int8 = in_int8(plain, noise)
+    int8 = in_int8(unfolded(plain), noise)
     onnx.save_model(int8, folder / bundle.INT8)
-    onnx.save_model(fused(int8).model, folder / FUSED_INT8)
+    onnx.save_model(fused(int8).model, folder / bundle.FUSED_INT8)
     forms = plan(("onnx", "openvino"), ("fp32", "fp16", "bf16", "int8")).forms
     manifest = BundleManifest(
         labels=LABELS,
         contract=CONTRACT,
         base=BaseIdentity(id="random", revision=None, fingerprint="sha256:", licence=None),
-        forms=tuple(
-            form.model_copy(update={"file": FUSED_INT8})
-            if form.name == "onnxruntime-int8"
-            else form
-            for form in forms
-        ),
+        forms=forms,
         flop_per_clip=FLOP_PER_CLIP,
         adapters=(),
         files=bundle.record_files(folder),

@@ -147,7 +147,8 @@ def _bench_facts(found: "BenchResult") -> list[str]:
     computer = found.computer
     flop = "" if found.flop_per_clip is None else f", {found.flop_per_clip / 1e9:.3g} GFLOP each"
     lines = [
-        f"{found.model} on {computer.processor}",
+        found.model,
+        f"{computer.processor}, load {computer.load_before:.1f} before, {computer.load_after:.1f} after",
         f"{computer.threads} of {computer.cores} cores, {found.rounds} rounds of turns, "
         f"{found.clips} clips ({found.clips_source}) of {found.frames} frames of "
         f"{found.width}×{found.height}{flop}",
@@ -158,7 +159,6 @@ def _bench_facts(found: "BenchResult") -> list[str]:
             for precision, peak in found.matrix_peak.items()
         )
         lines.append(f"matrix peak: {reached}")
-    lines.append(f"load {computer.load_before:.1f} before, {computer.load_after:.1f} after")
     return lines
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
+from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.checkup import Checkup, Finding
 from lora_deploy.clips.dataset import LabelledClip
@@ -173,7 +174,8 @@ def _opening(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Call
 def _open_frames_in(folder: Path, manifest: BundleManifest) -> Answering:
     from lora_deploy.runtime.ort import FramesInGraph
 
-    return FramesInGraph(bundle.verified_bytes(folder, manifest, bundle.FRAMES_IN))
+    with handed(folder, manifest, bundle.FRAMES_IN) as graph:
+        return FramesInGraph(graph)
 
 
 def _ask_about_noise(

@@ -4,6 +4,9 @@ import onnx
 import pytest
 
 from lora_deploy.export.blocks import block_of, block_outputs, check_blocks, is_head
+from lora_deploy.export.graph import copy_of
+from lora_deploy.export.half import in_half
+from lora_deploy.export.quantize import in_int8
 from tests.tiny_graphs import MODEL_TYPES
 
 BLOCKS = {
@@ -60,6 +63,26 @@ def test_blocks_are_found_in_a_graph_that_tells_no_types(
     assert block_outputs(bare) == block_outputs(tiny_graphs["videomae"])
 
 
+def test_what_only_a_block_itself_takes_does_not_leave_it() -> None:
+    steps = [
+        ("a.layer.0/Relu", "Relu", "given", "stream"),
+        ("a.layer.0/Exp", "Exp", "stream", "inner"),  # made later, and not taken outside
+        ("a.layer.0/Shape", "Shape", "inner", "sizes"),
+        ("a.layer.1/Relu", "Relu", "stream", "result"),
+        ("a.layer.1/Identity", "Identity", "sizes", "kept"),
+    ]
+    nodes = [onnx.helper.make_node(op, [i], [o], name=name) for name, op, i, o in steps]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, kind, [2] if name != "kept" else [1])
+        for name, kind in (("given", 1), ("result", 1), ("kept", 7))
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:])
+    assert block_outputs(onnx.helper.make_model(graph)) == {
+        "a.layer.0": "stream",
+        "a.layer.1": "result",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "block"),
     [
@@ -91,6 +114,17 @@ def test_a_block_that_is_not_there_is_no_silent_wish(
     check_blocks(tiny_graphs["vivit"], ["vivit.layers.0"])
     with pytest.raises(ValueError, match=r"vivit\.layers\.7; there are vivit\.embeddings"):
         check_blocks(tiny_graphs["vivit"], ["vivit.layers.7"])
+
+
+def test_a_graph_without_names_is_not_taken_for_one_large_head(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    nameless = copy_of(tiny_graphs["videomae"])
+    for number, node in enumerate(nameless.graph.node):
+        node.name = f"node_{number}"
+    for change in (in_half, lambda graph: in_int8(graph, [])):
+        with pytest.raises(ValueError, match="bear no names of modules"):
+            change(nameless)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -93,6 +93,20 @@ def test_an_attention_whose_neighbours_are_strange_is_fused_with_transposes_of_i
     assert difference < 1e-6
 
 
+def test_products_and_a_softmax_that_are_no_attention_are_left_alone(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    other = copy_of(tiny_graphs["timesformer"])
+    turn = next(
+        node
+        for node in other.graph.node
+        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 1, 3, 2]
+    )
+    turn.attribute[0].ints[:] = [0, 1, 2, 3]  # keys that are not turned
+    result = fused(other)
+    assert (result.attentions, result.unfused) == (3, 1)
+
+
 @pytest.mark.parametrize("change", ["causal", "masked"])
 def test_an_attention_of_another_kind_is_left_alone(
     change: str, tiny_graphs: dict[str, onnx.ModelProto]

@@ -11,7 +11,7 @@ from lora_deploy.export.blocks import block_of, block_outputs, is_head
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.graph import copy_of
 from lora_deploy.export.half import LARGEST_HALF, in_half
-from lora_deploy.export.ranges import value_ranges
+from lora_deploy.export.ranges import measure
 from tests.tiny_graphs import (
     MODEL_TYPES,
     contract_of,
@@ -136,7 +136,7 @@ def test_a_value_too_large_for_half_is_left_in_float32(
         )
     pixels = pixels_of(plain, real_frames)
     expected = in_onnxruntime(plain, pixels[0])
-    (top,) = value_ranges(plain, [first.output[0]], pixels).max(axis=(0, 2))
+    (top,) = measure(plain, [first.output[0]], pixels).edges.max(axis=(0, 2))
     assert top > LARGEST_HALF
     assert not np.isfinite(in_true_half(in_half(plain), pixels[0])).all()
     measured = in_half(plain, calibration=iter(pixels))
@@ -161,15 +161,34 @@ def test_a_weight_too_large_for_half_is_left_in_float32(
     assert all(np.isfinite(array).all() for array in stored.values())
 
 
-def test_ranges_are_those_of_each_clip(
+def test_a_graph_that_tells_no_types_is_cast_all_the_same_or_refused(
+    tiny_graphs: dict[str, onnx.ModelProto],
+) -> None:
+    bare = copy_of(tiny_graphs["videomae"])
+    del bare.graph.value_info[:]
+    kinds = [node.op_type for node in in_half(bare).graph.node]
+    assert kinds == [node.op_type for node in in_half(tiny_graphs["videomae"]).graph.node]
+    foreign = fused(tiny_graphs["videomae"]).model
+    del foreign.graph.value_info[:]
+    with pytest.raises(ValueError, match="before it gets operators of one engine"):
+        in_half(foreign)
+
+
+def test_ranges_and_means_are_those_of_each_clip(
     tiny_graphs: dict[str, onnx.ModelProto], real_frames: list[np.ndarray]
 ) -> None:
     plain = tiny_graphs["vivit"]
     pixels = pixels_of(plain, real_frames[:3])
-    edges = value_ranges(plain, ["pixel_values", "logits"], iter(pixels))
-    for row, clip in zip(edges, pixels, strict=True):
+    stream = block_outputs(plain)["vivit.layers.0"]
+    found = measure(plain, ["pixel_values", "logits"], iter(pixels), channels=[stream])
+    for row, clip in zip(found.edges, pixels, strict=True):
         logits = in_onnxruntime(plain, clip)
         expected = [[clip.min(), clip.max()], [logits.min(), logits.max()]]
         np.testing.assert_allclose(row, expected, rtol=1e-5)
+    giving = copy_of(plain)
+    del giving.graph.output[:]
+    giving.graph.output.append(onnx.helper.make_tensor_value_info(stream, 1, None))
+    values = np.concatenate([in_onnxruntime(giving, clip) for clip in pixels])
+    np.testing.assert_allclose(found.means[stream], values.mean(axis=(0, 1)), rtol=1e-4, atol=1e-6)
     with pytest.raises(NothingDecodedError, match="no clip to measure"):
-        value_ranges(plain, ["logits"], [])
+        measure(plain, ["logits"], [])

@@ -12,7 +12,8 @@ from lora_deploy.errors import NothingDecodedError
 from lora_deploy.export.blocks import block_of, block_outputs, is_head
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.graph import copy_of
-from lora_deploy.export.quantize import in_int8
+from lora_deploy.export.quantize import _Quantising, in_int8
+from lora_deploy.export.ranges import measure
 from tests.tiny_graphs import (
     MODEL_TYPES,
     contract_of,
@@ -125,6 +126,34 @@ def test_a_block_can_be_kept_in_float(
     assert not any(tensor.data_type == TensorProto.INT8 for tensor in exact.graph.initializer)
     with pytest.raises(ValueError, match="no block is called head"):
         in_int8(plain, pixels, keep=["head"])
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_rounded_weights_do_not_shift_what_they_give(
+    model_type: str,
+    tiny_graphs: dict[str, onnx.ModelProto],
+    real_frames: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = tiny_graphs[model_type]
+    clips = pixels_of(plain, real_frames[CALIBRATION])
+    first = next(block for block in block_outputs(plain) if block.endswith(".0"))
+    values = [
+        node.output[0]
+        for node in plain.graph.node
+        if node.op_type == "Add"
+        and node.name.startswith(f"{first}.")
+        and node.input[1][:4] != "add_"
+    ]
+    expected = measure(plain, [], clips, channels=values).means
+
+    def shifts() -> float:
+        found = measure(in_int8(plain, clips), [], clips, channels=values).means
+        return float(np.mean([np.abs(found[value] - expected[value]).mean() for value in values]))
+
+    corrected = shifts()
+    monkeypatch.setattr(_Quantising, "correct_bias", lambda *_: None)
+    assert corrected < 0.9 * shifts()  # what rounding inputs adds is left
 
 
 def test_without_clips_nothing_is_quantised(tiny_graphs: dict[str, onnx.ModelProto]) -> None:

@@ -7,7 +7,7 @@ Named = TypeVar("Named")
 
 
 def turns(forms: Sequence[Named], round_number: int) -> list[Named]:
-    """The forms in the order of one round: each round begins one further on, every other one backwards."""
-    first = round_number % len(forms) if forms else 0
+    """The forms in the order of one round: two rounds begin alike, one forwards and one backwards."""
+    first = round_number // 2 % len(forms) if forms else 0
     order = [*forms[first:], *forms[:first]]
     return order[::-1] if round_number % 2 else order

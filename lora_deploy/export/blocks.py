@@ -70,12 +70,14 @@ def check_blocks(model: onnx.ModelProto, keep: Collection[str]) -> None:
     """Refuse names that no block of the model bears.
 
     Raises:
-        ValueError: There is one; else it would be left out of ``keep`` without a word.
+        ValueError: There is one, which else would be left out of ``keep`` without a word; or no
+            node says to which block it belongs, so that all would pass for the head.
     """
-    known = dict.fromkeys(block_of(node.name) for node in model.graph.node)
-    unknown = sorted(set(keep) - {block for block in known if block})
+    known = [block for node in model.graph.node if (block := block_of(node.name))]
+    if not known:
+        raise ValueError("the nodes of this graph bear no names of modules; export it anew")
+    unknown = sorted(set(keep) - set(known))
     if unknown:
         raise ValueError(
-            f"no block is called {', '.join(unknown)}; there are "
-            f"{', '.join(block for block in known if block)}"
+            f"no block is called {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}"
         )

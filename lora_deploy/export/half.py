@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from lora_deploy.export.blocks import block_of, check_blocks, is_head
 from lora_deploy.export.graph import Graph, copy_of, new_node
-from lora_deploy.export.ranges import value_ranges
+from lora_deploy.export.ranges import measure
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -50,10 +50,11 @@ def in_half(
         The graph; float values bear the names that they had.
 
     Raises:
-        ValueError: No block bears a name in ``keep``.
+        ValueError: No block bears a name in ``keep``, or an operator of one engine hides
+            what its output holds.
     """
     check_blocks(model, keep)
-    model = copy_of(model)
+    model = _with_types(copy_of(model))
     graph = Graph(model)
     large = _large_values(model, graph, calibration)
     casting = _Casting(graph)
@@ -63,6 +64,23 @@ def in_half(
         if value.name in casting.half:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
     graph.rebuild(casting.nodes)
+    return model
+
+
+def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, where it did not say of each value what it holds."""
+    values = [value for node in model.graph.node for value in node.output]
+    graph = Graph(model)
+    if all(graph.element_type(value) is not None for value in values):
+        return model
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = Graph(model)
+    unknown = [value for value in values if graph.element_type(value) is None]
+    if unknown:
+        raise ValueError(
+            f"nothing tells what {', '.join(unknown[:3])} hold; cast a graph to float16 before it "
+            "gets operators of one engine"
+        )
     return model
 
 
@@ -104,8 +122,8 @@ def _large_values(
         for value in node.output
         if graph.element_type(value) == TensorProto.FLOAT
     ]
-    edges = value_ranges(model, values, (clip for part in ([first], clips) for clip in part))
-    reach = np.abs(edges).max(axis=(0, 2))
+    found = measure(model, values, (clip for part in ([first], clips) for clip in part))
+    reach = np.abs(found.edges).max(axis=(0, 2))
     return large | {value for value, found in zip(values, reach, strict=True) if not found <= limit}
 
 

@@ -14,6 +14,7 @@ from lora_deploy import atomic
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
 from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
+from lora_deploy.artifact.handing import handed
 from lora_deploy.clips import transforms
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings, load_settings
@@ -90,7 +91,7 @@ def merge_export(
         targets: Runtimes that forms are made for: ``onnx``, ``openvino``.
         precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
-        fuse: Whether ONNX Runtime gets a float32 graph of its own, faster and as large again.
+        fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         overrides: Settings of the proof beside those of the RUN, each ``proof.KEY=VALUE``.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
@@ -272,8 +273,8 @@ class _Export:
         manifest = self.vouch()
 
         def opened() -> Answering:
-            graph = bundle.verified_bytes(self._stage, manifest, bundle.FRAMES_IN)
-            return FramesInGraph(graph)
+            with handed(self._stage, manifest, bundle.FRAMES_IN) as graph:
+                return FramesInGraph(graph)
 
         self._chain.ask(Form("frames-in", _or_unreadable(opened)))
         self._chain.links.append(self._chain.compare(name, "frames-in"))
@@ -285,7 +286,7 @@ class _Export:
         by_name = {form.name: form for form in forms}
 
         def make(keep: Collection[str]) -> None:
-            write_lower(self._stage, precision, keep, self._ranges)
+            write_lower(self._stage, self._plan, precision, keep, self._ranges)
             self.vouch()
 
         def departing(form: Form, rows: NDArray[np.int64]) -> list[Departure]:

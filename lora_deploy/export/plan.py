@@ -13,11 +13,13 @@ TARGETS: dict[str, Compiler] = {"onnx": "onnxruntime", "openvino": "openvino"}
 _FILES: dict[tuple[Compiler, Precision], str] = {
     ("onnxruntime", "fp32"): bundle.FUSED,
     ("onnxruntime", "fp16"): bundle.HALF,
-    ("onnxruntime", "int8"): bundle.INT8,
+    ("onnxruntime", "int8"): bundle.FUSED_INT8,
     ("openvino", "fp32"): bundle.ONNX,
     ("openvino", "bf16"): bundle.ONNX,  # it rounds the float32 graph itself
     ("openvino", "int8"): bundle.INT8,
 }
+
+_UNFUSED = {bundle.FUSED: bundle.ONNX, bundle.FUSED_INT8: bundle.INT8}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def plan(
         targets: Of `TARGETS`; ``onnx`` is always among them.
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
-        fuse: Whether ONNX Runtime gets a float32 graph of its own; else it reads the plain one.
+        fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
 
     Raises:
         FormNotMadeError: A word is unknown, or no target that was asked for takes a precision.
@@ -69,7 +71,7 @@ def plan(
             raise FormNotMadeError(f"--precision {precision} is made for {', '.join(able)} only")
         for one in taken:
             file = _FILES[one, precision]
-            if file == bundle.FUSED and not fuse:
-                file = bundle.ONNX
+            if not fuse:
+                file = _UNFUSED.get(file, file)
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
     return Plan(tuple(forms), frames_in)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.export.blocks import block_of, check_blocks, is_head
 from lora_deploy.export.graph import Graph, copy_of, new_node
-from lora_deploy.export.ranges import value_ranges
+from lora_deploy.export.ranges import measure
 
 _OUTPUT_AXIS = {"MatMul": -1, "Gemm": -1, "Conv": 0}
 """Along which axis of its weight a node's outputs lie; each output has a scale of its own."""
@@ -45,15 +45,21 @@ def in_int8(
     if not chosen:
         return model
     values = list(dict.fromkeys(node.input[0] for node in chosen))
-    edges = value_ranges(model, values, calibration)  # [clips, values, 2]
+    channels = [value for value in values if len(graph.shape(value) or ()) == 3]
+    found = measure(model, values, calibration, channels=channels)
     quantising = _Quantising(graph)
     ranges = {
         value: (float(low), float(high))
-        for value, low, high in zip(values, edges[..., 0].min(0), edges[..., 1].max(0), strict=True)
+        for value, low, high in zip(
+            values, found.edges[..., 0].min(0), found.edges[..., 1].max(0), strict=True
+        )
     }
     names = {node.name for node in chosen}
     for node in graph.nodes:
         if node.name in names:
+            mean = found.means.get(node.input[0])
+            if node.op_type == "MatMul" and mean is not None:
+                quantising.correct_bias(node, mean)
             node.input[0] = quantising.activation(node.input[0], ranges[node.input[0]])
             node.input[1] = quantising.weight(node.input[1], node)
         quantising.nodes.append(node)
@@ -109,10 +115,7 @@ class _Quantising:
         name = f"{value}/rounded/{axis}"
         if name in self._done:
             return self._done[name]
-        others = tuple(other for other in range(numbers.ndim) if other != axis)
-        reach = np.abs(numbers).max(axis=others, keepdims=True)
-        scale = np.maximum(reach / 127, np.finfo(np.float32).tiny).astype(np.float32)
-        coded = np.clip(np.rint(numbers / scale), -127, 127).astype(np.int8)
+        coded, scale = _rounded(numbers, axis)
         inputs = [
             self.graph.store(f"{value}/coded/{axis}", coded),
             self.graph.store(f"{value}/scale/{axis}", scale.reshape(-1)),
@@ -127,8 +130,37 @@ class _Quantising:
         self._done[name] = name
         return name
 
+    def correct_bias(self, node: onnx.NodeProto, mean: NDArray[np.float32]) -> None:
+        """Take from the bias what rounding the weights adds to the mean of each output.
+
+        Rounding errors of one output's weights do not cancel, and inputs have a mean; so without
+        this every block would shift what it is given, on every clip in the same direction.
+        """
+        numbers = self.graph.constant(node.input[1])
+        takers = self.graph.takers(node.output[0])
+        if numbers is None or [taker.op_type for taker in takers] != ["Add"]:
+            return
+        slots = [slot for slot, value in enumerate(takers[0].input) if value != node.output[0]]
+        bias = self.graph.constant(takers[0].input[slots[0]]) if slots else None
+        if bias is None or bias.ndim != 1:
+            return
+        coded, scale = _rounded(numbers, 1)
+        shift = mean @ (coded * scale - numbers.astype(np.float32))  # [outputs]
+        name = f"{takers[0].input[slots[0]]}/corrected:{node.input[1]}"
+        takers[0].input[slots[0]] = self.graph.store(name, (bias - shift).astype(np.float32))
+
     def _named(self, value: str, source: str) -> str:
         maker = self.graph.maker(source)
         module = maker.name.rpartition("/")[0] if maker else ""
         op_type = "QuantizeLinear" if value.endswith("/coded") else "DequantizeLinear"
         return f"{module}/{op_type}:{value}"
+
+
+def _rounded(
+    numbers: NDArray[np.generic], axis: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight in int8, and the scale along ``axis`` that gives it back, of as many dimensions."""
+    others = tuple(other for other in range(numbers.ndim) if other != axis)
+    reach = np.abs(numbers).max(axis=others, keepdims=True)
+    scale = np.maximum(reach / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.clip(np.rint(numbers / scale), -127, 127).astype(np.int8), scale

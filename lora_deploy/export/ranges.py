@@ -1,6 +1,7 @@
 """How small and how large the values inside a graph become on real clips, clip by clip."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -11,22 +12,36 @@ from lora_deploy.errors import NothingDecodedError
 from lora_deploy.export.graph import copy_of, new_node
 
 _EDGES = ("ReduceMin", "ReduceMax")
+_MEAN = "ReduceMean"
 
 
-def value_ranges(
-    model: onnx.ModelProto, values: Sequence[str], calibration: Iterable[NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """The least and the largest number in each value on each clip.
+@dataclass(frozen=True)
+class Measured:
+    """What `measure` found."""
 
-    Only these two numbers leave the graph, so memory stays that of one clip however many there are.
+    edges: NDArray[np.float32]
+    """[clips, values, 2]: the least and the largest number."""
+    means: dict[str, NDArray[np.float32]]
+    """By value, the mean of each of its channels, over tokens and clips."""
+
+
+def measure(
+    model: onnx.ModelProto,
+    values: Sequence[str],
+    calibration: Iterable[NDArray[np.float32]],
+    *,
+    channels: Sequence[str] = (),
+) -> Measured:
+    """Run clips through a graph and look at the values inside it.
+
+    Only a few numbers of each value leave the graph, so memory stays that of one clip however
+    many there are.
 
     Args:
         model: In float32.
         values: Names of float values in the graph.
         calibration: Clips, each [1, frames, 3, height, width].
-
-    Returns:
-        [clips, values, 2].
+        channels: Values [batch, tokens, channels] of which the mean of each channel is wanted.
 
     Raises:
         NothingDecodedError: There is no clip.
@@ -34,23 +49,39 @@ def value_ranges(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        _with_edges(model, values).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        _watched(model, values, channels).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
     )
-    names = [f"{value}/{edge}" for value in values for edge in _EDGES]
+    edges = [f"{value}/{edge}" for value in values for edge in _EDGES]
+    means = [f"{value}/{_MEAN}" for value in channels]
     (pixels,) = (given.name for given in session.get_inputs())
-    rows = [session.run(names, {pixels: clip}) for clip in calibration]
+    rows, sums = [], [np.float32(0)] * len(means)
+    for clip in calibration:
+        found = session.run([*edges, *means], {pixels: clip})
+        rows.append(found[: len(edges)])
+        sums = [total + mean for total, mean in zip(sums, found[len(edges) :], strict=True)]
     if not rows:
         raise NothingDecodedError("there is no clip to measure the model's values on")
-    edges: NDArray[np.float32] = np.array(rows, np.float32).reshape(len(rows), len(values), 2)
-    return edges
+    return Measured(
+        np.array(rows, np.float32).reshape(len(rows), len(values), 2),
+        {value: np.asarray(total / len(rows)) for value, total in zip(channels, sums, strict=True)},
+    )
 
 
-def _with_edges(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+def _watched(
+    model: onnx.ModelProto, values: Sequence[str], channels: Sequence[str]
+) -> onnx.ModelProto:
     model = copy_of(model)
-    for value in values:
-        for edge in _EDGES:
-            name = f"{value}/{edge}"
-            model.graph.node.append(new_node(edge, [value], [name], name, keepdims=0))
-            kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
-            model.graph.output.append(kind)
+    axes = "measured/axes"
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([0, 1], np.int64), axes)  # not the channels
+    )
+    wanted = [(edge, value, [value]) for value in values for edge in _EDGES]
+    wanted += [(_MEAN, value, [value, axes]) for value in channels]
+    for op_type, value, inputs in wanted:
+        name = f"{value}/{op_type}"
+        model.graph.node.append(new_node(op_type, inputs, [name], name, keepdims=0))
+        kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        model.graph.output.append(kind)
     return model

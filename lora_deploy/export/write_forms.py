@@ -30,6 +30,7 @@ from lora_deploy.export.merge import merge
 from lora_deploy.export.plan import Plan
 from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
+from lora_deploy.export.unfold import unfolded
 from lora_deploy.model.adapter_files import adapter_fingerprint
 from lora_deploy.model.architectures import logits_of
 from lora_deploy.model.weights import quiet_loading
@@ -90,12 +91,17 @@ def _copy_adapter(trained: Trained, folder: Path) -> None:
 
 
 def write_lower(
-    stage: Path, precision: Precision, keep: Collection[str], calibration: "CalibrationClips"
+    stage: Path,
+    plan: Plan,
+    precision: Precision,
+    keep: Collection[str],
+    calibration: "CalibrationClips",
 ) -> None:
     """Write the graph of a lower precision, made of the plain one.
 
     Args:
         stage: The bundle under way.
+        plan: Whether ONNX Runtime gets a file of its own.
         precision: ``fp16`` or ``int8``.
         keep: Blocks that stay in float32.
         calibration: What int8 takes its ranges from, and fp16 learns which values are too large for it.
@@ -104,7 +110,10 @@ def write_lower(
     if precision == "fp16":
         onnx.save_model(in_half(plain, keep, calibration), stage / bundle.HALF)
     else:
-        onnx.save_model(in_int8(plain, calibration, keep), stage / bundle.INT8)
+        int8 = in_int8(unfolded(plain), calibration, keep)
+        onnx.save_model(int8, stage / bundle.INT8)
+        if any(form.file == bundle.FUSED_INT8 for form in plan.forms):
+            onnx.save_model(fused(int8).model, stage / bundle.FUSED_INT8)
 
 
 def write_frames_in(stage: Path, contract: PixelContract, temperature: float) -> None:

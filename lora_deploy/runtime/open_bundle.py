@@ -2,13 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from packaging.version import Version
 
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import (
@@ -19,7 +15,7 @@ from lora_deploy.artifact.bundle import (
     Compiler,
     Precision,
 )
-from lora_deploy.artifact.handing import copied, streamed
+from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
@@ -38,7 +34,6 @@ _RUNS = {
     "openvino": "to run ONNX files with OpenVINO",
 }
 
-_PIPES_SINCE = Version("1.32")
 
 FASTEST_FIRST: dict[Precision, tuple[Compiler, ...]] = {
     "fp32": ("onnxruntime", "openvino"),
@@ -159,7 +154,7 @@ def open_form(
         purpose=_RUNS[form.backend],
     )
     opened: Any
-    with frugal_opening(), _checked(folder, manifest, form) as graph:
+    with frugal_opening(), handed(folder, manifest, form.file) as graph:
         if form.backend == "onnxruntime":
             opened = module.OnnxRuntimeBackend(graph, batch_size=batch_size, threads=threads)
         else:
@@ -174,29 +169,6 @@ def open_form(
     _check_metadata(opened.metadata, manifest, form.file)
     backend: Backend = opened
     return backend
-
-
-@contextmanager
-def _checked(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Iterator[Path | bytes]:
-    """What the runtime is to read: nothing but what the manifest vouches for comes out of it."""
-    with ExitStack() as stack:
-        if form.backend == "openvino":
-            yield stack.enter_context(copied(folder, manifest, form.file))
-        elif not _reads_pipes():
-            yield bundle.verified_bytes(folder, manifest, form.file)
-        else:
-            yield stack.enter_context(streamed(folder, manifest, form.file))
-
-
-def _reads_pipes() -> bool:
-    """Whether this ONNX Runtime was seen to read a pipe while another thread of ours fills it.
-
-    One that kept Python's lock meanwhile would wait for ever, so older ones are given bytes.
-    """
-    try:
-        return Version(version("onnxruntime")) >= _PIPES_SINCE
-    except PackageNotFoundError:  # a build under another name, as onnxruntime-gpu
-        return False
 
 
 def cache_folder() -> Path:

@@ -7,9 +7,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from lora_deploy.artifact.handing import alone
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
+from lora_deploy.runtime.outside_data import refuse_outside_data
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -20,7 +22,7 @@ class FramesInGraph:
     For whoever embeds the model elsewhere; here it is opened to be proved.
     """
 
-    def __init__(self, graph: bytes) -> None:
+    def __init__(self, graph: bytes | Path) -> None:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Raises:
@@ -58,7 +60,7 @@ class OnnxRuntimeBackend:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data, or where its checked bytes can be read.
+            graph: The bytes of an ONNX file, or a path that `handed` gave; data in other files are not found.
             batch_size: The one batch shape that will be run.
             threads: Of ONNX Runtime; 0 takes every core that this process may use.
 
@@ -92,9 +94,11 @@ def _session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     try:
-        # From bytes, or from a folder of its own: a graph that names external files finds none.
-        source = str(graph) if isinstance(graph, Path) else graph
-        session = onnxruntime.InferenceSession(source, options, providers=[_PROVIDER])
+        with alone(graph) as path:
+            refuse_outside_data(path)
+            session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
+    except GraphError:
+        raise
     except Exception as error:
         first_line = str(error).splitlines()[0]
         raise GraphError(

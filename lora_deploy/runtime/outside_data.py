@@ -41,7 +41,7 @@ def refuse_outside_data(graph: Path) -> None:
         ):
             _walk(content, 0, len(content), "model", 0)
     except (IndexError, ValueError):
-        raise GraphError("the graph can't be opened: it is no ONNX file") from None
+        raise GraphError("can't open the graph: it is no ONNX file") from None
 
 
 def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> None:
@@ -50,7 +50,9 @@ def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> No
     inside = _INSIDE.get(kind, {})
     for number, message in _fields(content, start, end):
         if kind == "tensor" and number in _TENSOR_IS_ELSEWHERE:
-            raise GraphError("the graph keeps weights outside of its file, which are not opened")
+            raise GraphError(
+                "can't open the graph: it keeps weights outside of its file, which are not opened"
+            )
         if number in inside and message is not None:
             _walk(content, *message, inside[number], depth + 1)
 

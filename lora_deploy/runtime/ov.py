@@ -12,6 +12,7 @@ import openvino
 from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
+from lora_deploy.artifact.handing import alone
 from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
 from lora_deploy.runtime.outside_data import refuse_outside_data
@@ -52,7 +53,7 @@ class OpenVinoBackend:
 
     def __init__(
         self,
-        graph: Path,
+        graph: bytes | Path,
         *,
         precision: Precision = "fp32",
         batch_size: int = 1,
@@ -63,8 +64,8 @@ class OpenVinoBackend:
         """Open a graph whose bytes were checked against the bundle's manifest.
 
         Args:
-            graph: An ONNX file without external data, alone in its folder: OpenVINO looks for
-                external data there, and in the current folder where it is given bytes.
+            graph: The bytes of an ONNX file, or a path that `handed` gave; data in other files are
+                not found.
             precision: ``fp32`` and ``fp16`` (weights in half) compute in float32; ``bf16`` rounds;
                 ``int8`` takes what the graph says, and bfloat16 for its rest where there is any.
             batch_size: Clips that `logits` is given at once.
@@ -77,7 +78,6 @@ class OpenVinoBackend:
             PrecisionNotHereError: This CPU has no bfloat16.
             ProviderFellBackError: OpenVINO chose another precision than was asked for.
         """
-        refuse_outside_data(graph)
         self.batch_size = batch_size
         core = openvino.Core()
         kind = precision_hint(precision)
@@ -93,7 +93,9 @@ class OpenVinoBackend:
         if cache is not None and (folder := _ready_cache(cache, kind)) is not None:
             options["CACHE_DIR"] = str(folder)
         try:
-            model = core.read_model(graph)
+            with alone(graph) as path:
+                refuse_outside_data(path)
+                model = core.read_model(path)
             _check_signature(model)
             self.metadata = _metadata(model)
             model.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
