@@ -83,7 +83,7 @@ def test_as_many_as_chosen_are_called_unknown_and_no_more(
     logits, truths = answers(seed, clips)
     found = calibrate(logits, truths, LABELS, unknown_rate=rate)
     assert found.unknown_threshold is not None
-    scores = softmax(logits / np.float32(found.temperature)).max(axis=1)
+    scores = softmax((logits / found.temperature).astype(np.float32)).max(axis=1)
     called = int((scores < found.unknown_threshold).sum())
     assert called <= rate * clips
     ranked = sorted(scores)
