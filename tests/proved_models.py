@@ -25,12 +25,6 @@ TRAINING = {
     "random_crop_padding": 0,
 }
 
-ALL_FORMS = {
-    "targets": ["onnx", "openvino"],
-    "precisions": ["fp32", "fp16", "bf16", "int8"],
-    "frames_in": True,
-}
-
 ANY_SPEED = "proof.int8_may_be_slower=true"
 """So small a model gains nothing from integers."""
 

@@ -150,9 +150,12 @@ def test_int8_then_runs_with_the_rest_in_float32(
 ) -> None:
     hints = []
     hint_of = ov.precision_hint
-    monkeypatch.setattr(
-        ov, "precision_hint", lambda precision: hints.append(hint_of(precision)) or hints[-1]
-    )
+
+    def noted(precision: Precision) -> str:
+        hints.append(hint_of(precision))
+        return hints[-1]
+
+    monkeypatch.setattr(ov, "precision_hint", noted)
     content = full_bundle / bundle.INT8
     found = OpenVinoBackend(content, precision="int8").logits(pixels[:1])
     assert hints == ["f32"]

@@ -35,7 +35,9 @@ def test_every_form_answers_as_the_trained_model(
     assert set(certificate.answered) == set(ACTIONS)  # else agreement would say little
     assert max(certificate.answered.values()) <= 16
     assert certificate.calibration is not None
-    assert certificate.calibration.temperature > 1  # three labels are untrue
+    assert certificate.calibration.error_after <= certificate.calibration.error_before
+    if certificate.calibration.reason is None:
+        assert certificate.calibration.temperature > 1  # three labels are untrue
     found = {link.forms[1]: link for link in certificate.links}
     assert {name: link.precision for name, link in found.items()} == FORMS
     for link in found.values():

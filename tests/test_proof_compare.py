@@ -96,7 +96,7 @@ def test_a_constant_that_changes_no_probability_is_no_difference() -> None:
     one = np.array([[2.0, 1.0, 0.0], [0.5, 3.0, 1.0]])
     link = held(one, one + np.array([[5.0], [-3.0]]), NOTHING.model_copy(update={"mean_kl": 1e-9}))
     assert link.largest_logit_difference == pytest.approx(0, abs=1e-6)
-    assert held(one, one + [[1.0, 0, 0]]).largest_logit_difference == pytest.approx(0.5)
+    assert held(one, one + np.array([1.0, 0, 0])).largest_logit_difference == pytest.approx(0.5)
 
 
 def test_classes_without_clips_are_not_listed() -> None:

@@ -7,6 +7,7 @@ Others of their kind: a transposed weight, swapped labels, a wrong mean, spread 
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lora_deploy import cli
 from lora_deploy.artifact import bundle
@@ -27,12 +28,13 @@ from lora_deploy.errors import (
     NothingDecodedError,
     PrecisionNotHereError,
 )
-from lora_deploy.export import pipeline, timing
+from lora_deploy.export import pipeline, timing, write_forms
 from lora_deploy.export.blocks import block_of
 from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.pipeline import Shipped, merge_export
 from lora_deploy.proof.certificate import Link
 from lora_deploy.runtime import ov
+from lora_deploy.runtime.open_bundle import open_form
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend
 from lora_deploy.runtime.trained import Trained
@@ -152,7 +154,7 @@ def test_reversed_frames_in_the_graph_that_takes_frames(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = pipeline.write_frames_in
+    write = write_forms.write_frames_in
 
     def turned(stage: Path, *rest: object) -> None:
         write(stage, *rest)  # type: ignore[arg-type]
@@ -235,30 +237,37 @@ RUINED = "videomae.encoder.layer.0"
 
 
 def ruin(path: Path, block: str) -> bool:
-    """Spoil the stored weights of one projection of a block, as it lies in a file; False if none is there."""
+    """Spoil the stored weights of a block's last projection in a file; False if it has none of low precision."""
     model = onnx.load(path)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT16) and len(tensor.dims) == 2
+    }
+    last = None
     for node in model.graph.node:
-        if block_of(node.name) != block or node.op_type not in ("DequantizeLinear", "MatMul"):
-            continue
-        name = node.input[0 if node.op_type == "DequantizeLinear" else 1]
-        if name not in stored:
-            continue
-        array = numpy_helper.to_array(stored[name])
-        if array.ndim < 2 or array.dtype == np.float32:
-            continue
-        spoilt = np.random.default_rng(0).permutation(array.reshape(-1)).reshape(array.shape)
-        stored[name].CopyFrom(numpy_helper.from_array(spoilt * array.dtype.type(1), name))
-        onnx.save(model, path)
-        return True
-    return False
+        if block_of(node.name) == block and node.op_type in ("DequantizeLinear", "MatMul"):
+            found = [name for name in node.input if name in stored]
+            # of integers, what they are multiplied with
+            last = (
+                (node.input[1] if node.op_type == "DequantizeLinear" else found[0])
+                if found
+                else last
+            )
+    if last is None:
+        return False
+    tensor = next(one for one in model.graph.initializer if one.name == last)
+    array = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(array * array.dtype.type(30), last))
+    onnx.save(model, path)
+    return True
 
 
 def plant_ruin(
     monkeypatch: pytest.MonkeyPatch, block: str, *, always: bool = False
 ) -> list[tuple[str, ...]]:
     """Lower forms are written and spoilt; returns what was asked to be kept, try by try."""
-    write = pipeline.write_lower
+    write = write_forms.write_lower
     tries: list[tuple[str, ...]] = []
 
     def spoilt(stage: Path, precision: Precision, keep: Collection[str], ranges: object) -> None:
@@ -313,7 +322,7 @@ def test_a_ruined_layer_that_may_not_be_kept_is_named(
     tries = plant_ruin(monkeypatch, block)
     said = refused(run, few, tmp_path, "proof.kept_blocks=0", precisions=["int8"])
     assert tries == [()]
-    assert f"onnxruntime-int8 answers differently from unmerged: " in said
+    assert "onnxruntime-int8 answers differently from unmerged: " in said
     assert f"{block} departs first" in said
 
 
@@ -420,7 +429,8 @@ class Clock:
     """Goes by as many seconds as a form is said to take."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self.now, self.asked = seconds, 0.0, []
+        self.seconds, self.now = seconds, 0.0
+        self.asked: list[str] = []
 
     def perf_counter(self) -> float:
         return self.now
@@ -428,7 +438,7 @@ class Clock:
 
 def with_clock(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Clock:
     clock = Clock(seconds)
-    opening = timing.open_form
+    opening = open_form
 
     def opened(*arguments: object, **options: object) -> object:
         form = arguments[2]
@@ -440,11 +450,11 @@ def with_clock(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Clock:
             clock.asked.append(form.precision)  # type: ignore[attr-defined]
             return answering(pixels)
 
-        backend.logits = logits  # type: ignore[method-assign]
+        backend.logits = logits  # type: ignore[method-assign, assignment]
         return backend
 
     monkeypatch.setattr(timing, "open_form", opened)
-    monkeypatch.setattr(timing.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
     return clock
 
 
@@ -486,7 +496,7 @@ def test_bfloat16_on_a_computer_without_it_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr(ov, "has_bf16", lambda: False)
     ready()
-    options = {"targets": ["openvino"], "precisions": ["bf16"]}
+    options: dict[str, object] = {"targets": ["openvino"], "precisions": ["bf16"]}
     with pytest.raises(PrecisionNotHereError, match="does not compute in bfloat16"):
         ship(run, few, tmp_path / "bundle", **options)
     arguments = ["merge-export", str(run), "--out", str(tmp_path / "bundle"), "--verify-on", str(few),
@@ -522,7 +532,7 @@ def test_no_folder_and_no_open_file_is_left_behind(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    clips, expected = few, ()
+    clips = few
 
     def spoil(stage: Path) -> None:
         if fault == "a form differs":
@@ -536,7 +546,7 @@ def test_no_folder_and_no_open_file_is_left_behind(
         clips = tmp_path / "clips.csv"
         clips.write_text(f"path,label,split,group\n{torn},bend,val,a\n")
     ready(spoil)
-    errors = {
+    errors: dict[str, type[Exception]] = {
         "a form differs": FormsDifferError,
         "an exception": ZeroDivisionError,
         "no clip": NothingDecodedError,
@@ -544,8 +554,7 @@ def test_no_folder_and_no_open_file_is_left_behind(
     if fault == "none":
         ship(run, clips, tmp_path / "bundle")
     else:
-        expected = errors[fault]
-        with pytest.raises(expected):
+        with pytest.raises(errors[fault]):
             ship(run, clips, tmp_path / "bundle")
     assert list(temporary.iterdir()) == []
     assert open_files() == set()

@@ -14,7 +14,6 @@ from lora_deploy import cli, verification
 from lora_deploy.artifact import bundle
 from lora_deploy.checkup import Checkup
 from lora_deploy.errors import CertificateUnreadableError, DataError, LoraDeployError
-from lora_deploy.export.pipeline import Shipped
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend
 from lora_deploy.verification import read_certificate, verify
@@ -202,7 +201,7 @@ def test_the_command_ends_with_1_and_names_the_error(
     assert cli.run(["verify", str(full_bundle_copy), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["passed"]
-    assert ["FileChangedError"] == [one["error"] for one in told["findings"] if one["error"]]
+    assert [one["error"] for one in told["findings"] if one["error"]] == ["FileChangedError"]
 
 
 # Forms that answer otherwise ----------------------------------------------------------------------
@@ -212,7 +211,7 @@ def drift(
     monkeypatch: pytest.MonkeyPatch, backend: type, by: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     """As another version of a runtime might."""
-    answering = backend.logits
+    answering = backend.logits  # type: ignore[attr-defined]
     monkeypatch.setattr(backend, "logits", lambda self, pixels: by(answering(self, pixels)))
 
 
@@ -273,7 +272,7 @@ def test_the_command_names_a_form_that_drifted(
 def test_a_little_is_within_the_budget_that_the_bundle_was_shipped_with(
     full_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by = np.float32([0.01, 0, 0, 0])
+    by = np.array([0.01, 0, 0, 0], np.float32)
     drift(monkeypatch, OpenVinoBackend, lambda logits: logits + by)
     assert wrong(verify(full_bundle_copy)) == ["openvino-fp32"]
     links = json.loads((full_bundle_copy / "certificate.json").read_text())["links"]
@@ -483,13 +482,15 @@ def test_a_clip_that_can_not_be_decoded_is_said_and_the_others_do(
 
 
 def test_nothing_is_asked_twice_of_a_form(
-    full_bundle: Path,
-    few_untrue: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    shipped: Callable[[str], Shipped],
+    full_bundle: Path, few_untrue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clips one by one and the noise: no more."""
-    counted = []
-    drift(monkeypatch, OpenVinoBackend, lambda logits: counted.append(len(logits)) or logits)
+    counted: list[int] = []
+
+    def count(logits: np.ndarray) -> np.ndarray:
+        counted.append(len(logits))
+        return logits
+
+    drift(monkeypatch, OpenVinoBackend, count)
     verify(full_bundle, few_untrue)
     assert sum(counted) == 3 * (32 + 2)

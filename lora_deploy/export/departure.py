@@ -4,6 +4,7 @@ Each runtime is asked for the same values inside of the graph. An error that a b
 little on its way through it; the block that adds most is where the form departs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,8 +85,8 @@ def _nodes_by_block(model: onnx.ModelProto) -> dict[str, set[tuple[str, ...]]]:
 
 def first_departing(found: list[Departure]) -> Departure:
     """The block to name: the first of those that add most of the error."""
-    worst = max(one.added for one in found)
-    return next(one for one in found if one.added >= _FIRST_OF_THE_LARGE * worst)
+    worst = max(found, key=lambda one: -math.inf if math.isnan(one.added) else one.added)
+    return next((one for one in found if one.added >= _FIRST_OF_THE_LARGE * worst.added), worst)
 
 
 def _relative(right: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -16,6 +16,9 @@ TEMPERATURES = (0.5, 10.0)
 
 _BINS = 10
 
+_ROOM = 1e-4
+"""In probability: what float32 forms may differ by."""
+
 
 def calibrate(
     logits: NDArray[np.float32],
@@ -50,9 +53,7 @@ def calibrate(
     probabilities = softmax(logits / temperature)
     threshold = None
     if unknown_rate is not None and UNKNOWN not in labels:
-        # The largest score below which at most that part of the clips lies.
-        scores = np.sort(probabilities.max(axis=1))
-        threshold = float(scores[int(unknown_rate * len(scores))])
+        threshold = _threshold(np.sort(probabilities.max(axis=1)), unknown_rate)
     return Calibration(
         temperature=temperature,
         clips=len(targets),
@@ -62,6 +63,20 @@ def calibrate(
         unknown_threshold=threshold,
         unknown_false_positive_rate=None if threshold is None else unknown_rate,
     )
+
+
+def _threshold(scores: NDArray[np.float64], rate: float) -> float:
+    """A score below which at most that part of the clips lies, and no clip right at it.
+
+    Else the clip that it was read off would be unknown to every runtime that rounds it down.
+
+    Args:
+        scores: [clips], rising.
+        rate: Below 1.
+    """
+    called = int(rate * len(scores))
+    below = scores[called - 1] if called else 0.0
+    return float(scores[called] - min(_ROOM, (scores[called] - below) / 2))
 
 
 def _why_not(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> str | None:
