@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +33,7 @@ from lora_deploy.export import pipeline, timing, write_forms
 from lora_deploy.export.blocks import block_of
 from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.pipeline import Shipped, merge_export
+from lora_deploy.export.plan import Plan
 from lora_deploy.proof.certificate import Link
 from lora_deploy.runtime import ov
 from lora_deploy.runtime.open_bundle import open_form
@@ -39,8 +41,6 @@ from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend
 from lora_deploy.runtime.trained import Trained
 from tests.proved_models import ACTIONS, ANY_SPEED, only
-
-PRECISION_FILES = {"fp16": bundle.HALF, "int8": bundle.INT8}
 
 
 @pytest.fixture(scope="module")
@@ -270,10 +270,13 @@ def plant_ruin(
     write = write_forms.write_lower
     tries: list[tuple[str, ...]] = []
 
-    def spoilt(stage: Path, precision: Precision, keep: Collection[str], ranges: object) -> None:
+    def spoilt(
+        stage: Path, plan: Plan, precision: Precision, keep: Collection[str], ranges: Any
+    ) -> None:
         tries.append(tuple(keep))
-        write(stage, precision, keep if not always else (), ranges)  # type: ignore[arg-type]
-        assert ruin(stage / PRECISION_FILES[precision], block) is (always or block not in keep)
+        write(stage, plan, precision, keep if not always else (), ranges)
+        for file in {form.file for form in plan.at(precision)}:
+            assert ruin(stage / file, block) is (always or block not in keep)
 
     monkeypatch.setattr(pipeline, "write_lower", spoilt)
     return tries
