@@ -264,7 +264,7 @@ def test_the_clips_that_differ_most_are_looked_into() -> None:
 
 @pytest.mark.parametrize(
     ("added", "named"),
-    [([0.1, 0.5, 0.2], "b"), ([0.3, 0.5, 0.2], "a"), ([0.0, np.inf, np.nan], "b"), ([-1, -0.5, -0.7], "b")],
+    [([0.1, 0.5, 0.2], "b"), ([0.3, 0.5, 0.2], "a"), ([0.0, np.inf, np.nan], "b"), ([np.nan, 0.1, 0.5], "c"), ([-1, -0.5, -0.7], "b")],
 )  # fmt: skip
 def test_the_first_of_those_that_add_most_is_named(added: list[float], named: str) -> None:
     found = [Departure(block, 1.0, one) for block, one in zip("abc", added, strict=True)]

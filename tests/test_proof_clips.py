@@ -231,10 +231,10 @@ def test_int8_takes_its_ranges_from_training_clips_that_are_there(
 ) -> None:
     gone = dataclasses.replace(clips[0], path=tmp_path / "gone.mp4")
     one = manifest(tmp_path, [gone, gone, clips[2], clips[3]], *["train"] * 2, "val", "val")
-    two = manifest(tmp_path, clips, "train", "train", "train", "val")
+    two = manifest(tmp_path, [gone, *clips[1:]], "train", "train", "train", "val")
     nowhere = tmp_path / "nowhere.csv"
     found = calibration_clips([nowhere, one, two], clips[3:], most=2)
-    assert [clip.path for clip in found] == [clips[0].path, clips[1].path]
+    assert [clip.path for clip in found] == [clips[1].path, clips[2].path]
     assert caplog.text == ""
     found = calibration_clips([nowhere, one], clips[2:], most=1)
     assert [clip.path for clip in found] == [clips[2].path]

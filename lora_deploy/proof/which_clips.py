@@ -67,7 +67,11 @@ def calibration_clips(
     """
     for source in sources:
         try:
-            clips = [clip for clip in read_split(source, "train") if clip.path.is_file()]
+            clips = [
+                clip
+                for clip in read_split(source, "train", must_exist=False)
+                if clip.path.is_file()
+            ]
         except DataError:
             continue
         if clips:
