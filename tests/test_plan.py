@@ -38,10 +38,15 @@ def test_all_forms_and_the_file_that_each_reads() -> None:
         "openvino-fp32": bundle.ONNX,
         "onnxruntime-fp16": bundle.HALF,
         "openvino-bf16": bundle.ONNX,
-        "onnxruntime-int8": bundle.INT8,
+        "onnxruntime-int8": bundle.FUSED_INT8,
         "openvino-int8": bundle.INT8,
     }
     assert found.at("int8") == found.forms[-2:]
+
+
+def test_without_fusing_every_runtime_reads_the_plain_files() -> None:
+    found = plan(["openvino", "onnx"], ["int8"], fuse=False)
+    assert {form.file for form in found.forms} == {bundle.ONNX, bundle.INT8}
 
 
 def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -> None:

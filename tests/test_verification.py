@@ -29,7 +29,7 @@ EVERY_FILE = [
     "adapters/default/adapter_model.safetensors", "adapters/default/labels.json", "bundle.json",
     "certificate.html", "certificate.json", "model/config.json", "model/model.safetensors",
     "model/preprocessor_config.json", "onnx/model.fp16.onnx", "onnx/model.frames.onnx",
-    "onnx/model.int8.onnx", "onnx/model.onnx", "onnx/model.ort.onnx",
+    "onnx/model.int8.onnx", "onnx/model.int8.ort.onnx", "onnx/model.onnx", "onnx/model.ort.onnx",
 ]  # fmt: skip
 
 
