@@ -21,7 +21,6 @@ from lora_deploy.export.half import in_half
 from lora_deploy.export.plan import plan
 from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
-from lora_deploy.export.unfold import unfolded
 from lora_deploy.versions import installed_versions
 
 CONTRACT = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
@@ -50,7 +49,7 @@ def make(folder: Path, seed: int = 0) -> Path:
     noise = np.random.default_rng(seed).standard_normal((2, 1, 16, 3, 224, 224), np.float32)
     onnx.save_model(fused(plain).model, folder / bundle.FUSED)
     onnx.save_model(in_half(plain), folder / bundle.HALF)
-    int8 = in_int8(unfolded(plain), noise)
+    int8 = in_int8(plain, noise)
     onnx.save_model(int8, folder / bundle.INT8)
     onnx.save_model(fused(int8).model, folder / bundle.FUSED_INT8)
     forms = plan(("onnx", "openvino"), ("fp32", "fp16", "bf16", "int8")).forms

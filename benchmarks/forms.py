@@ -16,8 +16,8 @@ from lora_deploy import texts
 from lora_deploy.bench.forms import EAGER
 from lora_deploy.bench.keep import keep, markdown_table
 from lora_deploy.bench.measure import bench
-from lora_deploy.bench.processor import read_processor
 from lora_deploy.bench.result import BenchResult, FormResult
+from lora_deploy.processor import read_processor
 
 TIMES_EAGER, TIMES_EAGER_INT8, PART_OF_PEAK = 5.0, 8.0, 0.8
 """What is aimed at on a processor with bfloat16 and 8-bit dot products."""
@@ -78,7 +78,7 @@ def main(folder: Path | None, data: Path | None, rounds: int, out: Path | None) 
     processor = read_processor()
     if not (processor.has_bf16 and processor.has_int8_dots):
         lacking = "bfloat16" if not processor.has_bf16 else "8-bit dot products"
-        print(f"skipped: {processor.name} has no {lacking}, and the aims are for one that has")
+        print(f"skipped: {processor.model} has no {lacking}, and the aims are for one that has")
         return
     with tempfile.TemporaryDirectory() as scratch:
         found = bench(make(folder or Path(scratch) / "bundle"), data=data, rounds=rounds)

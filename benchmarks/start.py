@@ -21,10 +21,10 @@ import click
 from base_size_bundle import make
 
 from lora_deploy.artifact import bundle
-from lora_deploy.bench.processor import read_processor
 from lora_deploy.bench.turns import turns
 from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.example import write_example
+from lora_deploy.processor import read_processor
 
 PIPELINE = "transformers' pipeline"
 
@@ -139,9 +139,7 @@ def main(folder: Path | None, clip: Path | None, repeats: int) -> None:
                 answer = start_once(way, folder, clip)
                 if repeat:  # the first one reads the files from the disk
                     heard[way].append(answer)
-        print(
-            f"{read_processor().describe()}, load {os.getloadavg()[0]:.1f} at the end, {repeats} repeats"
-        )
+        print(f"{read_processor()}, load {os.getloadavg()[0]:.1f} at the end, {repeats} repeats")
         print("\n".join(as_markdown(heard)))
         assert not any(one["torch"] for way in heard if way != PIPELINE for one in heard[way])
 

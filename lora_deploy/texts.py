@@ -148,7 +148,8 @@ def _bench_facts(found: "BenchResult") -> list[str]:
     flop = "" if found.flop_per_clip is None else f", {found.flop_per_clip / 1e9:.3g} GFLOP each"
     lines = [
         found.model,
-        f"{computer.processor}, load {computer.load_before:.1f} before, {computer.load_after:.1f} after",
+        computer.processor,
+        f"load {computer.load_before:.1f} before, {computer.load_after:.1f} after",
         f"{computer.threads} of {computer.cores} cores, {found.rounds} rounds of turns, "
         f"{found.clips} clips of {found.frames} frames of {found.width}×{found.height}{flop}",
         f"clips: {found.clips_source}",

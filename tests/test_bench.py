@@ -21,14 +21,16 @@ from lora_deploy.bench import forms, keep, measure, room
 from lora_deploy.bench.forms import MeasuredForm, read_subject
 from lora_deploy.bench.measure import bench
 from lora_deploy.bench.process import Child, ChildDied
-from lora_deploy.bench.processor import Processor, read_processor
 from lora_deploy.bench.result import BenchResult, Spread
 from lora_deploy.bench.turns import turns
 from lora_deploy.cli import run
 from lora_deploy.errors import NotAModelError, NothingMeasuredError
+from lora_deploy.processor import Processor
 
-ABLE = Processor("an able one", frozenset({"avx512_bf16", "avx512_vnni"}))
-PLAIN = Processor("a plain one", frozenset({"avx2"}))
+ABLE = Processor(
+    "an able one", cores=2, usable_cores=2, flags=frozenset({"avx512_bf16", "avx512_vnni"})
+)
+PLAIN = Processor("a plain one", cores=2, usable_cores=2, flags=frozenset({"avx2"}))
 
 FORM_KEYS = {
     "name", "precision", "file_bytes", "stages_ms", "cold_seconds", "clips_per_second",
@@ -419,14 +421,3 @@ def test_free_memory_is_the_computers_or_what_a_container_leaves(tmp_path: Path)
     (tmp_path / "memory.max").write_text("5000\n")
     assert room.free_bytes(meminfo, tmp_path) == 4000
     assert room.free_bytes(tmp_path / "none", tmp_path / "none") is None
-
-
-def test_a_processor_is_told_by_its_flags(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(
-        "model name\t: Some CPU\nflags\t\t: fpu avx512_bf16 avx512_vnni\n\nflags: x\n"
-    )
-    found = read_processor(cpuinfo)
-    assert (found.has_bf16, found.has_int8_dots, found.has_amx) == (True, True, False)
-    assert found.describe() == "Some CPU (bf16, 8-bit dot products)"
-    assert read_processor(tmp_path / "none").describe().startswith("an unknown processor (neither")

@@ -20,7 +20,8 @@ from lora_deploy.clips.fence import Fence
 from lora_deploy.doctor import hardware, packages, room, shadows, threads, trial, trials
 from lora_deploy.doctor.complaint import Trap
 from lora_deploy.doctor.decoders import Decoding, complaints
-from lora_deploy.doctor.hardware import Nvidia, Processor
+from lora_deploy.doctor.hardware import Nvidia
+from lora_deploy.processor import Processor
 from tests.computers import Computer, copy_of, tops_of
 
 Told = dict[str, Any]
@@ -592,15 +593,15 @@ def test_11_the_share_of_the_processor_is_read(
 
 
 def test_11_a_share_that_is_smaller_than_the_cores_is_found() -> None:
-    small = Processor("x", cores=64, usable_cores=64, share=2.0, features=())
+    small = Processor("x", cores=64, usable_cores=64, share=2.0)
     [one] = threads.complaints(small, {})
     assert "gets 2 of 64 cores' time" in one.found
     assert one.remedy == "type: export OMP_NUM_THREADS=2"
     assert not one.serious
     assert list(threads.complaints(small, {"OMP_NUM_THREADS": "2"})) == []
-    whole = Processor("x", cores=64, usable_cores=64, share=None, features=())
+    whole = Processor("x", cores=64, usable_cores=64, share=None)
     assert list(threads.complaints(whole, {})) == []
-    pinned = Processor("x", cores=64, usable_cores=2, share=None, features=())
+    pinned = Processor("x", cores=64, usable_cores=2, share=None)
     assert list(threads.complaints(pinned, {})) == []  # libraries see which cores they may use
 
 

@@ -21,7 +21,7 @@ from lora_deploy.artifact import run as runs
 from lora_deploy.clips import decode, transforms
 from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.errors import AdapterChangedError, ArtifactError, CheckFailed, DataError
-from lora_deploy.export import pipeline
+from lora_deploy.export import pipeline, proving
 from lora_deploy.export.merge import merge
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.runtime.load import load
@@ -192,7 +192,7 @@ def ship(monkeypatch: pytest.MonkeyPatch, bundle: Path, spoil: Callable[[Path], 
             shutil.copytree(bundle / name, stage / name)
         spoil(stage)
 
-    monkeypatch.setattr(pipeline, "write_float32", write_float32)
+    monkeypatch.setattr(proving, "write_float32", write_float32)
 
 
 def refused(lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -274,9 +274,9 @@ def test_a_fault_on_which_all_shipped_files_agree_is_caught(
         if "labels" in change:
             swap_labels_of_transformers(stage)
 
-    vouch = pipeline._vouch
+    vouch = proving._vouch
     monkeypatch.setattr(
-        pipeline, "_vouch", lambda stage, _, **options: vouch(stage, wrong, **options)
+        proving, "_vouch", lambda stage, _, **options: vouch(stage, wrong, **options)
     )
     ship(monkeypatch, bundle, spoil)
     message = refused(lora_run, tmp_path, capsys)

@@ -14,7 +14,6 @@ from lora_deploy.export.fuse import fused
 from lora_deploy.export.graph import copy_of
 from lora_deploy.export.quantize import _Quantising, in_int8
 from lora_deploy.export.ranges import measure
-from lora_deploy.export.unfold import unfolded
 from tests.tiny_graphs import (
     MODEL_TYPES,
     contract_of,
@@ -155,29 +154,6 @@ def test_rounded_weights_do_not_shift_what_they_give(
     corrected = shifts()
     monkeypatch.setattr(_Quantising, "correct_bias", lambda *_: None)
     assert corrected < 0.9 * shifts()  # what rounding inputs adds is left
-
-
-def test_where_there_is_no_bias_the_table_of_positions_is_corrected(
-    tiny_graphs: dict[str, onnx.ModelProto],
-    real_frames: list[np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plain = unfolded(tiny_graphs["videomae"])
-    clips = pixels_of(plain, real_frames[CALIBRATION])
-    bias = next(node for node in plain.graph.node if node.name.endswith("projection/Add"))
-    (table,) = (node for node in plain.graph.node if bias.output[0] in node.input)
-    table.input[list(table.input).index(bias.output[0])] = bias.input[0]
-    plain.graph.node.remove(bias)
-    (value,) = table.output
-    expected = measure(plain, [], clips, channels=[value]).means[value]
-
-    def shift() -> float:
-        found = measure(in_int8(plain, clips), [], clips, channels=[value]).means[value]
-        return float(np.abs(found - expected).mean())
-
-    corrected = shift()
-    monkeypatch.setattr(_Quantising, "correct_bias", lambda *_: None)
-    assert corrected < 0.9 * shift()
 
 
 def test_without_clips_nothing_is_quantised(tiny_graphs: dict[str, onnx.ModelProto]) -> None:

@@ -29,7 +29,7 @@ from lora_deploy.errors import (
     NothingDecodedError,
     PrecisionNotHereError,
 )
-from lora_deploy.export import pipeline, timing, write_forms
+from lora_deploy.export import proving, timing, write_forms
 from lora_deploy.export.blocks import block_of
 from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.pipeline import Shipped, merge_export
@@ -68,7 +68,7 @@ def ready(full_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
                 shutil.copyfile(full_bundle / name, stage / name)
             spoil(stage)
 
-        monkeypatch.setattr(pipeline, "write_float32", write_float32)
+        monkeypatch.setattr(proving, "write_float32", write_float32)
 
     return plant
 
@@ -161,7 +161,7 @@ def test_reversed_frames_in_the_graph_that_takes_frames(
         turn_frames_round(stage / bundle.FRAMES_IN, "frames", 1)
 
     ready()
-    monkeypatch.setattr(pipeline, "write_frames_in", turned)
+    monkeypatch.setattr(proving, "write_frames_in", turned)
     said = refused(run, few, tmp_path, frames_in=True)
     assert "frames-in answers differently from unmerged" in said
     assert "onnx answers" not in said
@@ -184,7 +184,7 @@ def test_another_temperature_in_the_graph_that_takes_frames(
         onnx.save(model, stage / bundle.FRAMES_IN)
 
     ready()
-    monkeypatch.setattr(pipeline, "write_frames_in", hotter)
+    monkeypatch.setattr(proving, "write_frames_in", hotter)
     said = refused(run, few_untrue, tmp_path, frames_in=True)
     assert "frames-in answers differently from unmerged: 0 clips get another label" in said
 
@@ -210,7 +210,7 @@ def test_a_wrong_resize_filter_on_which_all_shipped_files_agree(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    vouch = pipeline._vouch
+    vouch = proving._vouch
 
     def wrongly(stage: Path, trained: Trained, **options: object) -> object:
         contract = trained.contract.model_copy(update={"resize_filter": resize_filter})
@@ -225,7 +225,7 @@ def test_a_wrong_resize_filter_on_which_all_shipped_files_agree(
         return vouch(stage, replace(trained, contract=contract), **options)  # type: ignore[arg-type]
 
     ready()
-    monkeypatch.setattr(pipeline, "_vouch", wrongly)
+    monkeypatch.setattr(proving, "_vouch", wrongly)
     said = refused(run, few, tmp_path)
     assert "merged answers differently from unmerged" in said
     assert "onnxruntime-fp32 answers differently from unmerged" in said
@@ -278,7 +278,7 @@ def plant_ruin(
         for file in {form.file for form in plan.at(precision)}:
             assert ruin(stage / file, block) is (always or block not in keep)
 
-    monkeypatch.setattr(pipeline, "write_lower", spoilt)
+    monkeypatch.setattr(proving, "write_lower", spoilt)
     return tries
 
 

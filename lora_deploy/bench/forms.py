@@ -8,10 +8,10 @@ from typing import Any, Literal
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.bundle import BundleManifest, Precision
 from lora_deploy.artifact.manifest import manifest_digest
-from lora_deploy.bench.processor import Processor
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import NotAModelError
 from lora_deploy.extras import EXTRA_OF, is_installed
+from lora_deploy.processor import Processor
 
 EAGER = "torch-fp32"
 """The merged model as PyTorch runs it by itself, which is what transformers' pipeline does."""

@@ -19,7 +19,6 @@ from lora_deploy.bench import room
 from lora_deploy.bench.forms import EAGER, MeasuredForm, Subject, read_subject
 from lora_deploy.bench.material import Material, choose_clips
 from lora_deploy.bench.process import Child, ChildDied
-from lora_deploy.bench.processor import read_processor
 from lora_deploy.bench.result import (
     BenchResult,
     Computer,
@@ -30,8 +29,8 @@ from lora_deploy.bench.result import (
     Spread,
 )
 from lora_deploy.bench.turns import turns
-from lora_deploy.cores import usable_cores
 from lora_deploy.errors import NothingMeasuredError
+from lora_deploy.processor import read_processor, usable_cores
 from lora_deploy.progress import Progress, silent
 from lora_deploy.versions import installed_versions
 
@@ -117,7 +116,7 @@ def bench(
         for number, group in enumerate(parted):
             conductor.run_group(number, group)
     computer = Computer(
-        processor=processor.describe(),
+        processor=str(processor),
         cores=usable_cores(),
         threads=threads,
         memory_bytes=free,

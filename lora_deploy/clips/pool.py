@@ -29,9 +29,9 @@ from lora_deploy.clips.clip import DecodedClip, Effort
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
-from lora_deploy.cores import usable_cores
 from lora_deploy.errors import ClipError, DecodersUnavailableError
 from lora_deploy.extras import require
+from lora_deploy.processor import usable_cores
 
 logger = logging.getLogger(__name__)
 

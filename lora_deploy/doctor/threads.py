@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from lora_deploy.doctor.complaint import Complaint
-from lora_deploy.doctor.hardware import Processor
+from lora_deploy.processor import Processor
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT")
 """Variables by which PyTorch, NumPy and OpenVINO's helpers choose their threads."""

@@ -142,7 +142,7 @@ class _Quantising:
             return
         slots = [slot for slot, value in enumerate(takers[0].input) if value != node.output[0]]
         bias = self.graph.constant(takers[0].input[slots[0]]) if slots else None
-        if bias is None or bias.shape[-1:] != numbers.shape[-1:]:  # a bias, or a table of positions
+        if bias is None or bias.shape != numbers.shape[-1:]:
             return
         coded, scale = _rounded(numbers, 1)
         shift = mean @ (coded * scale - numbers.astype(np.float32))  # [outputs]

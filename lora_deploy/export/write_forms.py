@@ -30,7 +30,6 @@ from lora_deploy.export.merge import merge
 from lora_deploy.export.plan import Plan
 from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.to_onnx import write_onnx
-from lora_deploy.export.unfold import unfolded
 from lora_deploy.model.adapter_files import adapter_fingerprint
 from lora_deploy.model.architectures import logits_of
 from lora_deploy.model.weights import quiet_loading
@@ -110,7 +109,7 @@ def write_lower(
     if precision == "fp16":
         onnx.save_model(in_half(plain, keep, calibration), stage / bundle.HALF)
     else:
-        int8 = in_int8(unfolded(plain), calibration, keep)
+        int8 = in_int8(plain, calibration, keep)
         onnx.save_model(int8, stage / bundle.INT8)
         if any(form.file == bundle.FUSED_INT8 for form in plan.forms):
             onnx.save_model(fused(int8).model, stage / bundle.FUSED_INT8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import PRECISIONS, Precision
 from lora_deploy.config import ProofSettings
-from lora_deploy.processor_name import processor_name
+from lora_deploy.processor import read_processor
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Answering, Answers, Clips, Form, ask
 from lora_deploy.proof.certificate import (
@@ -176,7 +176,7 @@ class Chain:
             logits={name: _rows(one.logits) for name, one in self.answers.items()},
             noise_logits={name: _rows(one.noise) for name, one in self.answers.items()},
             versions=installed_versions(),
-            computer=processor_name(),
+            computer=str(read_processor()),
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
 

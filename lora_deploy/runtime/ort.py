@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.handing import alone
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, ProviderFellBackError
+from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.outside_data import refuse_outside_data
 
 _PROVIDER = "CPUExecutionProvider"

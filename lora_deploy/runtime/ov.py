@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
 from lora_deploy.artifact.handing import alone
-from lora_deploy.cores import usable_cores
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
+from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.outside_data import refuse_outside_data
 
 Hint = Literal["latency", "throughput"]
