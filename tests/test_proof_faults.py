@@ -36,6 +36,7 @@ from lora_deploy.export.pipeline import Shipped, merge_export
 from lora_deploy.export.plan import Plan
 from lora_deploy.proof.certificate import Link
 from lora_deploy.runtime import ov
+from lora_deploy.runtime.base import softmax
 from lora_deploy.runtime.open_bundle import open_form
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend
@@ -107,6 +108,24 @@ def test_what_is_not_spoilt_is_shipped(
     shipped = ship(run, few, tmp_path / "bundle", precisions=["int8"], frames_in=True)
     assert shipped.certificate.verdict == "proved"
     assert link_to(shipped, "onnxruntime-int8").kept == ()
+
+
+def test_forms_are_compared_at_the_temperature_that_was_fitted(
+    ready: Callable[..., None], run: Path, few_untrue: Path, tmp_path: Path
+) -> None:
+    ready()
+    shipped = ship(run, few_untrue, tmp_path / "bundle", precisions=["fp16"], frames_in=True)
+    fitted = shipped.manifest.temperature
+    assert fitted > 1.5
+    graph = onnx.load(shipped.bundle / bundle.FRAMES_IN)
+    (written,) = (one.value for one in graph.metadata_props if one.key == "temperature")
+    assert json.loads(written) == fitted
+    one, other = (
+        softmax(np.array(shipped.certificate.logits[form], np.float32) / np.float32(fitted))
+        for form in ("unmerged", "onnxruntime-fp16")
+    )
+    found = link_to(shipped, "onnxruntime-fp16").largest_probability_difference
+    assert found == pytest.approx(np.abs(one - other).max(), rel=1e-3)
 
 
 # Pixels -------------------------------------------------------------------------------------------

@@ -494,3 +494,9 @@ def test_nothing_is_asked_twice_of_a_form(
     drift(monkeypatch, OpenVinoBackend, count)
     verify(full_bundle, few_untrue)
     assert sum(counted) == 3 * (32 + 2)
+
+
+def test_the_example_that_comes_with_the_program_is_sound() -> None:
+    found = verify(Path(verification.__file__).parent / "assets" / "example-bundle")
+    assert wrong(found) == []
+    assert "answers noise as when it was shipped" in about(found, "onnxruntime-fp32")
