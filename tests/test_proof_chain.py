@@ -183,7 +183,7 @@ class Lowering:
         self.rows.append(rows)
         kept, total, found = self.tries[-1] if self.tries else (), 0.0, []
         for block, one in self.errors.items():
-            added = 0.0 if block in kept else one
+            added = 0.0 if block in kept and self.helps else one
             total += added
             found.append(Departure(block, total, added))
         return found
