@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lora_deploy.export.pipeline import Shipped
+from lora_deploy.runtime.ov import has_bf16
 from tests.proved_models import ACTIONS
 from tests.tiny_graphs import MODEL_TYPES
 
@@ -39,7 +40,8 @@ def test_every_form_answers_as_the_trained_model(
     if certificate.calibration.reason is None:
         assert certificate.calibration.temperature > 1  # three labels are untrue
     found = {link.forms[1]: link for link in certificate.links}
-    assert {name: link.precision for name, link in found.items()} == FORMS
+    here = {name: one for name, one in FORMS.items() if one != "bf16" or has_bf16()}
+    assert {name: link.precision for name, link in found.items()} == here
     for link in found.values():
         assert link.passed
         assert link.agreement >= LEAST_AGREEMENT[link.precision]

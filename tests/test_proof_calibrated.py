@@ -15,6 +15,7 @@ from lora_deploy.evaluate import evaluate
 from lora_deploy.runtime.base import UNKNOWN, Recogniser, softmax
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.ort import FramesInGraph
+from lora_deploy.runtime.ov import has_bf16
 from lora_deploy.verification import read_certificate
 from tests.proved_models import ACTIONS
 
@@ -23,7 +24,7 @@ BACKENDS = [
     ("onnxruntime", "fp32"),
     ("openvino", "fp32"),
     ("onnxruntime", "fp16"),
-    ("openvino", "bf16"),
+    *([("openvino", "bf16")] if has_bf16() else []),
     ("onnxruntime", "int8"),
     ("openvino", "int8"),
 ]
