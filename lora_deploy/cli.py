@@ -210,7 +210,13 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     is_flag=True,
     help="Also a graph that takes raw frames and gives probabilities, for other programs.",
 )
-@set_option
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="proof.KEY=VALUE",
+    help="Change one setting of the proof, such as proof.int8.agreement; may be repeated.",
+)
 @click.option(
     "--verify-on",
     type=FILE_OR_FOLDER,

@@ -97,9 +97,12 @@ class SettingsClashError(SettingsError):
 
 
 class OverrideError(SettingsError):
-    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one."""
+    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one here."""
 
-    remedy = "write it as in `lora-deploy train --set training.batch_size=4`"
+    remedy = (
+        "write it as in `lora-deploy train --set training.batch_size=4` or "
+        "`lora-deploy merge-export --set proof.int8.agreement=0.97`"
+    )
 
 
 # Data -------------------------------------------------------------------------------------------

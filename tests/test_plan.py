@@ -1,13 +1,15 @@
 """Which forms are planned: every pair of runtime and precision that there is, and a word for the others."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from lora_deploy import cli
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import PRECISIONS, Precision
-from lora_deploy.errors import FormNotMadeError
+from lora_deploy.errors import FormNotMadeError, OverrideError
+from lora_deploy.export.pipeline import proof_settings
 from lora_deploy.export.plan import TARGETS, plan
 
 
@@ -93,3 +95,9 @@ def test_the_command_says_so_before_it_opens_anything(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_can_be_planned(precision: Precision) -> None:
     assert plan(list(TARGETS), [precision]).at(precision)
+
+
+def test_a_setting_of_the_training_is_none_of_an_export(tmp_path: Path) -> None:
+    with pytest.raises(OverrideError, match="no setting of the proof"):
+        proof_settings(tmp_path, ["training.epochs=2"])
+    assert proof_settings(tmp_path, ["proof.clips=5"]).clips == 5

@@ -16,6 +16,7 @@ from lora_deploy.errors import (
     BackendCannotError,
     FormsDifferError,
     OutputExistsError,
+    OverrideError,
 )
 from lora_deploy.export.cards import bundle_card
 from lora_deploy.export.plan import plan
@@ -113,8 +114,11 @@ def proof_settings(source: Path, overrides: Sequence[str]) -> ProofSettings:
     """What the RUN's settings ask of a proof, and what was changed beside them.
 
     Raises:
-        SettingsError: A setting is unknown or not allowed.
+        SettingsError: A setting is unknown or not allowed, or is none of the proof.
     """
+    for override in overrides:
+        if not override.startswith("proof."):
+            raise OverrideError(f"--set {override!r} is no setting of the proof (proof.KEY=VALUE)")
     file = source / run.SETTINGS
     return load_settings(file if run.is_run(source) and file.is_file() else None, overrides).proof
 
