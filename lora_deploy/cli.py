@@ -222,6 +222,11 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     type=FILE_OR_FOLDER,
     help="Labelled clips for the proof; the RUN's validation clips by default.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the certificate's page here too, even if it did not pass.",
+)
 @adapter_options
 @json_option
 def merge_export(
@@ -233,6 +238,7 @@ def merge_export(
     frames_in: bool,
     overrides: tuple[str, ...],
     verify_on: Path | None,
+    report: Path | None,
     base: str | None,
     labels: tuple[str, ...] | None,
     as_json: bool,
@@ -256,6 +262,7 @@ def merge_export(
         precisions=_split(precisions),
         frames_in=frames_in,
         verify_on=verify_on,
+        report=report,
         overrides=overrides,
         base=base,
         labels=labels,

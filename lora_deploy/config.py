@@ -144,7 +144,7 @@ class Int8Budget(BudgetSettings):
 class ProofSettings(_Section):
     """What `merge-export` asks of every form before anything is shipped."""
 
-    clips: int = Field(default=256, ge=1, le=100_000)
+    clips: int = Field(default=256, ge=64, le=100_000)
     """More validation clips than this are thinned out evenly."""
     largest_share: Share = 0.9
     """If the model gives one label to more of the clips than this, agreement on them says nothing."""

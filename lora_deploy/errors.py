@@ -808,7 +808,8 @@ class FormsDifferError(CheckFailed):
     """Two forms of one model do not answer alike on real clips, so none of them is shipped."""
 
     remedy = (
-        "`lora-deploy doctor RUN` looks for the cause; please report the model if it finds none"
+        "`lora-deploy merge-export RUN --out BUNDLE --report PAGE.html` shows on which clips, and "
+        "`lora-deploy doctor RUN` looks for the cause"
     )
 
 

@@ -25,12 +25,14 @@ def test_without_a_wish_it_is_float32_in_onnxruntime() -> None:
 
 
 def test_float32_and_onnxruntime_are_always_there() -> None:
-    assert names(["openvino"], ["int8"]) == [
-        "onnxruntime-fp32",
-        "openvino-fp32",
-        "onnxruntime-int8",
-        "openvino-int8",
-    ]
+    assert names(["openvino"], ["fp32"]) == ["onnxruntime-fp32", "openvino-fp32"]
+
+
+def test_lower_precisions_are_made_for_the_named_targets_only() -> None:
+    float32 = ["onnxruntime-fp32", "openvino-fp32"]
+    assert names(["openvino"], ["int8"]) == [*float32, "openvino-int8"]
+    with pytest.raises(FormNotMadeError, match="--precision fp16 is made for onnx only"):
+        plan(["openvino"], ["fp16"])
 
 
 def test_all_forms_and_the_file_that_each_reads() -> None:
@@ -56,6 +58,8 @@ def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -
     for targets in itertools.product(TARGETS, repeat=2):
         for precisions in itertools.permutations(PRECISIONS, 2):
             if "bf16" in precisions and "openvino" not in targets:
+                continue
+            if "fp16" in precisions and "onnx" not in targets:
                 continue
             found = names(list(targets), list(precisions))
             assert found == [name for name in everything if name in found]
@@ -100,4 +104,4 @@ def test_every_precision_can_be_planned(precision: Precision) -> None:
 def test_a_setting_of_the_training_is_none_of_an_export(tmp_path: Path) -> None:
     with pytest.raises(OverrideError, match="no setting of the proof"):
         proof_settings(tmp_path, ["training.epochs=2"])
-    assert proof_settings(tmp_path, ["proof.clips=5"]).clips == 5
+    assert proof_settings(tmp_path, ["proof.clips=100"]).clips == 100

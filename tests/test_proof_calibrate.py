@@ -93,7 +93,19 @@ def test_as_many_as_chosen_are_called_unknown_and_no_more(
         first_known = ranked[called]
         room = min(1e-4, (first_known - (ranked[called - 1] if called else 0.0)) / 2)
         assert found.unknown_threshold == pytest.approx(first_known - room, abs=1e-7)
-    assert found.unknown_false_positive_rate == rate
+    assert found.unknown_false_positive_rate == pytest.approx(called / clips)
+
+
+def test_of_clips_that_are_equally_sure_all_are_known_or_none() -> None:
+    logits = np.log(np.array([[0.5, 0.3, 0.2]] * 3 + [[0.8, 0.1, 0.1]] * 7)).astype(np.float32)
+    found = calibrate(logits, ["bend"] * 10, LABELS, unknown_rate=0.1)
+    assert found.unknown_threshold is not None
+    assert found.unknown_threshold < 0.49999
+    assert found.unknown_false_positive_rate == 0
+    found = calibrate(logits, ["bend"] * 10, LABELS, unknown_rate=0.35)
+    assert found.unknown_threshold is not None
+    assert 0.5001 < found.unknown_threshold < 0.8
+    assert found.unknown_false_positive_rate == pytest.approx(0.3)
 
 
 def test_no_threshold_without_a_rate_or_where_unknown_is_a_label_of_its_own() -> None:

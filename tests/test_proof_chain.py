@@ -15,7 +15,7 @@ from lora_deploy.export.departure import Departure, departures, first_departing
 from lora_deploy.export.half import in_half
 from lora_deploy.export.lower import CLIPS_TO_LOOK_INTO, prove_lower
 from lora_deploy.export.quantize import in_int8
-from lora_deploy.export.verify import ALIVE_FACTOR, liveness_of
+from lora_deploy.export.verify import ALIVE_FACTOR, liveness_of, mark_skipped
 from lora_deploy.proof.answers import Answers, Form
 from lora_deploy.proof.certificate import Certificate, Liveness
 from lora_deploy.proof.chain import Chain, budgets_of
@@ -324,3 +324,25 @@ def test_where_the_runtime_rounds_every_block_counts(
     found = departures(plain, plain, pixels, backend="openvino", precision="fp32")
     assert [one.block for one in found] == list(block_outputs(plain))
     assert max(one.error for one in found) < 1e-5
+
+
+def test_a_form_that_answers_as_the_base_is_refused_within_every_budget() -> None:
+    """The adapter is alive and changes less than float32 forms may differ by."""
+    off = alternating()
+    on = off + 2e-4 * (off > 0)
+    chain = chain_of(on)
+    put(chain, "onnx", off)
+    put(chain, "merged", on)
+    chain.links = [chain.compare("unmerged", name) for name in ("onnx", "merged")]
+    assert all(link.passed for link in chain.links)
+    mark_skipped(chain, off.astype(np.float32))
+    assert [link.passed for link in chain.links] == [False, True]
+    assert "the adapter was skipped" in certificate_of(chain).objections[0]
+
+
+def test_a_proof_on_the_few_clips_that_can_be_decoded_is_refused() -> None:
+    chain = chain_of(alternating())
+    chain.clips.left_out[:] = [f"{index}.mp4: torn" for index in range(10)]
+    assert certificate_of(chain).passed
+    chain.clips.left_out.append("10.mp4: torn")
+    assert "11 clips can't be decoded and 10 can" in certificate_of(chain).objections[0]

@@ -233,10 +233,12 @@ def test_int8_takes_its_ranges_from_training_clips_that_are_there(
     one = manifest(tmp_path, [gone, gone, clips[2], clips[3]], *["train"] * 2, "val", "val")
     two = manifest(tmp_path, [gone, *clips[1:]], "train", "train", "train", "val")
     nowhere = tmp_path / "nowhere.csv"
-    found = calibration_clips([nowhere, one, two], clips[3:], most=2)
+    found, whose = calibration_clips([nowhere, one, two], clips[3:], most=2)
+    assert whose == "2 training clips"
     assert [clip.path for clip in found] == [clips[1].path, clips[2].path]
     assert caplog.text == ""
-    found = calibration_clips([nowhere, one], clips[2:], most=1)
+    found, whose = calibration_clips([nowhere, one], clips[2:], most=1)
+    assert whose.startswith("1 clips of this very proof")
     assert [clip.path for clip in found] == [clips[2].path]
     assert "takes its ranges from clips of the proof" in caplog.text
     assert which_clips.logger.name == "lora_deploy.proof.which_clips"

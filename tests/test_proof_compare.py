@@ -26,6 +26,7 @@ def held(
     *,
     truths: tuple[str, ...] | None = None,
     temperature: float = 1.0,
+    unknown_threshold: float | None = None,
 ) -> Link:
     truths = truths or tuple(LABELS[row % 3] for row in range(len(one)))
     return compare(
@@ -37,6 +38,7 @@ def held(
         precision="fp16",
         budget=budget,
         temperature=temperature,
+        unknown_threshold=unknown_threshold,
     )
 
 
@@ -192,3 +194,24 @@ def test_what_is_no_number_is_told_as_such() -> None:
     with np.errstate(all="ignore"):
         link = held(one, np.where(np.eye(2, 3), -np.inf, 0), ANYTHING)
     assert link_objections(link) == ["unmerged or other answers NaN or infinity to a clip"]
+
+
+def test_where_there_is_a_threshold_what_users_are_told_must_agree() -> None:
+    """A form that is a little less sure calls every clip unknown, though its labels agree."""
+    one = np.log(np.array([[0.91, 0.05, 0.04]] * 4))
+    other = np.log(np.array([[0.89, 0.06, 0.05]] * 4))
+    assert held(one, other).agreement == 1
+    link = held(one, other, unknown_threshold=0.9)
+    assert link.agreement == 0
+    assert {flip.labels for flip in link.flips} == {("bend", "unknown")}
+    assert link.flips[0].margin == pytest.approx(0.01, abs=1e-6)
+    assert held(one, other, unknown_threshold=0.95).agreement == 1  # both say unknown
+    assert held(other, one, unknown_threshold=0.9).flips[0].labels == ("unknown", "bend")
+
+
+def test_a_form_that_skips_the_adapter_fails_however_little_the_adapter_changes() -> None:
+    link = held(np.zeros((3, 3)), np.zeros((3, 3)))
+    assert link.passed
+    assert link_objections(link) == []
+    skipped = link.model_copy(update={"adapter_skipped": True})
+    assert "the adapter was skipped" in link_objections(skipped)[0]

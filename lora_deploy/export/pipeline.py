@@ -51,6 +51,7 @@ def merge_export(
     frames_in: bool = False,
     fuse: bool = True,
     verify_on: Path | None = None,
+    report: Path | None = None,
     overrides: Sequence[str] = (),
     base: str | None = None,
     labels: Sequence[str] | None = None,
@@ -66,6 +67,8 @@ def merge_export(
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
         fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
+        report: Where to write the certificate's page, whether it passed or not; nothing else is
+            left of what is refused.
         overrides: Settings of the proof beside those of the RUN, each ``proof.KEY=VALUE``.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
         labels: Of an adapter's folder that does not name them, in the order of the logits.
@@ -90,20 +93,26 @@ def merge_export(
             progress=progress,
         )
         ranges: list[LabelledClip] = []
+        ranges_from = ""
         if wanted.at("int8") or wanted.at("fp16"):
             sources = [source / run.SPLITS, *([verify_on] if verify_on else [])]
-            ranges = calibration_clips(sources, decoded.readable, most=settings.calibration_clips)
+            ranges, ranges_from = calibration_clips(
+                sources, decoded.readable, most=settings.calibration_clips
+            )
         export = Proving(stage, trained, wanted, settings, chain, ranges)
         certificate = export.prove(
-            "named by the user" if verify_on else "validation clips of the training"
+            "named by the user" if verify_on else "validation clips of the training",
+            ranges_from=ranges_from,
         )
+        page = certificate_html(certificate, _thumbnails(certificate, decoded, trained))
+        if report is not None:
+            atomic.write_text(report, page)
         if not certificate.passed:
             skipped = any(link.adapter_skipped for link in certificate.links)
             raise (AdapterSkippedError if skipped else FormsDifferError)(
                 f"no bundle was made, {out} is untouched: {'; '.join(certificate.objections)}"
             )
         atomic.write_text(stage / bundle.CERTIFICATE, certificate.model_dump_json(indent=1) + "\n")
-        page = certificate_html(certificate, _thumbnails(certificate, decoded, trained))
         atomic.write_text(stage / bundle.CERTIFICATE_PAGE, page)
         atomic.write_text(stage / bundle.CARD, bundle_card(trained, certificate))
         shipped = export.vouch()

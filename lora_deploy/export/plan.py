@@ -45,7 +45,7 @@ def plan(
     """What was asked for, as forms; float32 is always among them.
 
     Args:
-        targets: Of `TARGETS`; ``onnx`` is always among them.
+        targets: Of `TARGETS`; in float32 ``onnx`` is always among them.
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
         fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
@@ -62,10 +62,11 @@ def plan(
                 raise FormNotMadeError(
                     f"{option} {word!r} is not made; allowed: {', '.join(allowed)}"
                 )
-    compilers = [TARGETS[word] for word in TARGETS if word in targets or word == "onnx"]
+    named = [TARGETS[word] for word in TARGETS if word in targets]
     forms = []
     for precision in (one for one in PRECISIONS if one in precisions or one == "fp32"):
-        taken = [one for one in compilers if (one, precision) in _FILES]
+        compilers = [TARGETS["onnx"], *named] if precision == "fp32" else named
+        taken = [one for one in dict.fromkeys(compilers) if (one, precision) in _FILES]
         if not taken:
             able = [to for to, one in TARGETS.items() if (one, precision) in _FILES]
             raise FormNotMadeError(f"--precision {precision} is made for {', '.join(able)} only")

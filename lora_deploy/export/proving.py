@@ -72,8 +72,13 @@ class Proving:
         self._calibration: Calibration | None = None
         self._flop_per_clip: int | None = None
 
-    def prove(self, source: str) -> Certificate:
-        """Make every form and hold it against the trained model."""
+    def prove(self, source: str, *, ranges_from: str = "") -> Certificate:
+        """Make every form and hold it against the trained model.
+
+        Args:
+            source: Whose clips the proof's are, in words.
+            ranges_from: Whose those are that int8 takes its ranges from.
+        """
         chain, trained = self._chain, self._trained
         self._flop_per_clip = flop_per_clip(trained)
         first = Recogniser(
@@ -119,6 +124,7 @@ class Proving:
             liveness=liveness,
             calibration=self._calibration,
             speeds=speeds,
+            ranges_from=ranges_from if self._plan.at("int8") else "",
             objections=self._too_slow(speeds),
         )
 
@@ -142,6 +148,7 @@ class Proving:
             unknown_rate=self._settings.unknown_rate,
         )
         chain.temperature = self._calibration.temperature
+        chain.unknown_threshold = self._calibration.unknown_threshold
 
     def _form(self, form: CompiledForm, name: str | None = None) -> Form:
         def opened() -> Answering:

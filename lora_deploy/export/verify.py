@@ -32,7 +32,8 @@ def answers_without_adapter(
 
 
 def mark_skipped(chain: Chain, off: NDArray[np.float32]) -> None:
-    """Mark the links to forms that are far nearer to the base's answers than to the adapter's."""
+    """Refuse forms that are far nearer to the base's answers than to the adapter's, however small
+    the difference."""
     on = chain.first.logits
 
     def is_skipped(form: str) -> bool:
@@ -41,7 +42,9 @@ def mark_skipped(chain: Chain, off: NDArray[np.float32]) -> None:
         return ALIVE_FACTOR * from_off < float(np.abs(logits - on).max())
 
     chain.links = [
-        link.model_copy(update={"adapter_skipped": is_skipped(link.forms[1])})
+        link.model_copy(update={"adapter_skipped": True, "passed": False})
+        if is_skipped(link.forms[1])
+        else link
         for link in chain.links
     ]
 

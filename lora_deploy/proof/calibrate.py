@@ -61,7 +61,9 @@ def calibrate(
         error_after=after,
         reason=reason,
         unknown_threshold=threshold,
-        unknown_false_positive_rate=None if threshold is None else unknown_rate,
+        unknown_false_positive_rate=None
+        if threshold is None
+        else float((probabilities.max(axis=1) < threshold).mean()),
     )
 
 
@@ -74,9 +76,9 @@ def _threshold(scores: NDArray[np.float64], rate: float) -> float:
         scores: [clips], rising.
         rate: Below 1.
     """
-    called = int(rate * len(scores))
-    below = scores[called - 1] if called else 0.0
-    return float(scores[called] - min(_ROOM, (scores[called] - below) / 2))
+    first_known = scores[int(rate * len(scores))]
+    below = scores[scores < first_known].max(initial=0.0)  # of equal scores all are known
+    return float(first_known - min(_ROOM, (first_known - below) / 2))
 
 
 def _why_not(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> str | None:

@@ -103,7 +103,7 @@ class Calibration(_Frozen):
     """Why the temperature stayed 1, where it did."""
     unknown_threshold: float | None = None
     unknown_false_positive_rate: float | None = None
-    """Part of the clips, all of known labels, that the threshold calls unknown: as chosen."""
+    """Part of the clips, all of known labels, that the threshold calls unknown: as counted."""
 
 
 class ProofClip(_Frozen):
@@ -139,6 +139,8 @@ class Certificate(_Frozen):
     links: tuple[Link, ...]
     speeds: tuple[Speed, ...] = ()
     calibration: Calibration | None = None
+    ranges_from: str = ""
+    """Which clips int8 took its ranges from, in words; empty without int8."""
     objections: tuple[str, ...]
     """Why it did not pass, in words."""
     logits: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)

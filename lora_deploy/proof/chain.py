@@ -60,6 +60,7 @@ class Chain:
         self.labels = tuple(labels)
         self.largest_share = largest_share
         self.temperature = 1.0
+        self.unknown_threshold: float | None = None
         self.answers: dict[str, Answers] = {}
         self.links: list[Link] = []
         self._budgets = budgets
@@ -94,6 +95,7 @@ class Chain:
             precision=precision,
             budget=self._budgets[precision],
             temperature=self.temperature,
+            unknown_threshold=self.unknown_threshold,
         )
 
     @property
@@ -136,6 +138,7 @@ class Chain:
         liveness: Liveness | None,
         calibration: Calibration | None = None,
         speeds: Sequence[Speed] = (),
+        ranges_from: str = "",
         objections: Sequence[str] = (),
     ) -> Certificate:
         """What came out, to be written down.
@@ -145,11 +148,17 @@ class Chain:
             liveness: What the adapter changes.
             calibration: Of the scores.
             speeds: Measured beside the proof.
+            ranges_from: Whose clips int8 took its ranges from.
             objections: More than those of labels, links and liveness.
         """
         found = self.label_objections()
         if self.void is not None:
             found.append(f"the proof is void: {self.void}")
+        if len(self.clips.left_out) > len(self.clips.readable):
+            found.append(
+                f"{len(self.clips.left_out)} clips can't be decoded and {len(self.clips.readable)} "
+                "can: too few are left to prove anything on"
+            )
         found += [sentence for link in self.links for sentence in link_objections(link)]
         if liveness is not None and not liveness.passed:
             found.append(
@@ -172,6 +181,7 @@ class Chain:
             links=tuple(self.links),
             speeds=tuple(speeds),
             calibration=calibration,
+            ranges_from=ranges_from,
             objections=tuple(found),
             logits={name: _rows(one.logits) for name, one in self.answers.items()},
             noise_logits={name: _rows(one.noise) for name, one in self.answers.items()},
@@ -189,11 +199,11 @@ def _rows(logits: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
 
 def link_objections(link: Link) -> list[str]:
     """Why a link does not hold, in words; empty where it does."""
-    if link.passed:
-        return []
     one, other = link.forms
     if link.adapter_skipped:
         return [f"{other} answers as the base does without its adapter: the adapter was skipped"]
+    if link.passed:
+        return []
     if not math.isfinite(link.largest_logit_difference):
         return [f"{one} or {other} answers NaN or infinity to a clip"]
     budget = link.budget

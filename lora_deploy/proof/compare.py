@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
 from lora_deploy.proof.certificate import Budget, ClassDifference, Flip, Link
-from lora_deploy.runtime.base import softmax
+from lora_deploy.runtime.base import UNKNOWN, softmax
 
 _LEAST_PROBABILITY = 1e-12
 """Smaller ones are raised to it in a divergence, which would be infinite at 0."""
@@ -23,6 +23,7 @@ def compare(
     precision: Precision,
     budget: Budget,
     temperature: float = 1.0,
+    unknown_threshold: float | None = None,
 ) -> Link:
     """Hold the second form's answers against the first's.
 
@@ -35,19 +36,22 @@ def compare(
         precision: Of the second form.
         budget: What it may differ by.
         temperature: That users' probabilities are made with.
+        unknown_threshold: Below which users are told no label; then that is what must agree.
     """
     probabilities, others = softmax(one / temperature), softmax(other / temperature)
-    named, other_named = probabilities.argmax(axis=1), others.argmax(axis=1)
+    named = _told(probabilities, labels, unknown_threshold)
+    other_named = _told(others, labels, unknown_threshold)
+    differs = [first != second for first, second in zip(named, other_named, strict=True)]
     differences = np.abs(probabilities - others)  # [clips, labels]
     divergences = kl_divergence(probabilities, others)  # [clips]
     flips = tuple(
         Flip(
             clip=clips[row][0],
             truth=clips[row][1],
-            labels=(labels[named[row]], labels[other_named[row]]),
-            margin=float(probabilities[row, named[row]] - probabilities[row, other_named[row]]),
+            labels=(named[row], other_named[row]),
+            margin=_margin(probabilities[row], others[row], unknown_threshold),
         )
-        for row in map(int, np.flatnonzero(named != other_named))
+        for row in map(int, np.flatnonzero(differs))
     )
     agreement = 1 - len(flips) / len(clips)
     largest = float(differences.max())
@@ -62,7 +66,7 @@ def compare(
         mean_probability_difference=float(differences.mean()),
         mean_kl=mean_kl,
         largest_kl=float(divergences.max()),
-        per_class=_per_class(named == other_named, differences, [label for _, label in clips]),
+        per_class=_per_class(~np.array(differs), differences, [label for _, label in clips]),
         budget=budget,
         # each written so that NaN does not pass; minus infinity makes a probability of 0, and does
         passed=bool(np.isfinite(one).all() and np.isfinite(other).all())
@@ -70,6 +74,28 @@ def compare(
         and largest <= budget.largest_difference
         and mean_kl <= budget.mean_kl,
     )
+
+
+def _told(
+    probabilities: NDArray[np.float64], labels: Sequence[str], unknown_threshold: float | None
+) -> list[str]:
+    """What users are told of each clip."""
+    return [
+        UNKNOWN
+        if unknown_threshold is not None and not row.max() >= unknown_threshold
+        else labels[int(row.argmax())]
+        for row in probabilities
+    ]
+
+
+def _margin(
+    one: NDArray[np.float64], other: NDArray[np.float64], unknown_threshold: float | None
+) -> float:
+    """By how much the first form preferred what it says, in probability."""
+    best, second = int(one.argmax()), int(other.argmax())
+    if best == second and unknown_threshold is not None:  # one of them says unknown
+        return abs(float(one[best]) - unknown_threshold)
+    return float(one[best] - one[second])
 
 
 def _largest_logit_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -419,6 +419,7 @@ def _clips(certificate: Certificate) -> str:
         words,
         folded(f"All {len(rows)} labels", table) if long else table,
         which,
+        _ranges(certificate),
         _left_out(certificate),
     )
 
@@ -426,6 +427,12 @@ def _clips(certificate: Certificate) -> str:
 def _most_often(answered: Mapping[str, int], clips: int) -> str:
     label = max(answered, key=lambda name: answered[name])
     return f"{shown(label)} ({percent(answered[label] / max(clips, 1))} of the clips)"
+
+
+def _ranges(certificate: Certificate) -> str:
+    if not certificate.ranges_from:
+        return ""
+    return f"<p>int8 took its ranges from {shown(certificate.ranges_from)}.</p>"
 
 
 def _left_out(certificate: Certificate) -> str:

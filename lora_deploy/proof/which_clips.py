@@ -57,13 +57,16 @@ def not_for_training(source: Path) -> tuple[LabelledClip, ...]:
 
 def calibration_clips(
     sources: Sequence[Path], proof: Sequence[LabelledClip], *, most: int
-) -> list[LabelledClip]:
+) -> tuple[list[LabelledClip], str]:
     """Training clips for int8's ranges; those of the proof where the training's are not there.
 
     Args:
         sources: Data with a training split, the better ones first; what can't be read is passed over.
         proof: What is taken else, and said.
         most: How many at most.
+
+    Returns:
+        The clips, and whose they are, for the certificate.
     """
     for source in sources:
         try:
@@ -75,6 +78,8 @@ def calibration_clips(
         except DataError:
             continue
         if clips:
-            return thinned(clips, most)
+            taken = thinned(clips, most)
+            return taken, f"{len(taken)} training clips"
     logger.warning("no training clips are here, so int8 takes its ranges from clips of the proof")
-    return thinned(proof, most)
+    taken = thinned(proof, most)
+    return taken, f"{len(taken)} clips of this very proof, as no training clips were at hand"
