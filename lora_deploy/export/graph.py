@@ -87,14 +87,6 @@ class Graph:
             raise ValueError(f"{name} is stored already, with other values")
         return name
 
-    def declare(self, name: str, shape: Sequence[int | str]) -> str:
-        """Say what a new float32 value is, for those who look at the graph after this."""
-        sizes: list[str | int | None] = list(shape)
-        kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
-        self.model.graph.value_info.append(kind)
-        self._types[name] = kind.type.tensor_type
-        return name
-
     def rebuild(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Take other nodes instead, and drop what then nobody needs."""
         kept = [_copy(node) for node in nodes]

@@ -1,7 +1,6 @@
 """Small pictures of clips, for a page."""
 
 import io
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +10,6 @@ LONGER_SIDE = 128
 """In pixels; a page with a hundred of them stays under a megabyte."""
 
 QUALITY = 70
-
-
-def of_clips(clips: Iterable[tuple[str, NDArray[np.uint8]]]) -> dict[str, bytes]:
-    """A JPEG of each clip's middle frame, by the clip's name.
-
-    Args:
-        clips: Name and frames [frames, height, width, 3]; one clip is held at a time.
-    """
-    return {name: thumbnail(frames) for name, frames in clips}
 
 
 def thumbnail(frames: NDArray[np.uint8]) -> bytes:
