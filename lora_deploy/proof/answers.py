@@ -92,7 +92,7 @@ class Clips:
             self._folder.cleanup()
             raise NothingDecodedError(
                 f"none of {len(clips)} clips can be decoded, so nothing can be proved; name "
-                "readable ones with --verify-on"
+                "readable ones with --data (verify) or --verify-on (merge-export)"
             )
         self._frames[contract] = frames[: len(self.readable)]
 
