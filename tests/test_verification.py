@@ -8,15 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from lora_deploy import cli, verification
 from lora_deploy.artifact import bundle
+from lora_deploy.artifact.bundle import CompiledForm
 from lora_deploy.checkup import Checkup
-from lora_deploy.errors import CertificateUnreadableError, DataError, LoraDeployError
+from lora_deploy.errors import (
+    BaseNotFoundError,
+    BaseNotHereError,
+    CertificateUnreadableError,
+    DataError,
+    LoraDeployError,
+)
+from lora_deploy.proof.answers import Answering
+from lora_deploy.runtime import ov
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend, has_bf16
 from lora_deploy.verification import read_certificate, verify
+from tests.damage import edit_tensors
 from tests.proved_models import ACTIONS, only
 
 FORMS = [
@@ -184,10 +196,7 @@ def test_a_file_that_became_a_link_is_found(full_bundle_copy: Path) -> None:
 
 
 def test_a_bundle_without_a_seal_is_of_earlier_times_and_not_wrong(full_bundle_copy: Path) -> None:
-    path = full_bundle_copy / "bundle.json"
-    values = json.loads(path.read_text())
-    del values["seal"]
-    path.write_text(json.dumps(values))
+    take_seal_away(full_bundle_copy)
     assert bundle.is_sealed(full_bundle_copy) is None
     found = verify(full_bundle_copy)
     assert wrong(found) == []
@@ -287,7 +296,151 @@ def test_a_little_is_within_the_budget_that_the_bundle_was_shipped_with(
     ]
 
 
+# Bundles that were made again after a change ------------------------------------------------------
+
+
+@pytest.fixture
+def other_graph(full_bundle_copy: Path) -> Path:
+    """A bundle whose forms are all of one graph, with another bias in its classifier, and sealed again."""
+    keep = [
+        CompiledForm(backend="onnxruntime", precision="fp32", file=bundle.ONNX),
+        CompiledForm(backend="openvino", precision="fp32", file=bundle.ONNX),
+    ]
+    for name in ("model", "adapters"):
+        shutil.rmtree(full_bundle_copy / name)
+    for path in (full_bundle_copy / "onnx").glob("model.*.onnx"):
+        path.unlink()
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    manifest = manifest.model_copy(update={"forms": tuple(keep), "adapters": ()})
+    bundle.write_bundle_manifest(full_bundle_copy, manifest)
+    graph = onnx.load(full_bundle_copy / bundle.ONNX)
+    bias = next(one for one in graph.graph.initializer if one.name.endswith("classifier.bias"))
+    # One label a little less likely: on clips that are learnt by heart, the labels stay.
+    by = np.array([0.5, 0, 0, 0], np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + by, bias.name))
+    onnx.save(graph, full_bundle_copy / bundle.ONNX)
+    seal_again(full_bundle_copy)
+    return full_bundle_copy
+
+
+ONE_GRAPH = ["onnx", "onnxruntime-fp32", "openvino-fp32"]
+
+
+@pytest.mark.parametrize("known", [0, 1, 4], ids=["none", "one", "all but one"])
+def test_clips_of_the_user_do_not_hide_that_a_graph_was_changed(
+    known: int, other_graph: Path, other_clips: Path
+) -> None:
+    """Its forms agree with each other on any clip, being of one file."""
+    assert wrong(verify(other_graph)) == ONE_GRAPH
+    head, *rows = other_clips.read_text().splitlines()
+    other_clips.write_text("\n".join([head, *rows[4 - known :]]))
+    found = verify(other_graph, other_clips)
+    assert wrong(found)[:3] == ONE_GRAPH
+    error = "FormsDifferError" if known else "AnswersChangedError"
+    for form in ONE_GRAPH:
+        assert about(found, form).startswith(f"False {error}")
+
+
+def test_clips_that_are_the_certificates_are_held_against_it_whatever_else_is_there(
+    other_graph: Path, other_clips: Path
+) -> None:
+    edit_certificate(other_graph, noise_logits={})
+    found = verify(other_graph, other_clips)
+    assert wrong(found)[:3] == ONE_GRAPH
+    assert "answers differently from unmerged" in about(found, "onnx")
+
+
+def test_forms_of_one_file_prove_nothing_of_it_to_each_other(
+    other_graph: Path, other_clips: Path
+) -> None:
+    edit_certificate(other_graph, noise_logits={}, logits={})
+    for clips in (None, other_clips):
+        found = verify(other_graph, clips)
+        assert not any(one.passed for one in found.findings if one.part in ONE_GRAPH)
+        assert "answers" in wrong(found)
+        assert about(found, "answers").startswith("False NothingComparedError")
+    assert "made of the same file as onnx" in about(found, "openvino-fp32")
+
+
+def test_an_adapter_that_was_changed_is_found_with_clips_and_without(
+    full_bundle_copy: Path, few_untrue: Path, other_clips: Path
+) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if "lora_B" in name:
+                tensors[name] = -3 * tensor
+
+    edit_tensors(full_bundle_copy / "adapters" / "default", change)
+    seal_again(full_bundle_copy)
+    for clips in (None, few_untrue, other_clips):
+        assert wrong(verify(full_bundle_copy, clips)) == ["adapter default"]
+
+
 # What is not here ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [BaseNotHereError, BaseNotFoundError])
+def test_a_base_that_is_not_here_is_said_and_is_not_wrong(
+    error: type[LoraDeployError],
+    full_bundle: Path,
+    few_untrue: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(*_: object) -> Callable[[], Answering]:
+        def opening() -> Answering:
+            raise error("base 'far/away' is not here")
+
+        return opening
+
+    monkeypatch.setattr(verification, "_opening_adapter", absent)
+    for clips in (None, few_untrue):
+        found = verify(full_bundle, clips)
+        assert found.passed
+        assert about(found, "adapter default") == "None None not asked: base 'far/away' is not here"
+
+
+def test_a_precision_that_is_not_here_is_said_and_is_not_wrong(
+    full_bundle_copy: Path, few_untrue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    half = CompiledForm(backend="openvino", precision="bf16", file=bundle.ONNX)
+    if half not in manifest.forms:
+        forms = (*manifest.forms, half)
+        bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"forms": forms}))
+        links = json.loads((full_bundle_copy / "certificate.json").read_text())["links"]
+        speaking = {**links[0], "forms": ["unmerged", half.name]}
+        edit_certificate(full_bundle_copy, links=[*links, speaking])
+    monkeypatch.setattr(ov, "has_bf16", lambda: False)
+    for clips in (None, few_untrue):
+        found = verify(full_bundle_copy, clips)
+        assert found.passed
+        assert about(found, half.name).startswith("None None not asked: this CPU does not compute")
+
+
+@pytest.mark.parametrize("with_clips", [False, True])
+def test_without_any_runtime_nothing_is_compared_and_nothing_passes(
+    with_clips: bool,
+    full_bundle: Path,
+    few_untrue: Path,
+    bytes_alone: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--data", str(few_untrue)] * with_clips
+    assert cli.run(["verify", str(full_bundle), *arguments, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["passed"]
+    assert [one["error"] for one in told["findings"] if one["passed"] is False] == [
+        "NothingComparedError"
+    ]
+
+
+def test_a_certificate_that_records_no_answers_is_not_enough_without_clips(
+    full_bundle_copy: Path, few_untrue: Path
+) -> None:
+    edit_certificate(full_bundle_copy, noise_logits={})
+    assert wrong(verify(full_bundle_copy)) == ["answers"]
+    assert wrong(verify(full_bundle_copy, few_untrue)) == []
+
 
 _WITHOUT_TORCH = """
 import sys
@@ -320,9 +473,10 @@ def test_it_needs_no_pytorch(with_clips: bool, full_bundle: Path, few_untrue: Pa
     )
     assert finished.returncode == 0, finished.stderr
     told = {one["part"]: one for one in json.loads(finished.stdout)["findings"]}
-    assert told["merged"]["passed"] is None
-    assert told["merged"]["text"] == "not asked: PyTorch is not installed"
-    assert all(told[form]["passed"] for form in FORMS[1:])
+    for form in ("merged", "adapter default"):
+        assert told[form]["passed"] is None
+        assert told[form]["text"] == "not asked: PyTorch is not installed"
+    assert all(told[form]["passed"] for form in FORMS[1:-1])
 
 
 def test_a_runtime_that_is_not_installed_is_said_and_is_not_wrong(
@@ -353,8 +507,15 @@ def seal_again(folder: Path) -> None:
     bundle.write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
 
 
+def take_seal_away(folder: Path) -> None:
+    path = folder / "bundle.json"
+    values = json.loads(path.read_text())
+    del values["seal"]
+    path.write_text(json.dumps(values))
+
+
 def write_old_certificate(folder: Path) -> None:
-    """As version 0.1 wrote it."""
+    """As version 0.1 wrote it, which knew no seals."""
     link = {
         "forms": ["unmerged", "merged"], "agreement": 1.0, "flips": [], "budget": 0.0001,
         "largest_logit_difference": 0.0, "largest_probability_difference": 0.0, "passed": True,
@@ -368,6 +529,7 @@ def write_old_certificate(folder: Path) -> None:
         })
     )  # fmt: skip
     seal_again(folder)
+    take_seal_away(folder)
 
 
 def test_an_old_certificate_is_shrugged_at_and_all_the_rest_is_done(
@@ -377,20 +539,29 @@ def test_an_old_certificate_is_shrugged_at_and_all_the_rest_is_done(
 ) -> None:
     write_old_certificate(full_bundle_copy)
     found = verify(full_bundle_copy)
-    assert wrong(found) == []
+    assert wrong(found) == ["answers"]  # of which none was compared
     assert about(found, "certificate").startswith("None None is of an older version")
     for form in FORMS:
         assert about(found, form).startswith("None None opens and answers")
     found = verify(full_bundle_copy, few_untrue)
     assert wrong(found) == []
+    assert about(found, "merged").startswith("None None accuracy")
     for form in FORMS[1:]:
-        assert "same label as merged on 100.0%" in about(found, form)
+        assert about(found, form).startswith("True None same label as merged on 100.0%")
     drift(monkeypatch, OpenVinoBackend, lambda logits: -logits)
     assert wrong(verify(full_bundle_copy, few_untrue)) == [
         form for form in FORMS if form.startswith("openvino")
     ]
     flip(full_bundle_copy / "README.md", 3)
     assert "README.md" in wrong(verify(full_bundle_copy))
+
+
+def test_an_old_certificate_in_a_sealed_bundle_is_damage(full_bundle_copy: Path) -> None:
+    (full_bundle_copy / "certificate.json").write_text('{"schema_version": 1}')
+    seal_again(full_bundle_copy)
+    found = verify(full_bundle_copy)
+    assert wrong(found) == ["certificate"]
+    assert about(found, "certificate").startswith("False CertificateUnreadableError")
 
 
 @pytest.mark.parametrize(
@@ -437,6 +608,7 @@ def test_a_certificate_whose_answers_are_not_of_its_clips_is_damaged(
         {"logits": {"unmerged": values["logits"]["unmerged"][1:]}},
         {"logits": {"unmerged": [[0.0]] * 32}},
         {"noise_logits": {"onnx": [[0.0], [0.0]]}},
+        {"noise_logits": {"onnx": values["noise_logits"]["onnx"][:1]}},
     ):
         edit_certificate(full_bundle_copy, **{**values, **change})
         with pytest.raises(CertificateUnreadableError, match="an answer for each of its clips"):
