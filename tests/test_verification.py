@@ -1,6 +1,7 @@
 """``verify``: any changed byte is found, and any form that answers otherwise, with PyTorch and without."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,15 @@ from lora_deploy import cli, verification
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import CompiledForm
 from lora_deploy.checkup import Checkup
+from lora_deploy.config import ProofSettings
 from lora_deploy.errors import (
-    BaseNotFoundError,
-    BaseNotHereError,
     CertificateUnreadableError,
     DataError,
     LoraDeployError,
+    NothingDecodedError,
 )
-from lora_deploy.proof.answers import Answering
 from lora_deploy.runtime import ov
+from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend, has_bf16
 from lora_deploy.verification import read_certificate, verify
@@ -376,27 +377,84 @@ def test_an_adapter_that_was_changed_is_found_with_clips_and_without(
         assert wrong(verify(full_bundle_copy, clips)) == ["adapter default"]
 
 
+def test_an_adapter_that_answers_otherwise_is_found_with_clips_and_without(
+    full_bundle: Path, few_untrue: Path, other_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_torch(monkeypatch, "unmerged")
+    for clips, error in (
+        (None, "AnswersChangedError"),
+        (few_untrue, "FormsDifferError"),
+        (other_clips, "FormsDifferError"),
+    ):
+        found = verify(full_bundle, clips)
+        assert wrong(found) == ["adapter default"]
+        assert about(found, "adapter default").startswith(f"False {error}")
+
+
+def turn_torch(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Let one of the forms that PyTorch runs name other labels."""
+    answering = TorchBackend.logits
+
+    def turned(self: TorchBackend, pixels: np.ndarray) -> np.ndarray:
+        logits = answering(self, pixels)
+        return np.roll(logits, 1, axis=1) if self.form == form else logits
+
+    monkeypatch.setattr(TorchBackend, "logits", turned)
+
+
+@pytest.fixture
+def strange_clips(other_clips: Path) -> Path:
+    """The clip alone that the certificate has not; one label for all of them is void, and is told."""
+    head, *rows = other_clips.read_text().splitlines()
+    other_clips.write_text("\n".join([head, rows[-1]]))
+    return other_clips
+
+
+def test_a_form_that_is_wrong_itself_accuses_no_other(
+    full_bundle: Path, strange_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_torch(monkeypatch, "merged")
+    found = verify(full_bundle, strange_clips)
+    assert wrong(found) == ["merged", "clips"]
+    assert "same label as onnx on 100.0%" in about(found, "openvino-fp32")
+
+
+def test_a_form_held_against_a_lower_precision_has_the_budget_of_that(
+    full_bundle_copy: Path, strange_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    forms = tuple(reversed(manifest.forms))
+    bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"forms": forms}))
+    monkeypatch.setattr(verification, "is_installed", lambda name: name == "openvino")
+    found = verify(full_bundle_copy, strange_clips)
+    assert wrong(found) == ["clips"]
+    told = about(found, "openvino-fp32")
+    assert "same label as openvino-int8 on 100.0%" in told
+    apart = float(re.findall(r"differ by at most (\S+);", told)[0])
+    assert apart > verification.budgets_of(ProofSettings())["fp32"].largest_difference
+
+
 # What is not here ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [BaseNotHereError, BaseNotFoundError])
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("far/away", "base 'far/away' is no folder here"),
+        ("far/away/base", "there is no base called 'far/away/base'"),
+    ],
+    ids=["hub id", "folder"],
+)
 def test_a_base_that_is_not_here_is_said_and_is_not_wrong(
-    error: type[LoraDeployError],
-    full_bundle: Path,
-    few_untrue: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    base: str, said: str, full_bundle_copy: Path, few_untrue: Path
 ) -> None:
-    def absent(*_: object) -> Callable[[], Answering]:
-        def opening() -> Answering:
-            raise error("base 'far/away' is not here")
-
-        return opening
-
-    monkeypatch.setattr(verification, "_opening_adapter", absent)
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    away = manifest.base.model_copy(update={"id": base})
+    bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"base": away}))
     for clips in (None, few_untrue):
-        found = verify(full_bundle, clips)
+        found = verify(full_bundle_copy, clips)
         assert found.passed
-        assert about(found, "adapter default") == "None None not asked: base 'far/away' is not here"
+        assert about(found, "adapter default").startswith(f"None None not asked: {said}")
 
 
 def test_a_precision_that_is_not_here_is_said_and_is_not_wrong(
@@ -632,6 +690,17 @@ def test_a_certificate_that_does_not_speak_for_this_bundle_is_told(full_bundle_c
         assert said in about(found, "certificate")
 
 
+def test_a_certificate_of_another_model_is_told_once_and_compared_with_nothing(
+    full_bundle_copy: Path, other_clips: Path
+) -> None:
+    values = json.loads((full_bundle_copy / "certificate.json").read_text())
+    for key in ("logits", "noise_logits"):
+        values[key] = {form: [row[:3] for row in rows] for form, rows in values[key].items()}
+    edit_certificate(full_bundle_copy, **{**values, "labels": values["labels"][:3]})
+    for clips in (None, other_clips):
+        assert wrong(verify(full_bundle_copy, clips)) == ["certificate"]
+
+
 # Clips --------------------------------------------------------------------------------------------
 
 
@@ -656,6 +725,16 @@ def test_a_clip_that_can_not_be_decoded_is_said_and_the_others_do(
     assert wrong(found) == []
     assert about(found, "clips").startswith("True None 4 clips, all of them")
     assert "torn.mp4: " in about(found, "left out")
+
+
+def test_where_no_clip_can_be_decoded_the_option_that_was_used_is_named(
+    full_bundle: Path, tmp_path: Path, media: Path
+) -> None:
+    clips = tmp_path / "clips.csv"
+    torn = shutil.copy(media / "malformed" / "audio_only.mp4", tmp_path / "torn.mp4")
+    clips.write_text(f"path,label,split,group\n{torn},bend,val,s99\n")
+    with pytest.raises(NothingDecodedError, match=r"readable ones with --data \(verify\)"):
+        verify(full_bundle, clips)
 
 
 def test_nothing_is_asked_twice_of_a_form(
