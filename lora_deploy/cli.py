@@ -372,11 +372,15 @@ def evaluate(
 @commands.command()
 @click.argument("folder", metavar="BUNDLE", type=FOLDER)
 @click.option(
-    "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about; else noise."
+    "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about, beside noise."
 )
 @json_option
 def verify(folder: Path, data: Path | None, as_json: bool) -> int:
-    """Repeat a bundle's proof here: every byte, and every form that this computer can run."""
+    """Repeat a bundle's proof here: every byte, and every form that this computer can run.
+
+    Passes only where at least one form could be compared, with what the certificate records or with
+    another form.
+    """
     from lora_deploy import verification
 
     found = verification.verify(folder, data, progress=terminal.progress)

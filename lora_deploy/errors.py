@@ -804,6 +804,19 @@ class AnswersChangedError(CheckFailed):
     )
 
 
+class NothingComparedError(CheckFailed):
+    """Nothing is wrong with a bundle, and nothing was compared either, so its proof was not repeated.
+
+    No form of it runs here, or its certificate records no answers and there is nothing else to hold
+    them against.
+    """
+
+    remedy = (
+        'install what runs it (`pip install "lora-deploy[cpu]"`), and hold its forms against each '
+        "other on real clips with `lora-deploy verify BUNDLE --data DATA`"
+    )
+
+
 class FormsDifferError(CheckFailed):
     """Two forms of one model do not answer alike on real clips, so none of them is shipped."""
 

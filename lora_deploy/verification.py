@@ -1,18 +1,20 @@
 """``verify``: a bundle's proof repeated, wherever it is: every byte, every form that runs here, on real clips.
 
-Without clips each form is asked about seeded noise, and must answer as it did when it was shipped.
-With clips the chain is asked anew; where they are those of the certificate, the trained model's own
-answers, which stand in it, are what everything is held against.
+Each form is asked about seeded noise, and must answer as it did when it was shipped. With clips the
+chain is asked anew as well: on those of the certificate everything is held against the trained
+model's own answers, which stand in it, and on others forms are held against each other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.artifact import bundle
-from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
+from lora_deploy.artifact.bundle import PRECISIONS, BundleManifest, CompiledForm, Precision
 from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.checkup import Checkup, Finding
@@ -20,22 +22,48 @@ from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings
 from lora_deploy.errors import (
     AnswersChangedError,
+    BaseNotFoundError,
+    BaseNotHereError,
     CertificateUnreadableError,
     FileChangedError,
     FormsDifferError,
     LoraDeployError,
+    NothingComparedError,
+    PrecisionNotHereError,
 )
 from lora_deploy.extras import is_installed
 from lora_deploy.progress import Progress, silent
-from lora_deploy.proof.answers import Answering, Answers, Clips, Form, noise_frames
-from lora_deploy.proof.certificate import SCHEMA_VERSION, Budget, Certificate
+from lora_deploy.proof.answers import NOISE_CLIPS, Answering, Answers, Clips, Form, noise_frames
+from lora_deploy.proof.certificate import SCHEMA_VERSION, Budget, Certificate, Link
 from lora_deploy.proof.chain import Chain, budgets_of, link_objections
+from lora_deploy.proof.compare import compare
 from lora_deploy.proof.which_clips import proof_clips
 from lora_deploy.runtime.base import softmax
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser, open_form
 
 MOST_CLIPS = 256
+
+
+@dataclass(frozen=True)
+class _Here:
+    """A form that can be run on this computer."""
+
+    form: Form
+    made_of: str
+    """Its file or folder: that two forms of one file agree proves nothing of the file."""
+    recorded: str
+    """What the certificate calls its answers."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the trained model said, when the bundle was shipped, of those clips that are here again."""
+
+    answers: Answers
+    """Logits [rows, labels]."""
+    rows: list[int]
+    """Which of the clips that are here."""
 
 
 def verify(folder: Path, data: Path | None = None, *, progress: Progress = silent) -> Checkup:
@@ -59,17 +87,40 @@ def verify(folder: Path, data: Path | None = None, *, progress: Progress = silen
         certificate = read_certificate(folder)
         _judge_certificate(certificate, manifest, found)
     forms = list(_forms(folder, manifest, found))
+    speaking = certificate if certificate and certificate.labels == manifest.labels else None
     if clips is None:
-        for form in forms:
-            with found.looking_at(form.name):
-                _ask_about_noise(form, manifest, certificate, found)
+        for here in forms:
+            with _asking(here.form.name, found):
+                _ask_about_noise(here, manifest, speaking, found)
     else:
-        _ask_about_clips(forms, clips, manifest, certificate, found, progress)
+        _ask_about_clips(forms, clips, manifest, speaking, found, progress)
+    _see_that_something_was_compared([here.form.name for here in forms], found)
     return found
+
+
+@contextmanager
+def _asking(part: str, found: Checkup) -> Iterator[None]:
+    """What is true of this computer and not of the bundle is no fault of a form."""
+    with found.looking_at(part):
+        try:
+            yield
+        except (BaseNotFoundError, BaseNotHereError, PrecisionNotHereError) as error:
+            found.shrug(part, f"not asked: {error.found}")
+
+
+def _see_that_something_was_compared(forms: Sequence[str], found: Checkup) -> None:
+    """A bundle of which nothing was compared has not passed."""
+    if found.passed and not any(one.passed for one in found.findings if one.part in forms):
+        error = NothingComparedError(
+            "no form's answers could be compared, neither with recorded ones nor with another form's"
+        )
+        found.findings.append(Finding("answers", False, str(error), error.name))
 
 
 def read_certificate(folder: Path) -> Certificate | None:
     """A bundle's ``certificate.json``; None where it is of an older version, which said less.
+
+    Bundles of that time bear no seal: in one that does, an older version is damage.
 
     Raises:
         CertificateUnreadableError: It is missing, torn, or of a newer version.
@@ -78,7 +129,8 @@ def read_certificate(folder: Path) -> Certificate | None:
     try:
         values = read_json(path)
         version = values.get("schema_version") if isinstance(values, dict) else None
-        if type(version) is int and 0 < version < SCHEMA_VERSION:
+        is_old = type(version) is int and 0 < version < SCHEMA_VERSION
+        if is_old and bundle.is_sealed(folder) is None:
             return None
         certificate = Certificate.model_validate(values)
     except (OSError, ValueError) as error:
@@ -100,6 +152,7 @@ def _is_whole(certificate: Certificate) -> bool:
     return (
         len(certificate.proof_clips) == certificate.clips > 0
         and all(len(rows) == certificate.clips for rows in certificate.logits.values())
+        and all(len(rows) == NOISE_CLIPS for rows in certificate.noise_logits.values())
         and all(
             len(row) == labels
             for answers in (certificate.logits, certificate.noise_logits)
@@ -148,27 +201,40 @@ def _judge_certificate(
     found.findings.append(Finding("certificate", ok, text))
 
 
-def _forms(folder: Path, manifest: BundleManifest, found: Checkup) -> Iterator[Form]:
+def _forms(folder: Path, manifest: BundleManifest, found: Checkup) -> Iterator[_Here]:
     """Every form of the bundle that can be run here; of others it is said why not."""
     has_torch = all(map(is_installed, ("torch", "transformers", "peft")))
     if has_torch and (folder / bundle.MODEL).is_dir():
-        yield Form("merged", lambda: load(folder, backend="torch"))
+        merged = Form("merged", lambda: load(folder, backend="torch"))
+        yield _Here(merged, bundle.MODEL, merged.name)
     elif (folder / bundle.MODEL).is_dir():
         found.shrug("merged", "not asked: PyTorch is not installed")
     if bundle.ONNX in manifest.files and is_installed("onnxruntime"):
         plain = CompiledForm(backend="onnxruntime", precision="fp32", file=bundle.ONNX)
-        yield Form("onnx", _opening(folder, manifest, plain))
+        yield _Here(Form("onnx", _opening(folder, manifest, plain)), bundle.ONNX, "onnx")
     if bundle.FRAMES_IN in manifest.files and is_installed("onnxruntime"):
-        yield Form("frames-in", lambda: _open_frames_in(folder, manifest))
+        frames_in = Form("frames-in", lambda: _open_frames_in(folder, manifest))
+        yield _Here(frames_in, bundle.FRAMES_IN, frames_in.name)
     for form in manifest.forms:
         if not is_installed(form.backend):
             found.shrug(form.name, f"not asked: {form.backend} is not installed")
         else:
-            yield Form(form.name, _opening(folder, manifest, form), form.precision)
+            opening = _opening(folder, manifest, form)
+            yield _Here(Form(form.name, opening, form.precision), form.file, form.name)
+    for name in manifest.adapters:
+        if has_torch:
+            unmerged = Form(f"adapter {name}", _opening_adapter(folder, name))
+            yield _Here(unmerged, f"{bundle.ADAPTERS}/{name}", "unmerged")
+        else:
+            found.shrug(f"adapter {name}", "not asked: PyTorch is not installed")
 
 
 def _opening(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Callable[[], Answering]:
     return lambda: as_recogniser(folder, manifest, open_form(folder, manifest, form))
+
+
+def _opening_adapter(folder: Path, name: str) -> Callable[[], Answering]:
+    return lambda: load(folder, backend="torch", adapter=name)
 
 
 def _open_frames_in(folder: Path, manifest: BundleManifest) -> Answering:
@@ -179,24 +245,41 @@ def _open_frames_in(folder: Path, manifest: BundleManifest) -> Answering:
 
 
 def _ask_about_noise(
-    form: Form, manifest: BundleManifest, certificate: Certificate | None, found: Checkup
+    here: _Here, manifest: BundleManifest, certificate: Certificate | None, found: Checkup
 ) -> None:
-    opened = form.open()
+    opened = here.form.open()
     logits = opened.logits(noise_frames(opened.contract))
-    recorded = certificate.noise_logits.get(form.name) if certificate is not None else None
+    said = _compare_noise(here, logits, manifest.temperature, certificate)
+    if said is None:
+        found.shrug(
+            here.form.name, "opens and answers; the certificate has no answer of it to compare"
+        )
+    else:
+        found.tell(here.form.name, said)
+
+
+def _compare_noise(
+    here: _Here,
+    logits: NDArray[np.float32],
+    temperature: float,
+    certificate: Certificate | None,
+) -> str | None:
+    """What is to be said of a form's answers to noise; None where none are recorded.
+
+    Raises:
+        AnswersChangedError: They are others than those that are recorded.
+    """
+    recorded = certificate.noise_logits.get(here.recorded) if certificate is not None else None
     if recorded is None:
-        found.shrug(form.name, "opens and answers; the certificate has no answer of it to compare")
-        return
-    largest = _largest_difference(np.array(recorded, np.float32), logits, manifest.temperature)
-    allowed = _budgets(certificate)[form.precision].largest_difference
+        return None
+    largest = _largest_difference(np.array(recorded, np.float32), logits, temperature)
+    allowed = _budgets(certificate)[here.form.precision].largest_difference
     if not largest <= allowed:
         raise AnswersChangedError(
-            f"{form.name} answers otherwise than when it was shipped: probabilities of noise "
+            f"{here.form.name} answers otherwise than when it was shipped: probabilities of noise "
             f"differ by up to {largest:.2g} (budget {allowed:.2g})"
         )
-    found.tell(
-        form.name, f"answers noise as when it was shipped: probabilities differ by {largest:.1e}"
-    )
+    return f"answers noise as when it was shipped: probabilities differ by {largest:.1e}"
 
 
 def _largest_difference(
@@ -220,75 +303,137 @@ def _largest_share(certificate: Certificate | None) -> float:
 
 
 def _ask_about_clips(
-    forms: Sequence[Form],
+    forms: Sequence[_Here],
     clips: Sequence[LabelledClip],
     manifest: BundleManifest,
     certificate: Certificate | None,
     found: Checkup,
     progress: Progress,
 ) -> None:
+    budgets = _budgets(certificate)
     with Clips(clips, manifest.contract) as decoded:
         chain = Chain(
             decoded,
             manifest.labels,
-            budgets=_budgets(certificate),
+            budgets=budgets,
             largest_share=_largest_share(certificate),
             progress=progress,
         )
         chain.temperature = manifest.temperature
-        trained = None if certificate is None else _recorded(certificate, decoded)
-        if trained is not None:
-            chain.answers[trained.form] = trained
-            found.tell("clips", f"{len(decoded.readable)} clips, all of them of the certificate")
-        else:
-            found.shrug(
-                "clips",
-                f"{len(decoded.readable)} clips, not all of them of the certificate, so forms are "
-                "held against each other and not against the trained model",
-            )
-        for reason in decoded.left_out:
-            found.shrug("left out", reason)
-        for form in forms:
-            with found.looking_at(form.name):
-                chain.ask(form)
-                if form.name == chain.first.form:
-                    found.tell(
-                        form.name,
-                        f"accuracy {chain.accuracy(chain.first):.3f}; the others are held against it",
-                    )
+        known = None if certificate is None else _recorded(certificate, decoded)
+        _tell_clips(decoded, known, found)
+        if known is not None and len(known.rows) == len(decoded.readable):
+            chain.answers[known.answers.form] = known.answers
+        beside: _Here | None = None  # the first form to which nobody objects
+        for here in forms:
+            with _asking(here.form.name, found):
+                answers = chain.ask(here.form)
+                said = [
+                    *_compare_clips(chain, budgets, here, known, beside),
+                    f"accuracy {chain.accuracy(answers):.3f}",
+                ]
+                noise = _compare_noise(here, answers.noise, chain.temperature, certificate)
+                said += [noise] if noise is not None else []
+                if noise is not None or known is not None or _are_two(here, beside):
+                    found.tell(here.form.name, "; ".join(said))
                 else:
-                    _hold(chain, form, found)
+                    found.shrug(here.form.name, "; ".join([*said, _unproved(beside)]))
+                beside = beside or here
         if chain.answers and chain.void is not None:
             found.findings.append(Finding("clips", False, f"the proof is void: {chain.void}"))
 
 
-def _hold(chain: Chain, form: Form, found: Checkup) -> None:
-    link = chain.compare(chain.first.form, form.name)
+def _tell_clips(clips: Clips, known: _Known | None, found: Checkup) -> None:
+    here = len(clips.readable)
+    if known is not None and len(known.rows) == here:
+        found.tell("clips", f"{here} clips, all of them of the certificate")
+    else:
+        found.shrug(
+            "clips",
+            f"{here} clips, {len(known.rows) if known else 'none'} of them of the certificate; on "
+            "others forms are held against each other and not against the trained model",
+        )
+    for reason in clips.left_out:
+        found.shrug("left out", reason)
+
+
+def _are_two(here: _Here, beside: _Here | None) -> bool:
+    """Whether their agreement says something of what they are made of."""
+    return beside is not None and beside.made_of != here.made_of
+
+
+def _unproved(beside: _Here | None) -> str:
+    if beside is None:
+        return "nothing recorded to hold it against; others are held against it"
+    return f"made of the same file as {beside.form.name}, so that proves nothing of the file"
+
+
+def _compare_clips(
+    chain: Chain,
+    budgets: Mapping[Precision, Budget],
+    here: _Here,
+    known: _Known | None,
+    beside: _Here | None,
+) -> list[str]:
+    """Hold a form against the trained model where that is known, and against another form elsewhere.
+
+    Raises:
+        FormsDifferError: It answers otherwise, or names other labels.
+    """
+    links = []
+    every = list(range(len(chain.clips.readable)))
+    if known is not None:
+        links.append(_link(chain, budgets, here, known.answers, known.rows))
+    if beside is not None and (known is None or known.rows != every):
+        links.append(_link(chain, budgets, here, chain.answers[beside.form.name], every))
     objections = [
-        *link_objections(link),
-        *(line for line in chain.label_objections() if line.startswith(f"{form.name} ")),
+        *(sentence for link in links for sentence in link_objections(link)),
+        *(line for line in chain.label_objections() if line.startswith(f"{here.form.name} ")),
     ]
     if objections:
         raise FormsDifferError("; ".join(objections))
-    found.tell(
-        form.name,
-        f"same label as {chain.first.form} on {link.agreement:.1%}, probabilities differ by at "
-        f"most {link.largest_probability_difference:.1e}; accuracy "
-        f"{chain.accuracy(chain.answers[form.name]):.3f}",
+    return [
+        f"same label as {link.forms[0]} on {link.agreement:.1%}, probabilities differ by at most "
+        f"{link.largest_probability_difference:.1e}"
+        for link in links
+    ]
+
+
+def _link(
+    chain: Chain,
+    budgets: Mapping[Precision, Budget],
+    here: _Here,
+    one: Answers,
+    rows: list[int],
+) -> Link:
+    """From other answers, those of some of the clips, to a form's; the lower precision has a say."""
+    answers = chain.answers[here.form.name]
+    precision = max(one.precision, answers.precision, key=PRECISIONS.index)
+    return compare(
+        (one.form, here.form.name),
+        one.logits,
+        answers.logits[rows],
+        labels=chain.labels,
+        clips=[chain.clips.named[row] for row in rows],
+        precision=precision,
+        budget=budgets[precision],
+        temperature=chain.temperature,
     )
 
 
-def _recorded(certificate: Certificate, clips: Clips) -> Answers | None:
-    """What the trained model said of these very files; None where one of them is another."""
+def _recorded(certificate: Certificate, clips: Clips) -> _Known | None:
+    """What the trained model said of those clips that are, byte for byte, the certificate's."""
     name, logits = next(iter(certificate.logits.items()), (None, ()))
     row_of = {clip.sha256: row for row, clip in enumerate(certificate.proof_clips)}
-    rows = [row_of.get(clip.sha256) for clip in clips.records()]
-    if name is None or any(row is None for row in rows):
+    found = [(row, row_of.get(clip.sha256)) for row, clip in enumerate(clips.records())]
+    rows = {row: recorded for row, recorded in found if recorded is not None}
+    if name is None or not rows:
         return None
-    return Answers(
+    answers = Answers(
         form=name,
         precision="fp32",
         labels=certificate.labels,
-        logits=np.array([logits[row] for row in rows if row is not None], np.float32),
+        logits=np.array([logits[recorded] for recorded in rows.values()], np.float32),
         noise=np.array(certificate.noise_logits.get(name, ()), np.float32),
     )
+    return _Known(answers, list(rows))

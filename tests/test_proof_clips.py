@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from lora_deploy.config import ProofSettings
 from lora_deploy.errors import EmptySplitError, NothingDecodedError, UnknownLabelError
 from lora_deploy.export.pipeline import Shipped
 from lora_deploy.proof import which_clips
-from lora_deploy.proof.answers import Clips, Form, ask, noise_frames, told
+from lora_deploy.proof.answers import Clips, Form, ask, names_of, noise_frames
 from lora_deploy.proof.chain import Chain, budgets_of
 from lora_deploy.proof.which_clips import (
     calibration_clips,
@@ -104,7 +105,57 @@ def test_clips_of_one_file_name_stay_apart(clips: list[LabelledClip]) -> None:
         records = opened.records()
         assert len({record.name for record in records}) == 4
         assert len({record.sha256 for record in records}) == 4
-    assert [told(clip) for clip in clips] == [record.name for record in records]
+    assert names_of(clips) == [record.name for record in records]
+
+
+def test_clips_of_one_folder_name_stay_apart(clips: list[LabelledClip], tmp_path: Path) -> None:
+    """Each keeps its own name, label, hash and place, whatever lies around it."""
+    paths = [tmp_path / name for name in ("s1/wave/001.mp4", "s2/wave/001.mp4", "s2/bend/001.mp4")]
+    for path, clip in zip(paths, clips, strict=False):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(clip.path.read_bytes())
+    copied = [dataclasses.replace(clips[0], path=path) for path in paths]
+    names = ["s1/wave/001.mp4", "s2/wave/001.mp4", "bend/001.mp4"]
+    with Clips(copied, CONTRACT) as opened:
+        assert [name for name, _ in opened.named] == names
+        assert [record.name for record in opened.records()] == names
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/a/b/c.mp4"], ["b/c.mp4"]),
+        (["c.mp4", "/c.mp4"], ["c.mp4 1", "c.mp4 2"]),
+        (["/x/a/b/c.mp4", "/y/a/b/c.mp4"], ["x/a/b/c.mp4", "y/a/b/c.mp4"]),
+        (["b/c.mp4", "/home/b/c.mp4"], ["b/c.mp4", "home/b/c.mp4"]),
+        (["/p/q/b/c.mp4", "/p/q/b/c.mp4"], ["b/c.mp4 1", "b/c.mp4 2"]),
+        (
+            ["/p/1/b/c.mp4", "/p/1/b/c.mp4", "/p/2/b/c.mp4"],
+            ["1/b/c.mp4 1", "1/b/c.mp4 2", "2/b/c.mp4"],
+        ),
+        ([], []),
+    ],
+)
+def test_a_name_has_as_many_folders_as_it_needs_and_no_more(
+    paths: list[str], names: list[str]
+) -> None:
+    assert names_of([LabelledClip(Path(path), "bend", "val", None) for path in paths]) == names
+
+
+def test_one_path_from_two_places_is_told_apart_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path that repeats an absolute one."""
+    (tmp_path / "c.mp4").write_bytes(b"one")
+    monkeypatch.chdir(tmp_path)
+    inner = tmp_path.relative_to("/") / "c.mp4"
+    inner.parent.mkdir(parents=True)
+    (tmp_path / inner).write_bytes(b"other")
+    clips = [LabelledClip(path, "bend", "val", None) for path in (tmp_path / "c.mp4", inner)]
+    one, other = names_of(clips)
+    assert one.endswith(f"c.mp4 {hashlib.sha256(b'one').hexdigest()[:8]}")
+    assert other.endswith(f"c.mp4 {hashlib.sha256(b'other').hexdigest()[:8]}")
+    assert not one.startswith("/")
 
 
 def test_what_can_not_be_decoded_is_left_out_and_said(
@@ -115,7 +166,7 @@ def test_what_can_not_be_decoded_is_left_out_and_said(
     silent = dataclasses.replace(clips[0], path=media / "malformed" / "audio_only.mp4")
     with Clips([torn, clips[0], silent, *clips[1:]], CONTRACT) as opened:
         assert opened.readable == clips
-        assert [line.partition(": ")[0] for line in opened.left_out] == [told(torn), told(silent)]
+        assert [line.partition(": ")[0] for line in opened.left_out] == names_of([torn, silent])
         assert all(line.partition(": ")[2] for line in opened.left_out)
         frames = opened.frames(CONTRACT)
         assert len(frames) == len(opened.frames(OTHER)) == 4

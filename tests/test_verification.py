@@ -1,6 +1,7 @@
 """``verify``: any changed byte is found, and any form that answers otherwise, with PyTorch and without."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,20 +9,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from lora_deploy import cli, verification
 from lora_deploy.artifact import bundle
+from lora_deploy.artifact.bundle import CompiledForm
 from lora_deploy.checkup import Checkup
-from lora_deploy.errors import CertificateUnreadableError, DataError, LoraDeployError
+from lora_deploy.config import ProofSettings
+from lora_deploy.errors import (
+    CertificateUnreadableError,
+    DataError,
+    LoraDeployError,
+    NothingDecodedError,
+)
+from lora_deploy.runtime import ov
+from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import OpenVinoBackend, has_bf16
 from lora_deploy.verification import read_certificate, verify
+from tests.damage import edit_tensors
 from tests.proved_models import ACTIONS, only
 
 FORMS = [
     "merged", "onnx", "frames-in", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-fp16",
     *(["openvino-bf16"] if has_bf16() else []), "onnxruntime-int8", "openvino-int8",
+    "adapter default",
 ]  # fmt: skip
 
 EVERY_FILE = [
@@ -92,10 +106,12 @@ def test_on_other_clips_forms_are_held_against_each_other(
 ) -> None:
     found = verify(full_bundle, other_clips)
     assert wrong(found) == []
-    assert "5 clips, not all of them of the certificate" in about(found, "clips")
-    assert "the others are held against it" in about(found, "merged")
-    for form in FORMS[1:]:
-        assert "same label as merged on 100.0%" in about(found, form)
+    assert about(found, "clips").startswith("None None 5 clips, 4 of them of the certificate")
+    for form in FORMS:
+        assert about(found, form).startswith("True")
+        assert "same label as unmerged on 100.0%" in about(found, form)
+        assert "answers noise as when it was shipped" in about(found, form)
+        assert ("same label as merged on 100.0%" in about(found, form)) == (form != "merged")
 
 
 def test_a_bundle_that_was_shipped_with_one_label_for_nearly_all_clips_is_not_void_later(
@@ -120,7 +136,7 @@ def test_the_list_of_files_is_whole(full_bundle: Path) -> None:
 
 @pytest.mark.usefixtures("bytes_alone")
 def test_one_flipped_byte_is_found_in_every_file(full_bundle_copy: Path) -> None:
-    assert wrong(verify(full_bundle_copy)) == []
+    assert wrong(verify(full_bundle_copy)) == ["answers"]  # and that is no file
     generator = np.random.default_rng(5)
     for name in EVERY_FILE:
         path = full_bundle_copy / name
@@ -138,7 +154,7 @@ def test_one_flipped_byte_is_found_in_every_file(full_bundle_copy: Path) -> None
                 assert name in wrong(found), (name, place)
                 assert "FileChangedError" in about(found, name)
             path.write_bytes(sound)
-    assert wrong(verify(full_bundle_copy)) == []
+    assert wrong(verify(full_bundle_copy)) == ["answers"]
 
 
 @pytest.mark.usefixtures("bytes_alone")
@@ -181,10 +197,7 @@ def test_a_file_that_became_a_link_is_found(full_bundle_copy: Path) -> None:
 
 
 def test_a_bundle_without_a_seal_is_of_earlier_times_and_not_wrong(full_bundle_copy: Path) -> None:
-    path = full_bundle_copy / "bundle.json"
-    values = json.loads(path.read_text())
-    del values["seal"]
-    path.write_text(json.dumps(values))
+    take_seal_away(full_bundle_copy)
     assert bundle.is_sealed(full_bundle_copy) is None
     found = verify(full_bundle_copy)
     assert wrong(found) == []
@@ -194,14 +207,14 @@ def test_a_bundle_without_a_seal_is_of_earlier_times_and_not_wrong(full_bundle_c
 def test_the_command_ends_with_1_and_names_the_error(
     full_bundle_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "is_installed", lambda _: False)
+    monkeypatch.setattr(verification, "is_installed", lambda name: name == "onnxruntime")
     assert cli.run(["verify", str(full_bundle_copy)]) == 0
     flip(full_bundle_copy / "onnx" / "model.int8.onnx", 1000)
     capsys.readouterr()
     assert cli.run(["verify", str(full_bundle_copy), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["passed"]
-    assert [one["error"] for one in told["findings"] if one["error"]] == ["FileChangedError"]
+    assert {one["error"] for one in told["findings"] if one["error"]} == {"FileChangedError"}
 
 
 # Forms that answer otherwise ----------------------------------------------------------------------
@@ -284,7 +297,208 @@ def test_a_little_is_within_the_budget_that_the_bundle_was_shipped_with(
     ]
 
 
+# Bundles that were made again after a change ------------------------------------------------------
+
+
+@pytest.fixture
+def other_graph(full_bundle_copy: Path) -> Path:
+    """A bundle whose forms are all of one graph, with another bias in its classifier, and sealed again."""
+    keep = [
+        CompiledForm(backend="onnxruntime", precision="fp32", file=bundle.ONNX),
+        CompiledForm(backend="openvino", precision="fp32", file=bundle.ONNX),
+    ]
+    for name in ("model", "adapters"):
+        shutil.rmtree(full_bundle_copy / name)
+    for path in (full_bundle_copy / "onnx").glob("model.*.onnx"):
+        path.unlink()
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    manifest = manifest.model_copy(update={"forms": tuple(keep), "adapters": ()})
+    bundle.write_bundle_manifest(full_bundle_copy, manifest)
+    graph = onnx.load(full_bundle_copy / bundle.ONNX)
+    bias = next(one for one in graph.graph.initializer if one.name.endswith("classifier.bias"))
+    # One label a little less likely: on clips that are learnt by heart, the labels stay.
+    by = np.array([0.5, 0, 0, 0], np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + by, bias.name))
+    onnx.save(graph, full_bundle_copy / bundle.ONNX)
+    seal_again(full_bundle_copy)
+    return full_bundle_copy
+
+
+ONE_GRAPH = ["onnx", "onnxruntime-fp32", "openvino-fp32"]
+
+
+@pytest.mark.parametrize("known", [0, 1, 4], ids=["none", "one", "all but one"])
+def test_clips_of_the_user_do_not_hide_that_a_graph_was_changed(
+    known: int, other_graph: Path, other_clips: Path
+) -> None:
+    """Its forms agree with each other on any clip, being of one file."""
+    assert wrong(verify(other_graph)) == ONE_GRAPH
+    head, *rows = other_clips.read_text().splitlines()
+    other_clips.write_text("\n".join([head, *rows[4 - known :]]))
+    found = verify(other_graph, other_clips)
+    assert wrong(found)[:3] == ONE_GRAPH
+    error = "FormsDifferError" if known else "AnswersChangedError"
+    for form in ONE_GRAPH:
+        assert about(found, form).startswith(f"False {error}")
+
+
+def test_clips_that_are_the_certificates_are_held_against_it_whatever_else_is_there(
+    other_graph: Path, other_clips: Path
+) -> None:
+    edit_certificate(other_graph, noise_logits={})
+    found = verify(other_graph, other_clips)
+    assert wrong(found)[:3] == ONE_GRAPH
+    assert "answers differently from unmerged" in about(found, "onnx")
+
+
+def test_forms_of_one_file_prove_nothing_of_it_to_each_other(
+    other_graph: Path, other_clips: Path
+) -> None:
+    edit_certificate(other_graph, noise_logits={}, logits={})
+    for clips in (None, other_clips):
+        found = verify(other_graph, clips)
+        assert not any(one.passed for one in found.findings if one.part in ONE_GRAPH)
+        assert "answers" in wrong(found)
+        assert about(found, "answers").startswith("False NothingComparedError")
+    assert "made of the same file as onnx" in about(found, "openvino-fp32")
+
+
+def test_an_adapter_that_was_changed_is_found_with_clips_and_without(
+    full_bundle_copy: Path, few_untrue: Path, other_clips: Path
+) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if "lora_B" in name:
+                tensors[name] = -3 * tensor
+
+    edit_tensors(full_bundle_copy / "adapters" / "default", change)
+    seal_again(full_bundle_copy)
+    for clips in (None, few_untrue, other_clips):
+        assert wrong(verify(full_bundle_copy, clips)) == ["adapter default"]
+
+
+def test_an_adapter_that_answers_otherwise_is_found_with_clips_and_without(
+    full_bundle: Path, few_untrue: Path, other_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_torch(monkeypatch, "unmerged")
+    for clips, error in (
+        (None, "AnswersChangedError"),
+        (few_untrue, "FormsDifferError"),
+        (other_clips, "FormsDifferError"),
+    ):
+        found = verify(full_bundle, clips)
+        assert wrong(found) == ["adapter default"]
+        assert about(found, "adapter default").startswith(f"False {error}")
+
+
+def turn_torch(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Let one of the forms that PyTorch runs name other labels."""
+    answering = TorchBackend.logits
+
+    def turned(self: TorchBackend, pixels: np.ndarray) -> np.ndarray:
+        logits = answering(self, pixels)
+        return np.roll(logits, 1, axis=1) if self.form == form else logits
+
+    monkeypatch.setattr(TorchBackend, "logits", turned)
+
+
+@pytest.fixture
+def strange_clips(other_clips: Path) -> Path:
+    """The clip alone that the certificate has not; one label for all of them is void, and is told."""
+    head, *rows = other_clips.read_text().splitlines()
+    other_clips.write_text("\n".join([head, rows[-1]]))
+    return other_clips
+
+
+def test_a_form_that_is_wrong_itself_accuses_no_other(
+    full_bundle: Path, strange_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_torch(monkeypatch, "merged")
+    found = verify(full_bundle, strange_clips)
+    assert wrong(found) == ["merged", "clips"]
+    assert "same label as onnx on 100.0%" in about(found, "openvino-fp32")
+
+
+def test_a_form_held_against_a_lower_precision_has_the_budget_of_that(
+    full_bundle_copy: Path, strange_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    forms = tuple(reversed(manifest.forms))
+    bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"forms": forms}))
+    monkeypatch.setattr(verification, "is_installed", lambda name: name == "openvino")
+    found = verify(full_bundle_copy, strange_clips)
+    assert wrong(found) == ["clips"]
+    told = about(found, "openvino-fp32")
+    assert "same label as openvino-int8 on 100.0%" in told
+    apart = float(re.findall(r"differ by at most (\S+);", told)[0])
+    assert apart > verification.budgets_of(ProofSettings())["fp32"].largest_difference
+
+
 # What is not here ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("far/away", "base 'far/away' is no folder here"),
+        ("far/away/base", "there is no base called 'far/away/base'"),
+    ],
+    ids=["hub id", "folder"],
+)
+def test_a_base_that_is_not_here_is_said_and_is_not_wrong(
+    base: str, said: str, full_bundle_copy: Path, few_untrue: Path
+) -> None:
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    away = manifest.base.model_copy(update={"id": base})
+    bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"base": away}))
+    for clips in (None, few_untrue):
+        found = verify(full_bundle_copy, clips)
+        assert found.passed
+        assert about(found, "adapter default").startswith(f"None None not asked: {said}")
+
+
+def test_a_precision_that_is_not_here_is_said_and_is_not_wrong(
+    full_bundle_copy: Path, few_untrue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle.read_bundle_manifest(full_bundle_copy)
+    half = CompiledForm(backend="openvino", precision="bf16", file=bundle.ONNX)
+    if half not in manifest.forms:
+        forms = (*manifest.forms, half)
+        bundle.write_bundle_manifest(full_bundle_copy, manifest.model_copy(update={"forms": forms}))
+        links = json.loads((full_bundle_copy / "certificate.json").read_text())["links"]
+        speaking = {**links[0], "forms": ["unmerged", half.name]}
+        edit_certificate(full_bundle_copy, links=[*links, speaking])
+    monkeypatch.setattr(ov, "has_bf16", lambda: False)
+    for clips in (None, few_untrue):
+        found = verify(full_bundle_copy, clips)
+        assert found.passed
+        assert about(found, half.name).startswith("None None not asked: this CPU does not compute")
+
+
+@pytest.mark.parametrize("with_clips", [False, True])
+def test_without_any_runtime_nothing_is_compared_and_nothing_passes(
+    with_clips: bool,
+    full_bundle: Path,
+    few_untrue: Path,
+    bytes_alone: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--data", str(few_untrue)] * with_clips
+    assert cli.run(["verify", str(full_bundle), *arguments, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["passed"]
+    assert [one["error"] for one in told["findings"] if one["passed"] is False] == [
+        "NothingComparedError"
+    ]
+
+
+def test_a_certificate_that_records_no_answers_is_not_enough_without_clips(
+    full_bundle_copy: Path, few_untrue: Path
+) -> None:
+    edit_certificate(full_bundle_copy, noise_logits={})
+    assert wrong(verify(full_bundle_copy)) == ["answers"]
+    assert wrong(verify(full_bundle_copy, few_untrue)) == []
+
 
 _WITHOUT_TORCH = """
 import sys
@@ -317,9 +531,10 @@ def test_it_needs_no_pytorch(with_clips: bool, full_bundle: Path, few_untrue: Pa
     )
     assert finished.returncode == 0, finished.stderr
     told = {one["part"]: one for one in json.loads(finished.stdout)["findings"]}
-    assert told["merged"]["passed"] is None
-    assert told["merged"]["text"] == "not asked: PyTorch is not installed"
-    assert all(told[form]["passed"] for form in FORMS[1:])
+    for form in ("merged", "adapter default"):
+        assert told[form]["passed"] is None
+        assert told[form]["text"] == "not asked: PyTorch is not installed"
+    assert all(told[form]["passed"] for form in FORMS[1:-1])
 
 
 def test_a_runtime_that_is_not_installed_is_said_and_is_not_wrong(
@@ -350,8 +565,15 @@ def seal_again(folder: Path) -> None:
     bundle.write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
 
 
+def take_seal_away(folder: Path) -> None:
+    path = folder / "bundle.json"
+    values = json.loads(path.read_text())
+    del values["seal"]
+    path.write_text(json.dumps(values))
+
+
 def write_old_certificate(folder: Path) -> None:
-    """As version 0.1 wrote it."""
+    """As version 0.1 wrote it, which knew no seals."""
     link = {
         "forms": ["unmerged", "merged"], "agreement": 1.0, "flips": [], "budget": 0.0001,
         "largest_logit_difference": 0.0, "largest_probability_difference": 0.0, "passed": True,
@@ -365,6 +587,7 @@ def write_old_certificate(folder: Path) -> None:
         })
     )  # fmt: skip
     seal_again(folder)
+    take_seal_away(folder)
 
 
 def test_an_old_certificate_is_shrugged_at_and_all_the_rest_is_done(
@@ -374,20 +597,29 @@ def test_an_old_certificate_is_shrugged_at_and_all_the_rest_is_done(
 ) -> None:
     write_old_certificate(full_bundle_copy)
     found = verify(full_bundle_copy)
-    assert wrong(found) == []
+    assert wrong(found) == ["answers"]  # of which none was compared
     assert about(found, "certificate").startswith("None None is of an older version")
     for form in FORMS:
         assert about(found, form).startswith("None None opens and answers")
     found = verify(full_bundle_copy, few_untrue)
     assert wrong(found) == []
+    assert about(found, "merged").startswith("None None accuracy")
     for form in FORMS[1:]:
-        assert "same label as merged on 100.0%" in about(found, form)
+        assert about(found, form).startswith("True None same label as merged on 100.0%")
     drift(monkeypatch, OpenVinoBackend, lambda logits: -logits)
     assert wrong(verify(full_bundle_copy, few_untrue)) == [
         form for form in FORMS if form.startswith("openvino")
     ]
     flip(full_bundle_copy / "README.md", 3)
     assert "README.md" in wrong(verify(full_bundle_copy))
+
+
+def test_an_old_certificate_in_a_sealed_bundle_is_damage(full_bundle_copy: Path) -> None:
+    (full_bundle_copy / "certificate.json").write_text('{"schema_version": 1}')
+    seal_again(full_bundle_copy)
+    found = verify(full_bundle_copy)
+    assert wrong(found) == ["certificate"]
+    assert about(found, "certificate").startswith("False CertificateUnreadableError")
 
 
 @pytest.mark.parametrize(
@@ -434,6 +666,7 @@ def test_a_certificate_whose_answers_are_not_of_its_clips_is_damaged(
         {"logits": {"unmerged": values["logits"]["unmerged"][1:]}},
         {"logits": {"unmerged": [[0.0]] * 32}},
         {"noise_logits": {"onnx": [[0.0], [0.0]]}},
+        {"noise_logits": {"onnx": values["noise_logits"]["onnx"][:1]}},
     ):
         edit_certificate(full_bundle_copy, **{**values, **change})
         with pytest.raises(CertificateUnreadableError, match="an answer for each of its clips"):
@@ -455,6 +688,17 @@ def test_a_certificate_that_does_not_speak_for_this_bundle_is_told(full_bundle_c
         found = verify(full_bundle_copy)
         assert wrong(found) == ["certificate"], said
         assert said in about(found, "certificate")
+
+
+def test_a_certificate_of_another_model_is_told_once_and_compared_with_nothing(
+    full_bundle_copy: Path, other_clips: Path
+) -> None:
+    values = json.loads((full_bundle_copy / "certificate.json").read_text())
+    for key in ("logits", "noise_logits"):
+        values[key] = {form: [row[:3] for row in rows] for form, rows in values[key].items()}
+    edit_certificate(full_bundle_copy, **{**values, "labels": values["labels"][:3]})
+    for clips in (None, other_clips):
+        assert wrong(verify(full_bundle_copy, clips)) == ["certificate"]
 
 
 # Clips --------------------------------------------------------------------------------------------
@@ -481,6 +725,16 @@ def test_a_clip_that_can_not_be_decoded_is_said_and_the_others_do(
     assert wrong(found) == []
     assert about(found, "clips").startswith("True None 4 clips, all of them")
     assert "torn.mp4: " in about(found, "left out")
+
+
+def test_where_no_clip_can_be_decoded_the_option_that_was_used_is_named(
+    full_bundle: Path, tmp_path: Path, media: Path
+) -> None:
+    clips = tmp_path / "clips.csv"
+    torn = shutil.copy(media / "malformed" / "audio_only.mp4", tmp_path / "torn.mp4")
+    clips.write_text(f"path,label,split,group\n{torn},bend,val,s99\n")
+    with pytest.raises(NothingDecodedError, match=r"readable ones with --data \(verify\)"):
+        verify(full_bundle, clips)
 
 
 def test_nothing_is_asked_twice_of_a_form(

@@ -2,7 +2,8 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -80,19 +81,21 @@ class Clips:
         self._frames: dict[PixelContract, NDArray[np.uint8]] = {}
         self.readable: list[LabelledClip] = []
         self.left_out: list[str] = []
+        self._names: list[str] = []
         decoded = shared().in_order([str(clip.path) for clip in clips], contract)
         frames = self._file(len(clips), contract)
-        for clip, (_, outcome) in zip(clips, decoded, strict=True):
+        for clip, name, (_, outcome) in zip(clips, names_of(clips), decoded, strict=True):
             if isinstance(outcome, ClipError):
-                self.left_out.append(f"{told(clip)}: {outcome}")
+                self.left_out.append(f"{name}: {outcome}")
             else:
                 frames[len(self.readable)] = outcome.frames
                 self.readable.append(clip)
+                self._names.append(name)
         if not self.readable:
             self._folder.cleanup()
             raise NothingDecodedError(
                 f"none of {len(clips)} clips can be decoded, so nothing can be proved; name "
-                "readable ones with --verify-on"
+                "readable ones with --data (verify) or --verify-on (merge-export)"
             )
         self._frames[contract] = frames[: len(self.readable)]
 
@@ -105,14 +108,14 @@ class Clips:
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """Name and true label of each clip."""
-        return [(told(clip), clip.label) for clip in self.readable]
+        """Name, which no other has, and true label of each clip."""
+        return [(name, clip.label) for name, clip in zip(self._names, self.readable, strict=True)]
 
     def records(self) -> tuple[ProofClip, ...]:
         """The clips as the certificate names them."""
         return tuple(
-            ProofClip(name=told(clip), sha256=sha256_of_file(clip.path), label=clip.label)
-            for clip in self.readable
+            ProofClip(name=name, sha256=sha256_of_file(clip.path), label=clip.label)
+            for name, clip in zip(self._names, self.readable, strict=True)
         )
 
     def frames(self, contract: PixelContract) -> NDArray[np.uint8]:
@@ -129,9 +132,36 @@ class Clips:
         return np.memmap(path, np.uint8, "w+", shape=(clips, *contract.frames_shape))
 
 
-def told(clip: LabelledClip) -> str:
-    """A clip's name in a certificate: its folder's and its own, as names repeat from class to class."""
-    return f"{clip.path.parent.name}/{clip.path.name}"
+def names_of(clips: Sequence[LabelledClip]) -> list[str]:
+    """Names of clips in a certificate, no two alike: a clip's folder's and its own.
+
+    File names repeat from class to class, and folders from person to person: where that does not
+    tell two clips apart, they bear more of their folders. Never an absolute path.
+    """
+    paths = [clip.path for clip in clips]
+    parts = [path.relative_to(path.anchor).parts for path in paths]
+    names = ["/".join(part[-2:]) for part in parts]
+    for length in range(3, max(map(len, parts), default=0) + 1):
+        repeated = _repeated(name for _, name in set(zip(paths, names, strict=True)))
+        names = [
+            "/".join(part[-length:]) if name in repeated else name
+            for name, part in zip(names, parts, strict=True)
+        ]
+    # One file named twice, or one path from two places.
+    repeated = _repeated(names)
+    names = [
+        f"{name} {sha256_of_file(path)[:8]}" if name in repeated and path.is_file() else name
+        for name, path in zip(names, paths, strict=True)
+    ]
+    repeated = _repeated(names)
+    return [
+        f"{name} {names[:row].count(name) + 1}" if name in repeated else name
+        for row, name in enumerate(names)
+    ]
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, times in Counter(names).items() if times > 1}
 
 
 def noise_frames(contract: PixelContract) -> NDArray[np.uint8]:
