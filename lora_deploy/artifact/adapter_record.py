@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from lora_deploy import regular
 from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity, read_json
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import AdapterConfigError, NewerSchemaError
@@ -67,7 +68,7 @@ def read_record(folder: Path) -> AdapterRecord | None:
     """
     path = folder / ADAPTER_WEIGHTS
     try:
-        with safe_open(path, framework="numpy") as file:
+        with regular.opened(path), safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
         raise AdapterConfigError(f"{path} can't be read as safetensors: {error}") from None
@@ -111,7 +112,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     path = folder / ADAPTER_WEIGHTS
     try:
-        with safe_open(path, framework="numpy") as file:
+        with regular.opened(path), safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterConfigError(f"{path} can't be read as safetensors: {error}") from None

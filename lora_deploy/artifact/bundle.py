@@ -1,13 +1,16 @@
 """The BUNDLE folder: what export leaves, every file vouched for by size and hash."""
 
+import errno
 import hashlib
+import os
 import re
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lora_deploy import atomic
+from lora_deploy import atomic, regular
 from lora_deploy.artifact.manifest import (
     BaseIdentity,
     Manifest,
@@ -133,7 +136,7 @@ def is_sealed(folder: Path) -> bool | None:
     A seal finds damage. It stops nobody who means to change a bundle: they can make a new one.
     """
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = regular.read_bytes(folder / MANIFEST)
     except OSError:
         return False
     found = _SEAL.search(content)
@@ -171,13 +174,28 @@ def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
         ArtifactError: The file is unknown to the manifest, missing, or has changed.
     """
     record = record_of(folder, manifest, name)
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise FileMissingError(f"{folder / name} can't be read: {error.strerror}") from None
+    with open_own(folder, name) as file:
+        content = file.read() if os.fstat(file.fileno()).st_size == record.bytes else b""
     if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
         raise FileChangedError(changed(folder, name))
     return content
+
+
+def open_own(folder: Path, name: str) -> FileIO:
+    """Open a file that lies in a bundle itself: neither it nor a folder on the way is a link.
+
+    Raises:
+        FileMissingError: It can't be opened, or is no ordinary file.
+        FileChangedError: A link is in its place.
+    """
+    path = folder / name
+    try:
+        if path.parent.resolve() == folder.resolve() / PurePosixPath(name).parent:
+            return regular.opened(path, follow=False)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise FileMissingError(f"{path} can't be read: {error.strerror}") from None
+    raise FileChangedError(f"{path} is reached through a link, and {MANIFEST} vouches for files")
 
 
 def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> None:
@@ -204,12 +222,21 @@ def verify_file(folder: Path, manifest: BundleManifest, name: str) -> None:
         ArtifactError: It is missing, has changed, or is not in the manifest.
     """
     record = record_of(folder, manifest, name)
-    path = folder / name
-    if not path.is_file():
+    if not (folder / name).is_file():
         raise FileMissingError(f"{folder} lacks {name}")
-    if path.is_symlink() or path.stat().st_size != record.bytes:
+    with open_own(folder, name) as file:
+        check_content(folder, name, file, record)
+
+
+def check_content(folder: Path, name: str, file: FileIO, record: FileRecord) -> None:
+    """Hold an open file of a bundle against its record.
+
+    Raises:
+        FileChangedError: It is another.
+    """
+    if os.fstat(file.fileno()).st_size != record.bytes:
         raise FileChangedError(changed(folder, name))
-    if sha256_of_file(path) != record.sha256:
+    if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
         raise FileChangedError(changed(folder, name))
 
 

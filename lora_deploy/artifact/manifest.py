@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lora_deploy import regular
 from lora_deploy.errors import ManifestError, NewerSchemaError, NotAModelError
 
 SCHEMA_VERSION = 1
@@ -39,7 +40,7 @@ def manifest_digest(path: Path) -> str:
 
 def sha256_of_file(path: Path) -> str:
     """Hash of a file's content, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with regular.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,11 +48,11 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        OSError: It can't be read.
+        OSError: It can't be read, is no ordinary file, or is too large.
         ValueError: It is no JSON in UTF-8, or one that is nested without end.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(regular.read_text(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -77,7 +78,9 @@ def read_manifest(path: Path, kind: type[M]) -> M:
         raise NotAModelError(f"{folder} {what}: a folder with {name} is needed here")
     try:
         values = read_json(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ManifestError(f"{path} can't be read: {error.strerror}") from None
+    except ValueError as error:
         raise ManifestError(f"{path} can't be read: {error}") from None
     found = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:
