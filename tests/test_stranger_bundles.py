@@ -89,7 +89,7 @@ def graph_with(key: int, content: bytes) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
     field = varint(key) + (varint(len(content)) + content if key & 7 == 2 else b"")
-    whole = graph.SerializeToString() + field
+    whole: bytes = graph.SerializeToString() + field
     return b"\x3a" + varint(len(whole)) + whole  # field 7 of the model
 
 
@@ -174,7 +174,7 @@ def test_a_graph_behind_a_link_is_refused(shipped: Path, tmp_path: Path, which: 
     place = shipped / ONNX if which == "file" else (shipped / ONNX).parent
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactError, match="through a link|does not vouch for"):
+    with pytest.raises(ArtifactError, match=r"through a link"):
         load(shipped, backend="onnxruntime")
 
 

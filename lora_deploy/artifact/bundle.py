@@ -195,7 +195,9 @@ def open_own(folder: Path, name: str) -> FileIO:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise FileMissingError(f"{path} can't be read: {error.strerror}") from None
-    raise FileChangedError(f"{path} is reached through a link, and {MANIFEST} vouches for files")
+    raise FileChangedError(
+        f"{path} is not the file that {MANIFEST} vouches for (it is reached through a link)"
+    )
 
 
 def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> None:
