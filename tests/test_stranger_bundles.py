@@ -1,13 +1,16 @@
 """Bundles that somebody made to do harm: each is refused in one clear line, and nothing hangs or dies."""
 
+import errno
 import faulthandler
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -26,16 +29,25 @@ from lora_deploy.artifact.bundle import (
 from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.bench.measure import EXAMPLE
+from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.errors import (
     AdapterConfigError,
     ArtifactError,
+    CertificateUnreadableError,
+    CountsDifferError,
+    DiskFullError,
     FileChangedError,
     FileMissingError,
     FileUnknownError,
     GraphError,
+    LabelOrderError,
+    ManifestError,
 )
+from lora_deploy.proof.answers import Clips
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.outside_data import refuse_outside_data
+from lora_deploy.texts import as_json
+from lora_deploy.verification import read_certificate
 
 
 @pytest.fixture
@@ -187,3 +199,220 @@ def test_a_file_beside_a_graph_that_nobody_vouches_for_is_refused(shipped: Path)
     (shipped / "onnx" / "weights.bin").write_bytes(b"1")
     with pytest.raises(FileUnknownError, match=r"onnx/weights\.bin"):
         load(shipped, backend="onnxruntime")
+
+
+# Signs that a terminal obeys ----------------------------------------------------------------------
+
+
+def with_certificate(folder: Path, **values: Any) -> Path:
+    content = json.loads((folder / CERTIFICATE).read_text())
+    (folder / CERTIFICATE).write_text(json.dumps({**content, **values}))
+    return edited(folder)
+
+
+CONTROL = "\x1b]0;pwned\x07\x1b[31m\x9b2J\r\u202eok"
+
+
+@pytest.mark.parametrize("date", [CONTROL, "\ud800", "2026-01-31\n", "٢٠٢٦-٠١-٣١", "yesterday"])
+def test_a_certificate_has_a_date_or_none(shipped: Path, date: str) -> None:
+    with_certificate(shipped, date=date)
+    with pytest.raises(CertificateUnreadableError):
+        read_certificate(shipped)
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+@pytest.mark.parametrize("name", [CONTROL, "half \ud800 of a sign", "a\nok everything"])
+@pytest.mark.parametrize("command", ["doctor", "verify"])
+def test_strangers_words_are_shown_and_not_obeyed(
+    shipped: Path, capfdbinary: pytest.CaptureFixture[bytes], command: str, name: str,
+    json_wanted: bool,
+) -> None:  # fmt: skip
+    base = {"id": name, "revision": None, "fingerprint": name, "licence": None}
+    graph_labels = [f"{name}{number}" for number in range(6)]
+
+    def rename(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            if entry.key == "labels":
+                entry.value = json.dumps(graph_labels)
+
+    with_graph(shipped, rename)
+    edited(shipped, base=base, adapters=[])
+    assert cli.run([command, str(shipped), *(["--json"] if json_wanted else [])]) == 1
+    printed = b"".join(capfdbinary.readouterr()).decode()
+    assert all(sign.isprintable() or sign == "\n" for sign in printed)
+    assert not any(line.startswith("ok everything") for line in printed.splitlines())
+
+
+def test_json_keeps_its_values() -> None:
+    values = {"a": [CONTROL, "Grüße ✓ \U0001f600 \u00a0", "\ud800", 'x"\\']}
+    assert json.loads(as_json(values)) == values
+    assert "Grüße ✓ \U0001f600" in as_json(values)
+
+
+@pytest.mark.parametrize("name", [CONTROL, "a\udc80"])
+def test_an_error_shows_strangers_words_and_does_not_obey_them(
+    shipped: Path, capfdbinary: pytest.CaptureFixture[bytes], name: str
+) -> None:
+    edited(shipped, adapters=[f"../{name}"])
+    assert cli.run(["classify", str(shipped), "x.mp4"]) == 2
+    printed = b"".join(capfdbinary.readouterr()).decode()
+    assert "outside of its folder" in printed
+    assert all(sign.isprintable() or sign == "\n" for sign in printed)
+
+
+# Numbers that no bundle has -----------------------------------------------------------------------
+
+
+def form(**values: str) -> dict[str, str]:
+    return {"backend": "onnxruntime", "precision": "fp32", "file": ONNX, **values}
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"forms": [form(), form()]}, ManifestError),
+        ({"forms": [form(file="onnx/nothing.onnx")]}, FileUnknownError),
+        ({"flop_per_clip": 10**400}, ManifestError),
+        ({"flop_per_clip": 10**18 + 1}, ManifestError),
+        ({"unknown_threshold": float("nan")}, ManifestError),
+        ({"unknown_threshold": -0.1}, ManifestError),
+        ({"unknown_threshold": 1.1}, ManifestError),
+        ({"labels": ["\ud800", "b"]}, ManifestError),
+        ({"files": {ONNX: {"bytes": 10**400, "sha256": ""}}}, ManifestError),
+        ({"files": {ONNX: {"bytes": -1, "sha256": ""}}}, ManifestError),
+    ],
+)
+def test_a_manifest_that_says_what_can_not_be_is_refused(
+    shipped: Path, values: dict[str, Any], error: type[Exception],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    edited(shipped, **values)
+    with pytest.raises(error):
+        read_bundle_manifest(shipped)
+    for command in (["bench"], ["classify", "x.mp4"], ["verify"]):
+        assert cli.run([command[0], str(shipped), *command[1:]]) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert error.__name__ in printed
+
+
+@pytest.mark.parametrize("values", [{"unknown_threshold": 0}, {"unknown_threshold": 1}, {"flop_per_clip": 10**18}])  # fmt: skip
+def test_the_largest_and_the_smallest_numbers_are_taken(
+    shipped: Path, values: dict[str, float]
+) -> None:
+    read_bundle_manifest(edited(shipped, **values))
+
+
+def test_a_bundle_without_forms_is_told_of_in_one_line(
+    shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(shipped / "adapters", ignore_errors=True)
+    shutil.rmtree(shipped / "model", ignore_errors=True)
+    edited(shipped, forms=[], adapters=[])
+    for command, name in ((["bench"], "NothingMeasuredError"), (["classify", "x.mp4"], "NoSuchFormError")):  # fmt: skip
+        assert cli.run([command[0], str(shipped), *command[1:]]) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert name in printed
+    assert cli.run(["doctor", str(shipped)]) == 0
+    assert "no compiled form" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"answered": {"a": 10**400}},
+        {"answered": {"a": -1}},
+        {"clips": 10**6 + 1},
+        {"clips": -1, "answered": {}},
+    ],
+)
+def test_a_certificate_counts_its_own_clips(shipped: Path, values: dict[str, Any]) -> None:
+    with_certificate(shipped, **values)
+    with pytest.raises(CertificateUnreadableError):
+        read_certificate(shipped)
+    assert cli.run(["verify", str(shipped)]) == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[", "5"])
+def test_labels_of_a_graph_that_are_no_labels_are_refused(shipped: Path, text: str) -> None:
+    def deepen(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            if entry.key == "labels":
+                entry.value = text
+
+    with_graph(shipped, deepen)
+    with pytest.raises((GraphError, LabelOrderError)):
+        load(shipped, backend="onnxruntime")
+
+
+def twice(model: onnx.ModelProto) -> None:
+    """Each logit comes twice."""
+    after_logits(model, helper.make_node("Concat", ["l", "l"], ["logits"], axis=1), 12)
+
+
+def highest(model: onnx.ModelProto) -> None:
+    """The highest logit alone comes."""
+    after_logits(model, helper.make_node("ReduceMax", ["l"], ["logits"], keepdims=1), 1)
+
+
+def after_logits(model: onnx.ModelProto, last: onnx.NodeProto, numbers: int) -> None:
+    for node in model.graph.node:
+        for place, output in enumerate(node.output):
+            if output == "logits":
+                node.output[place] = "l"
+    model.graph.node.append(last)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = numbers
+
+
+@pytest.mark.parametrize(("change", "numbers"), [(twice, 12), (highest, 1)])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_graph_with_other_outputs_than_labels_gives_no_answer(
+    shipped: Path, backend: str, change: Callable[[onnx.ModelProto], None], numbers: int
+) -> None:
+    with_graph(shipped, change)
+    edited(shipped, forms=[form(backend=backend)])
+    recogniser = load(shipped, backend=backend)
+    with pytest.raises(CountsDifferError, match=f"with {numbers} numbers to 6 labels"):
+        recogniser.logits(np.zeros((1, *recogniser.contract.frames_shape), np.uint8))
+
+
+# Memory and disks ---------------------------------------------------------------------------------
+
+
+def test_a_clip_that_no_memory_holds_is_refused(shipped: Path) -> None:
+    contract = json.loads((shipped / MANIFEST).read_text())["contract"]
+    huge = {"frames": 1024, "crop_height": 4096, "crop_width": 4096}
+    edited(shipped, contract={**contract, **huge})
+    with pytest.raises(ManifestError, match="frames × crop_height × crop_width is 17179869184"):
+        read_bundle_manifest(shipped)
+    for allowed in ({"frames": 64, "crop_height": 512, "crop_width": 512}, {"frames": 1024}):
+        edited(shipped, contract={**contract, **allowed})
+        read_bundle_manifest(shipped)
+
+
+@pytest.mark.parametrize("free_bytes", [0, 1 << 50])
+def test_frames_that_find_no_room_are_an_error_and_not_the_end(
+    test_clips: list[Path], monkeypatch: pytest.MonkeyPatch, free_bytes: int
+) -> None:
+    """The disk may fill up between the look at it and the writing."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    clips = [LabelledClip(test_clips[0], "a", "val", None)]
+    with pytest.raises(DiskFullError):
+        Clips(clips, read_bundle_manifest(EXAMPLE).contract)
+
+
+def test_frames_of_a_proof_have_their_blocks_before_they_are_written(
+    test_clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *given: kept.append(given[1:]))
+    monkeypatch.setattr(np, "memmap", lambda *_, shape, **__: np.zeros(shape, np.uint8))
+    contract = read_bundle_manifest(EXAMPLE).contract
+    with Clips([LabelledClip(test_clips[0], "a", "val", None)], contract) as clips:
+        assert kept == [(0, clips.frames(contract).size)]

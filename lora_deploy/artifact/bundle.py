@@ -6,13 +6,14 @@ import os
 import re
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lora_deploy import atomic, regular
 from lora_deploy.artifact.manifest import (
     BaseIdentity,
+    Label,
     Manifest,
     is_inside,
     read_manifest,
@@ -40,7 +41,7 @@ class FileRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bytes: int
+    bytes: int = Field(ge=0, lt=1 << 63)
     sha256: str
 
 
@@ -71,18 +72,18 @@ class CompiledForm(BaseModel):
 class BundleManifest(Manifest):
     """``bundle.json``."""
 
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
     contract: PixelContract
     temperature: float = Field(default=1.0, ge=0.01, le=100)
     """Logits are divided by it before the softmax."""
-    unknown_threshold: float | None = None
+    unknown_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     base: BaseIdentity
     forms: tuple[CompiledForm, ...] = (
         CompiledForm(backend="onnxruntime", precision="fp32", file=ONNX),
     )
     """What was compiled and proved; at most one of each backend and precision."""
-    flop_per_clip: int | None = Field(default=None, gt=0)
+    flop_per_clip: int | None = Field(default=None, gt=0, le=10**18)
     """Floating-point operations of one forward pass, a multiplication and an addition as two."""
     adapters: tuple[str, ...]
     """Names of the folders under ``adapters/``."""
@@ -99,6 +100,13 @@ class BundleManifest(Manifest):
         if isinstance(values, dict) and values.get("precision") == "fp32":
             return {key: value for key, value in values.items() if key != "precision"}
         return values
+
+    @model_validator(mode="after")
+    def _each_form_once(self) -> Self:
+        names = [form.name for form in self.forms]
+        if len(names) > len(set(names)):
+            raise ValueError(f"forms names one twice: {', '.join(names)}")
+        return self
 
     def form(self, backend: Compiler, precision: Precision) -> CompiledForm | None:
         """The form that a backend runs at a precision; None where there is none."""
@@ -150,13 +158,15 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
     """Read ``bundle.json``.
 
     Raises:
-        ArtifactError: Missing, torn or newer.
+        ArtifactError: Missing, torn or newer, or it names a form that it does not vouch for.
     """
     manifest = read_manifest(folder / MANIFEST, BundleManifest)
     plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
     for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):
         if name not in manifest.files or not is_inside(name):
             raise ManifestError(f"{folder / MANIFEST} names a file outside of its folder: {name}")
+    for form in manifest.forms:
+        record_of(folder, manifest, form.file)
     return manifest
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lora_deploy import regular
 from lora_deploy.errors import ManifestError, NewerSchemaError, NotAModelError
@@ -62,6 +62,15 @@ def is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts
 
+
+def _in_unicode(text: str) -> str:
+    """Refuse halves of a sign, which JSON can hold, and which no file and no terminal takes."""
+    text.encode("utf-8")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_in_unicode)]
+"""The name of a class."""
 
 M = TypeVar("M", bound=Manifest)
 

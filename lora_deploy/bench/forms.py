@@ -119,7 +119,7 @@ def _of_bundle(
         for name, record in manifest.files.items()
         if name.startswith(f"{bundle.MODEL}/")
     )
-    size = model or max(manifest.files[form.file].bytes for form in manifest.forms)
+    size = model or max((manifest.files[form.file].bytes for form in manifest.forms), default=0)
     for adapter in manifest.adapters:
         name = "torch-unmerged" if len(manifest.adapters) == 1 else f"torch-unmerged-{adapter}"
         yield _torch(name, "unmerged", folder, adapter, size, processor, installed)
