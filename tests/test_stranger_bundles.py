@@ -271,7 +271,6 @@ def form(**values: str) -> dict[str, str]:
     ("values", "error"),
     [
         ({"forms": [form(), form()]}, ManifestError),
-        ({"forms": [form(file="onnx/nothing.onnx")]}, FileUnknownError),
         ({"flop_per_clip": 10**400}, ManifestError),
         ({"flop_per_clip": 10**18 + 1}, ManifestError),
         ({"unknown_threshold": float("nan")}, ManifestError),
@@ -294,6 +293,20 @@ def test_a_manifest_that_says_what_can_not_be_is_refused(
         printed = capsys.readouterr().err
         assert printed.count("\n") == 1
         assert error.__name__ in printed
+
+
+def test_a_form_whose_file_nobody_vouches_for_is_neither_measured_nor_run(
+    shipped: Path, test_clips: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited(shipped, forms=[form(file="onnx/nothing.onnx")])
+    for command in (["bench"], ["classify", str(test_clips[0])]):
+        assert cli.run([command[0], str(shipped), *command[1:]]) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "does not vouch for onnx/nothing.onnx" in printed
+    for command in ("doctor", "verify"):
+        assert cli.run([command, str(shipped)]) == 1
+        assert "does not vouch for onnx/nothing.onnx" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("values", [{"unknown_threshold": 0}, {"unknown_threshold": 1}, {"flop_per_clip": 10**18}])  # fmt: skip

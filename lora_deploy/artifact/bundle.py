@@ -158,15 +158,13 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
     """Read ``bundle.json``.
 
     Raises:
-        ArtifactError: Missing, torn or newer, or it names a form that it does not vouch for.
+        ArtifactError: Missing, torn or newer.
     """
     manifest = read_manifest(folder / MANIFEST, BundleManifest)
     plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
     for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):
         if name not in manifest.files or not is_inside(name):
             raise ManifestError(f"{folder / MANIFEST} names a file outside of its folder: {name}")
-    for form in manifest.forms:
-        record_of(folder, manifest, form.file)
     return manifest
 
 
