@@ -157,7 +157,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         manifest = bundle.read_bundle_manifest(folder)
         found.tell(
             "manifest",
-            f"{', '.join(form.name for form in manifest.forms)}, made from {manifest.base.id}, {len(manifest.labels)} labels",
+            f"{', '.join(form.name for form in manifest.forms) or 'no compiled form'}, made from {manifest.base.id}, {len(manifest.labels)} labels",
         )
         with found.looking_at("files"):
             bundle.verify_files(folder, manifest)
@@ -209,10 +209,6 @@ def _check_answer(recogniser: Any) -> None:
     contract = recogniser.contract
     grey = np.full((1, *contract.frames_shape), 127, np.uint8)
     logits = recogniser.logits(grey)[0]
-    if len(logits) != len(recogniser.labels):
-        raise CountsDifferError(
-            f"the model answers with {len(logits)} numbers to {len(recogniser.labels)} labels"
-        )
     recogniser.predict(logits, top_k=1, duration_seconds=0.0, warning=None)
 
 

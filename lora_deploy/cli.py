@@ -271,7 +271,7 @@ def merge_export(
     if as_json:
         click.echo(shipped.certificate.model_dump_json(indent=1))
     else:
-        click.echo(texts.certificate(shipped.certificate))
+        click.echo(texts.visible(texts.certificate(shipped.certificate)))
         click.echo(f"{out}: proved and shipped")
 
 
@@ -321,7 +321,7 @@ def classify(
             advance()
             failed += row.status == "error"
             if out is None:
-                click.echo(row.as_json())
+                click.echo(texts.as_json(row.as_dict(), indent=None))
             else:
                 written.append(row)
     if out is not None:
@@ -501,6 +501,6 @@ def bench(
 
 def _print(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(value.as_dict(), ensure_ascii=False, indent=1))
+        click.echo(texts.as_json(value.as_dict()))
     else:
-        click.echo(as_text(value))
+        click.echo(texts.visible(as_text(value)))

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.progress import Advance
+from lora_deploy.texts import visible
 
 
 def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
@@ -36,7 +37,7 @@ def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
         return 2
     except LoraDeployError as error:
         name = f" [{error.name}]" if error.name else ""  # a word to look up in the documentation
-        click.echo(f"error: {error}{name}", err=True)
+        click.echo(visible(f"error: {error}{name}"), err=True)
         if _is_verbose():
             traceback.print_exc()
         return error.exit_code
@@ -51,7 +52,7 @@ def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
         if error.filename is None and error.errno is None:
             return _our_fault(error)
         where = f": {error.filename}" if error.filename else ""
-        click.echo(f"error: {error.strerror or error}{where}", err=True)
+        click.echo(visible(f"error: {error.strerror or error}{where}"), err=True)
         if _is_verbose():
             traceback.print_exc()
         return 2
@@ -61,7 +62,7 @@ def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
 
 def _our_fault(error: Exception) -> int:
     click.echo(
-        f"error: a fault of lora-deploy itself: {type(error).__name__}: {error}\n"
+        f"error: a fault of lora-deploy itself: {type(error).__name__}: {visible(str(error))}\n"
         "please report it with the output of the same command under -v",
         err=True,
     )
@@ -111,7 +112,7 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        click.echo(f"{mark}{record.getMessage()}", err=True)
+        click.echo(visible(f"{mark}{record.getMessage()}"), err=True)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What commands print for a person: a value in, lines out."""
 
+import json
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lora_deploy.bench.result import BenchResult
@@ -10,6 +11,29 @@ if TYPE_CHECKING:
     from lora_deploy.evaluate import Evaluation
     from lora_deploy.model.survey import Survey
     from lora_deploy.proof.certificate import Certificate
+
+
+def visible(text: str) -> str:
+    """Text that a terminal shows and does not obey: what can't be printed is written as in Python.
+
+    Labels, names and sentences come from folders that strangers made.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text
+    )
+
+
+def line(text: str) -> str:
+    """As `visible`, and of one line, so that no part of a stranger's looks like another part."""
+    return visible(text).replace("\n", "\\n")
+
+
+def as_json(values: Any, *, indent: int | None = 1) -> str:
+    """JSON for people and programs: what can't be printed is escaped, all else is as it is."""
+    text = json.dumps(values, ensure_ascii=False, indent=indent)
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text
+    )
 
 
 def certificate(found: "Certificate") -> str:
@@ -118,11 +142,13 @@ def _folded(title: str, words: list[str]) -> list[str]:
 def checkup(found: "Checkup") -> str:
     """A line per part: ok, ! for what is wrong, ? for what can't be told."""
     marks = {True: "ok", False: "! ", None: "? "}
-    width = max(len(finding.part) for finding in found.findings)
+    width = max(len(line(finding.part)) for finding in found.findings)
     lines = [f"{found.path}: {found.kind}"]
     for finding in found.findings:
         name = f" [{finding.error}]" if finding.error else ""
-        lines.append(f"{marks[finding.passed]} {finding.part:<{width}}  {finding.text}{name}")
+        lines.append(
+            f"{marks[finding.passed]} {line(finding.part):<{width}}  {line(finding.text)}{name}"
+        )
     return "\n".join(lines)
 
 

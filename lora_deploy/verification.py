@@ -320,6 +320,7 @@ def _ask_about_clips(
             progress=progress,
         )
         chain.temperature = manifest.temperature
+        chain.unknown_threshold = manifest.unknown_threshold
         known = None if certificate is None else _recorded(certificate, decoded)
         _tell_clips(decoded, known, found)
         if known is not None and len(known.rows) == len(decoded.readable):

@@ -101,9 +101,11 @@ def test_a_graph_that_names_another_file_finds_none(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "made").mkdir()
-    folder, vouching = made(tmp_path / "made", model.SerializeToString())
+    folder, _ = made(tmp_path / "made", model.SerializeToString())
     (folder / "onnx" / "weights.bin").write_bytes(bytes(16))
-    manifest = bundles.read_bundle_manifest(bundle).model_copy(update={"files": vouching.files})
+    manifest = bundles.read_bundle_manifest(bundle).model_copy(
+        update={"files": bundles.record_files(folder)}
+    )
     form = CompiledForm.model_validate(
         {"backend": backend, "precision": "fp32", "file": bundles.ONNX}
     )

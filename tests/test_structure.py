@@ -23,6 +23,7 @@ LAYERS = (
         "versions",
         "known_bad",
         "disk",
+        "regular",
         "atomic",
         "progress",
         "processor",

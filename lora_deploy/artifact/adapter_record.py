@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity, read_json
+from lora_deploy import regular
+from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity, Label, read_json
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import AdapterConfigError, NewerSchemaError
 
@@ -20,6 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LABELS = "labels.json"
 
 _KEY = "lora_deploy"
+_LABELS = TypeAdapter(list[Label])
 
 
 class AdapterRecord(BaseModel):
@@ -29,7 +31,7 @@ class AdapterRecord(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     base: BaseIdentity
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
     contract: PixelContract
     r: int
@@ -67,7 +69,7 @@ def read_record(folder: Path) -> AdapterRecord | None:
     """
     path = folder / ADAPTER_WEIGHTS
     try:
-        with safe_open(path, framework="numpy") as file:
+        with regular.opened(path), safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
         raise AdapterConfigError(f"{path} can't be read as safetensors: {error}") from None
@@ -95,12 +97,9 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        labels = read_json(path)
+        return tuple(_LABELS.validate_python(read_json(path), strict=True))
     except (OSError, ValueError):
-        labels = None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise AdapterConfigError(f"{path} is no JSON list of labels")
-    return tuple(labels)
+        raise AdapterConfigError(f"{path} is no JSON list of labels") from None
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -111,7 +110,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     path = folder / ADAPTER_WEIGHTS
     try:
-        with safe_open(path, framework="numpy") as file:
+        with regular.opened(path), safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterConfigError(f"{path} can't be read as safetensors: {error}") from None

@@ -1,15 +1,19 @@
 """The BUNDLE folder: what export leaves, every file vouched for by size and hash."""
 
+import errno
 import hashlib
+import os
 import re
+from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lora_deploy import atomic
+from lora_deploy import atomic, regular
 from lora_deploy.artifact.manifest import (
     BaseIdentity,
+    Label,
     Manifest,
     is_inside,
     read_manifest,
@@ -37,7 +41,7 @@ class FileRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bytes: int
+    bytes: int = Field(ge=0, lt=1 << 63)
     sha256: str
 
 
@@ -68,18 +72,18 @@ class CompiledForm(BaseModel):
 class BundleManifest(Manifest):
     """``bundle.json``."""
 
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
     contract: PixelContract
     temperature: float = Field(default=1.0, ge=0.01, le=100)
     """Logits are divided by it before the softmax."""
-    unknown_threshold: float | None = None
+    unknown_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     base: BaseIdentity
     forms: tuple[CompiledForm, ...] = (
         CompiledForm(backend="onnxruntime", precision="fp32", file=ONNX),
     )
     """What was compiled and proved; at most one of each backend and precision."""
-    flop_per_clip: int | None = Field(default=None, gt=0)
+    flop_per_clip: int | None = Field(default=None, gt=0, le=10**18)
     """Floating-point operations of one forward pass, a multiplication and an addition as two."""
     adapters: tuple[str, ...]
     """Names of the folders under ``adapters/``."""
@@ -96,6 +100,13 @@ class BundleManifest(Manifest):
         if isinstance(values, dict) and values.get("precision") == "fp32":
             return {key: value for key, value in values.items() if key != "precision"}
         return values
+
+    @model_validator(mode="after")
+    def _each_form_once(self) -> Self:
+        names = [form.name for form in self.forms]
+        if len(names) > len(set(names)):
+            raise ValueError(f"forms names one twice: {', '.join(names)}")
+        return self
 
     def form(self, backend: Compiler, precision: Precision) -> CompiledForm | None:
         """The form that a backend runs at a precision; None where there is none."""
@@ -133,7 +144,7 @@ def is_sealed(folder: Path) -> bool | None:
     A seal finds damage. It stops nobody who means to change a bundle: they can make a new one.
     """
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = regular.read_bytes(folder / MANIFEST)
     except OSError:
         return False
     found = _SEAL.search(content)
@@ -171,13 +182,30 @@ def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
         ArtifactError: The file is unknown to the manifest, missing, or has changed.
     """
     record = record_of(folder, manifest, name)
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise FileMissingError(f"{folder / name} can't be read: {error.strerror}") from None
+    with open_own(folder, name) as file:
+        content = file.read() if os.fstat(file.fileno()).st_size == record.bytes else b""
     if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
         raise FileChangedError(changed(folder, name))
     return content
+
+
+def open_own(folder: Path, name: str) -> FileIO:
+    """Open a file that lies in a bundle itself: neither it nor a folder on the way is a link.
+
+    Raises:
+        FileMissingError: It can't be opened, or is no ordinary file.
+        FileChangedError: A link is in its place.
+    """
+    path = folder / name
+    try:
+        if path.parent.resolve() == folder.resolve() / PurePosixPath(name).parent:
+            return regular.opened(path, follow=False)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise FileMissingError(f"{path} can't be read: {error.strerror}") from None
+    raise FileChangedError(
+        f"{path} is not the file that {MANIFEST} vouches for (it is reached through a link)"
+    )
 
 
 def verify_files(folder: Path, manifest: BundleManifest, under: str = "") -> None:
@@ -204,12 +232,21 @@ def verify_file(folder: Path, manifest: BundleManifest, name: str) -> None:
         ArtifactError: It is missing, has changed, or is not in the manifest.
     """
     record = record_of(folder, manifest, name)
-    path = folder / name
-    if not path.is_file():
+    if not (folder / name).is_file():
         raise FileMissingError(f"{folder} lacks {name}")
-    if path.is_symlink() or path.stat().st_size != record.bytes:
+    with open_own(folder, name) as file:
+        check_content(folder, name, file, record)
+
+
+def check_content(folder: Path, name: str, file: FileIO, record: FileRecord) -> None:
+    """Hold an open file of a bundle against its record.
+
+    Raises:
+        FileChangedError: It is another.
+    """
+    if os.fstat(file.fileno()).st_size != record.bytes:
         raise FileChangedError(changed(folder, name))
-    if sha256_of_file(path) != record.sha256:
+    if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
         raise FileChangedError(changed(folder, name))
 
 

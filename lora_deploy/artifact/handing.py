@@ -5,15 +5,21 @@ The path is a link to the file that was opened and checked, whatever is put in i
 in a folder of its own: a graph that names other files finds none beside it.
 """
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from lora_deploy.artifact.bundle import BundleManifest, changed, record_of
-from lora_deploy.errors import FileChangedError, FileMissingError
+from lora_deploy.artifact.bundle import (
+    BundleManifest,
+    changed,
+    check_content,
+    check_nothing_added,
+    open_own,
+    record_of,
+)
+from lora_deploy.errors import FileChangedError
 
 NAME = "model.onnx"
 """Runtimes tell the format by the ending."""
@@ -24,20 +30,18 @@ def handed(folder: Path, manifest: BundleManifest, name: str) -> Iterator[Path]:
     """Yield a path at which the checked file is read, for as long as the block lasts.
 
     Raises:
-        ArtifactError: The file is unknown to the manifest, missing, or has changed, be it while
-            the block read it.
+        ArtifactError: The file is unknown to the manifest, missing, a link, or has changed, be it
+            while the block read it; or a file lies beside it that the manifest does not know.
     """
     record = record_of(folder, manifest, name)
-    try:
-        file = (folder / name).open("rb", buffering=0)
-    except OSError as error:
-        raise FileMissingError(f"{folder / name} can't be read: {error.strerror}") from None
-    with file, tempfile.TemporaryDirectory(prefix="lora-deploy-") as alone:
+    top = PurePosixPath(name).parts[0]
+    check_nothing_added(folder, manifest, "" if top == name else top)
+    with (
+        open_own(folder, name) as file,
+        tempfile.TemporaryDirectory(prefix="lora-deploy-") as alone,
+    ):
         before = _state(file.fileno())
-        if os.fstat(file.fileno()).st_size != record.bytes:
-            raise FileChangedError(changed(folder, name))
-        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-            raise FileChangedError(changed(folder, name))
+        check_content(folder, name, file, record)
         link = Path(alone) / NAME
         link.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         yield link

@@ -5,8 +5,9 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from lora_deploy import regular
 from lora_deploy.errors import ManifestError, NewerSchemaError, NotAModelError
 
 SCHEMA_VERSION = 1
@@ -39,7 +40,7 @@ def manifest_digest(path: Path) -> str:
 
 def sha256_of_file(path: Path) -> str:
     """Hash of a file's content, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with regular.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,11 +48,11 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        OSError: It can't be read.
+        OSError: It can't be read, is no ordinary file, or is too large.
         ValueError: It is no JSON in UTF-8, or one that is nested without end.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(regular.read_text(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -61,6 +62,15 @@ def is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts
 
+
+def _in_unicode(text: str) -> str:
+    """Refuse halves of a sign, which JSON can hold, and which no file and no terminal takes."""
+    text.encode("utf-8")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_in_unicode)]
+"""The name of a class."""
 
 M = TypeVar("M", bound=Manifest)
 
@@ -77,7 +87,9 @@ def read_manifest(path: Path, kind: type[M]) -> M:
         raise NotAModelError(f"{folder} {what}: a folder with {name} is needed here")
     try:
         values = read_json(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ManifestError(f"{path} can't be read: {error.strerror}") from None
+    except ValueError as error:
         raise ManifestError(f"{path} can't be read: {error}") from None
     found = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:

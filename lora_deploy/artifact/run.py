@@ -9,6 +9,7 @@ from lora_deploy import atomic
 from lora_deploy.artifact.adapter_record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
 from lora_deploy.artifact.manifest import (
     BaseIdentity,
+    Label,
     Manifest,
     is_inside,
     read_manifest,
@@ -47,7 +48,7 @@ class RunManifest(Manifest):
 
     kind: Literal["lora", "full"]
     """``full`` is any training without an adapter, the head alone included."""
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
     contract: PixelContract
     base: BaseIdentity

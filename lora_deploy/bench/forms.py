@@ -119,7 +119,8 @@ def _of_bundle(
         for name, record in manifest.files.items()
         if name.startswith(f"{bundle.MODEL}/")
     )
-    size = model or max(manifest.files[form.file].bytes for form in manifest.forms)
+    compiled = [bundle.record_of(folder, manifest, form.file).bytes for form in manifest.forms]
+    size = model or max(compiled, default=0)
     for adapter in manifest.adapters:
         name = "torch-unmerged" if len(manifest.adapters) == 1 else f"torch-unmerged-{adapter}"
         yield _torch(name, "unmerged", folder, adapter, size, processor, installed)
@@ -128,7 +129,7 @@ def _of_bundle(
     if model or adapter_to_merge is not None:
         for name in (EAGER, "torch-bf16"):
             yield _torch(name, "merged", folder, adapter_to_merge, size, processor, installed)
-    for form in manifest.forms:
+    for form, file_bytes in zip(manifest.forms, compiled, strict=True):
         obstacle = _missing(installed, form.backend)
         if form.precision == "bf16" and not processor.has_bf16:
             obstacle = obstacle or _NO_BF16
@@ -141,7 +142,7 @@ def _of_bundle(
                 "backend": form.backend,
                 "precision": form.precision,
             },
-            file_bytes=manifest.files[form.file].bytes if form.file in manifest.files else 0,
+            file_bytes=file_bytes,
             obstacle=obstacle,
         )
 

@@ -97,6 +97,8 @@ def bench(
     folder = model or EXAMPLE
     processor = read_processor()
     subject = read_subject(folder, processor)
+    if not subject.forms:
+        raise NothingMeasuredError(f"{folder} has no form that could be measured")
     threads = threads or usable_cores()
     with tempfile.TemporaryDirectory(prefix="lora-deploy-bench-") as scratch:
         material = choose_clips(data, Path(scratch), subject.contract)

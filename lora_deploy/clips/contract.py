@@ -4,12 +4,16 @@ It is written into every RUN and BUNDLE and into the ONNX metadata, and obeyed b
 training, evaluation, the proofs and every backend alike.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MOST_PIXELS = 1 << 27
+"""Of one clip, frames × height × width: eight times 64 frames of 512×512, 0.4 GB of bytes and 1.6 GB
+as a model takes them. Each dimension alone may be far larger than all of them together."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -43,6 +47,15 @@ class PixelContract(BaseModel):
     colour_matrix: Literal["as_tagged"] = "as_tagged"
     """The file's own matrix; FFmpeg's guess where it names none."""
     colour_range: Literal["as_tagged"] = "as_tagged"
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        pixels = self.frames * self.crop_height * self.crop_width
+        if pixels > MOST_PIXELS:
+            raise ValueError(
+                f"frames × crop_height × crop_width is {pixels}; allowed are at most {MOST_PIXELS}"
+            )
+        return self
 
     @property
     def frames_shape(self) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from lora_deploy import atomic
+from lora_deploy import atomic, regular
 from lora_deploy.clips.contract import IMAGENET_MEAN, IMAGENET_STD, PixelContract, ResizeFilter
 from lora_deploy.clips.transforms import PILLOW_FILTERS
 from lora_deploy.errors import BaseConfigError
@@ -71,7 +71,7 @@ def read_processor(folder: Path, model_type: str) -> dict[str, object] | None:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(regular.read_text(path))
     except (OSError, ValueError) as error:
         raise BaseConfigError(f"{path} can't be read: {error}") from None
     if not isinstance(values, dict):

@@ -1,6 +1,7 @@
 """The same clips through any form: decoded once for each pixel contract, labels put in one order."""
 
 import math
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import shared
+from lora_deploy.disk import check_room, failures_named
 from lora_deploy.errors import ClipError, NothingDecodedError
 from lora_deploy.proof.certificate import ProofClip
 
@@ -76,14 +78,22 @@ class Clips:
 
         Raises:
             NothingDecodedError: None can be decoded.
+            DiskFullError: The temporary folder has no room for the frames.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="lora-deploy-")
         self._frames: dict[PixelContract, NDArray[np.uint8]] = {}
         self.readable: list[LabelledClip] = []
         self.left_out: list[str] = []
         self._names: list[str] = []
-        decoded = shared().in_order([str(clip.path) for clip in clips], contract)
+        try:
+            self._decode(clips, contract)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def _decode(self, clips: Sequence[LabelledClip], contract: PixelContract) -> None:
         frames = self._file(len(clips), contract)
+        decoded = shared().in_order([str(clip.path) for clip in clips], contract)
         for clip, name, (_, outcome) in zip(clips, names_of(clips), decoded, strict=True):
             if isinstance(outcome, ClipError):
                 self.left_out.append(f"{name}: {outcome}")
@@ -92,7 +102,6 @@ class Clips:
                 self.readable.append(clip)
                 self._names.append(name)
         if not self.readable:
-            self._folder.cleanup()
             raise NothingDecodedError(
                 f"none of {len(clips)} clips can be decoded, so nothing can be proved; name "
                 "readable ones with --data (verify) or --verify-on (merge-export)"
@@ -129,7 +138,12 @@ class Clips:
 
     def _file(self, clips: int, contract: PixelContract) -> NDArray[np.uint8]:
         path = Path(self._folder.name) / f"{len(self._frames)}.frames"
-        return np.memmap(path, np.uint8, "w+", shape=(clips, *contract.frames_shape))
+        size = clips * math.prod(contract.frames_shape)
+        check_room(path.parent, size)
+        # A map of a file without its blocks would end the process once the disk is full.
+        with failures_named(path), path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(path, np.uint8, "r+", shape=(clips, *contract.frames_shape))
 
 
 def names_of(clips: Sequence[LabelledClip]) -> list[str]:

@@ -1,12 +1,15 @@
 """``certificate.json``: what was compared, on which clips, and what came out."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lora_deploy.artifact.bundle import Precision
 
 SCHEMA_VERSION = 2
+
+MOST_CLIPS = 10**6
+"""That a certificate may claim; its answers are held in memory."""
 
 
 class _Frozen(BaseModel):
@@ -120,7 +123,7 @@ class Certificate(_Frozen):
 
     schema_version: int = SCHEMA_VERSION
     passed: bool
-    clips: int
+    clips: int = Field(ge=0, le=MOST_CLIPS)
     source: str
     """Whose clips these are."""
     proof_clips: tuple[ProofClip, ...]
@@ -150,8 +153,14 @@ class Certificate(_Frozen):
     versions: dict[str, str] = Field(default_factory=dict)
     computer: str = ""
     """Kind of processor that it was proved on."""
-    date: str = ""
+    date: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")
     """Day of the proof, as 2026-01-31."""
+
+    @model_validator(mode="after")
+    def _answers_are_of_its_clips(self) -> Self:
+        if not all(0 <= times <= self.clips for times in self.answered.values()):
+            raise ValueError(f"answered counts more or less than its {self.clips} clips")
+        return self
 
     @property
     def verdict(self) -> Literal["proved", "void", "failed"]:

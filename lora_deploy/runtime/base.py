@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.clips import pool, transforms
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import AnswersNotFiniteError
+from lora_deploy.errors import AnswersNotFiniteError, CountsDifferError
 
 UNKNOWN = "unknown"
 """What a clip is called whose best label is less probable than the bundle's threshold."""
@@ -95,6 +95,9 @@ class Recogniser:
         Returns:
             [clips, labels]. Each batch has the same shape, the last one padded, so a clip's
             numbers don't depend on its company.
+
+        Raises:
+            CountsDifferError: The model gives more or fewer numbers than there are labels.
         """
         size = self.backend.batch_size
         rows = []
@@ -104,7 +107,13 @@ class Recogniser:
             if clips < size:
                 padding = np.zeros((size - clips, *pixel_values.shape[1:]), np.float32)
                 pixel_values = np.concatenate([pixel_values, padding])
-            rows.append(self.backend.logits(pixel_values)[:clips])
+            logits = self.backend.logits(pixel_values)
+            if logits.ndim != 2 or logits.shape[1] != len(self.labels):
+                numbers = "×".join(map(str, logits.shape[1:]))
+                raise CountsDifferError(
+                    f"the model answers with {numbers or 'no'} numbers to {len(self.labels)} labels"
+                )
+            rows.append(logits[:clips])
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
     def predict(

@@ -182,7 +182,7 @@ def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file:
     try:
         labels = json.loads(metadata["labels"])
         contract = PixelContract.model_validate_json(metadata["pixel_contract"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise GraphError(f"{file} does not say its labels and pixel contract") from None
     if labels != list(manifest.labels):
         raise LabelOrderError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.handing import alone
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import GraphError, ProviderFellBackError
+from lora_deploy.errors import CountsDifferError, GraphError, ProviderFellBackError
 from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.outside_data import refuse_outside_data
 
@@ -35,7 +35,7 @@ class FramesInGraph:
             self.labels: tuple[str, ...] = tuple(json.loads(metadata["labels"]))
             self.contract = PixelContract.model_validate_json(metadata["pixel_contract"])
             self._temperature = float(metadata["temperature"])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError, RecursionError):
             raise GraphError(
                 "the graph does not say its labels, pixel contract and temperature"
             ) from None
@@ -43,6 +43,11 @@ class FramesInGraph:
     def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Frames [clips, frames, height, width, 3] to logits [clips, labels], but for a constant."""
         (probabilities,) = self._session.run(["probabilities"], {"frames": frames})
+        if probabilities.shape != (len(frames), len(self.labels)):
+            raise CountsDifferError(
+                f"the graph answers with an array of {probabilities.shape} to {len(frames)} clips "
+                f"and {len(self.labels)} labels"
+            )
         least = np.finfo(np.float32).tiny  # the logarithm of 0 is no number
         result: NDArray[np.float32] = np.log(np.maximum(probabilities, least)) * np.float32(
             self._temperature

@@ -25,6 +25,9 @@ _TENSOR_IS_ELSEWHERE = {13, 14}
 """``external_data`` and ``data_location``; exporters leave both out where the data are inside."""
 
 _DEEPEST = 100
+_END_OF_KEYS = 1 << 32
+"""Protobuf in C++ cuts longer keys down to 32 bits, and would see another field than is seen here."""
+
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 
@@ -65,6 +68,8 @@ def _fields(
     while at < end:
         key, at = _varint(content, at)
         number, wire = key >> 3, key & 7
+        if number == 0 or key >= _END_OF_KEYS:
+            raise ValueError("no field")
         message = None
         if wire == _LENGTH:
             size, at = _varint(content, at)
