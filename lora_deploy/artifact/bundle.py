@@ -173,22 +173,6 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def verified_bytes(folder: Path, manifest: BundleManifest, name: str) -> bytes:
-    """The content of a file of a bundle, checked against its record.
-
-    The very bytes that were checked are returned, so nothing can change in between.
-
-    Raises:
-        ArtifactError: The file is unknown to the manifest, missing, or has changed.
-    """
-    record = record_of(folder, manifest, name)
-    with open_own(folder, name) as file:
-        content = file.read() if os.fstat(file.fileno()).st_size == record.bytes else b""
-    if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
-        raise FileChangedError(changed(folder, name))
-    return content
-
-
 def open_own(folder: Path, name: str) -> FileIO:
     """Open a file that lies in a bundle itself: neither it nor a folder on the way is a link.
 
