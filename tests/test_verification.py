@@ -24,6 +24,7 @@ from lora_deploy.errors import (
     LoraDeployError,
     NothingDecodedError,
 )
+from lora_deploy.proof.chain import budgets_of
 from lora_deploy.runtime import ov
 from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
@@ -431,7 +432,7 @@ def test_a_form_held_against_a_lower_precision_has_the_budget_of_that(
     told = about(found, "openvino-fp32")
     assert "same label as openvino-int8 on 100.0%" in told
     apart = float(re.findall(r"differ by at most (\S+);", told)[0])
-    assert apart > verification.budgets_of(ProofSettings())["fp32"].largest_difference
+    assert apart > budgets_of(ProofSettings())["fp32"].largest_difference
 
 
 # What is not here ---------------------------------------------------------------------------------
