@@ -304,8 +304,8 @@ def test_a_form_whose_file_nobody_vouches_for_is_neither_measured_nor_run(
         printed = capsys.readouterr().err
         assert printed.count("\n") == 1
         assert "does not vouch for onnx/nothing.onnx" in printed
-    for command in ("doctor", "verify"):
-        assert cli.run([command, str(shipped)]) == 1
+    for look in ("doctor", "verify"):
+        assert cli.run([look, str(shipped)]) == 1
         assert "does not vouch for onnx/nothing.onnx" in capsys.readouterr().out
 
 
