@@ -320,7 +320,7 @@ def test_a_bundle_without_forms_is_told_of_in_one_line(
     shutil.rmtree(shipped / "adapters", ignore_errors=True)
     shutil.rmtree(shipped / "model", ignore_errors=True)
     edited(shipped, forms=[], adapters=[])
-    for command, name in ((["bench"], "NothingMeasuredError"), (["classify", "x.mp4"], "NoSuchFormError")):  # fmt: skip
+    for command, name in ((["bench"], "has no form that could be measured"), (["classify", "x.mp4"], "NoSuchFormError")):  # fmt: skip
         assert cli.run([command[0], str(shipped), *command[1:]]) == 2
         printed = capsys.readouterr().err
         assert printed.count("\n") == 1
@@ -340,7 +340,7 @@ def test_a_bundle_without_forms_is_told_of_in_one_line(
 )
 def test_a_certificate_counts_its_own_clips(shipped: Path, values: dict[str, Any]) -> None:
     with_certificate(shipped, **values)
-    with pytest.raises(CertificateUnreadableError):
+    with pytest.raises(CertificateUnreadableError, match="validation error"):
         read_certificate(shipped)
     assert cli.run(["verify", str(shipped)]) == 1
 
@@ -402,9 +402,9 @@ def test_a_clip_that_no_memory_holds_is_refused(shipped: Path) -> None:
         read_bundle_manifest(shipped)
 
 
-@pytest.mark.parametrize("free_bytes", [0, 1 << 50])
+@pytest.mark.parametrize(("free_bytes", "said"), [(0, "are needed"), (1 << 50, "the disk is full")])
 def test_frames_that_find_no_room_are_an_error_and_not_the_end(
-    test_clips: list[Path], monkeypatch: pytest.MonkeyPatch, free_bytes: int
+    test_clips: list[Path], monkeypatch: pytest.MonkeyPatch, free_bytes: int, said: str
 ) -> None:
     """The disk may fill up between the look at it and the writing."""
 
@@ -414,7 +414,7 @@ def test_frames_that_find_no_room_are_an_error_and_not_the_end(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
     monkeypatch.setattr(os, "posix_fallocate", full)
     clips = [LabelledClip(test_clips[0], "a", "val", None)]
-    with pytest.raises(DiskFullError):
+    with pytest.raises(DiskFullError, match=said):
         Clips(clips, read_bundle_manifest(EXAMPLE).contract)
 
 
