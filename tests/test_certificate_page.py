@@ -116,7 +116,7 @@ def test_the_browser_is_told_to_load_and_run_nothing_either(certificate: Certifi
 def hostile(value: Any, key: str = "") -> Any:
     """Every text of a certificate made a stranger's, but for the words that its form fixes."""
     if isinstance(value, str):
-        return value if key == "precision" else value + HOSTILE
+        return value if key in ("precision", "date") else value + HOSTILE
     if isinstance(value, dict):
         named = key in ("answered", "accuracy", "versions")
         return {
