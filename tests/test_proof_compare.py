@@ -200,13 +200,22 @@ def test_where_there_is_a_threshold_what_users_are_told_must_agree() -> None:
     """A form that is a little less sure calls every clip unknown, though its labels agree."""
     one = np.log(np.array([[0.91, 0.05, 0.04]] * 4))
     other = np.log(np.array([[0.89, 0.06, 0.05]] * 4))
-    assert held(one, other).agreement == 1
-    link = held(one, other, unknown_threshold=0.9)
-    assert link.agreement == 0
-    assert {flip.labels for flip in link.flips} == {("bend", "unknown")}
-    assert link.flips[0].margin == pytest.approx(0.01, abs=1e-6)
-    assert held(one, other, unknown_threshold=0.95).agreement == 1  # both say unknown
-    assert held(other, one, unknown_threshold=0.9).flips[0].labels == ("unknown", "bend")
+    budget = Budget(agreement=0.98, largest_difference=0.35, mean_kl=0.02)
+    assert held(one, other, budget).passed
+    link = held(one, other, budget, unknown_threshold=0.9)
+    assert (link.agreement, link.unknown_changes, link.passed) == (1, 4, False)
+    assert "4 clips turn from known to unknown or back" in link_objections(link)[0]
+    assert held(one, other, budget, unknown_threshold=0.95).passed  # both say unknown
+
+
+def test_as_many_clips_may_turn_as_are_unknown_by_choice() -> None:
+    one = np.log(np.array([[0.5, 0.3, 0.2], [0.91, 0.05, 0.04], [0.99, 0.005, 0.005]]))
+    other = np.log(np.array([[0.5, 0.3, 0.2], [0.89, 0.06, 0.05], [0.99, 0.005, 0.005]]))
+    budget = Budget(agreement=0.98, largest_difference=0.35, mean_kl=0.02)
+    link = held(one, other, budget, unknown_threshold=0.9)
+    assert (link.unknown_changes, link.passed) == (1, True)
+    exact = budget.model_copy(update={"agreement": 1.0})
+    assert not held(one, other, exact, unknown_threshold=0.9).passed
 
 
 def test_a_form_that_skips_the_adapter_fails_however_little_the_adapter_changes() -> None:

@@ -58,6 +58,8 @@ class Link(_Frozen):
     agreement: float
     """Part of the clips on which both name the same label."""
     flips: tuple[Flip, ...]
+    unknown_changes: int = 0
+    """Clips that one form calls unknown and the other does not."""
     largest_logit_difference: float
     """But for a constant of each clip, on which no probability depends."""
     largest_probability_difference: float

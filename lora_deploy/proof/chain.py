@@ -207,11 +207,16 @@ def link_objections(link: Link) -> list[str]:
     if not math.isfinite(link.largest_logit_difference):
         return [f"{one} or {other} answers NaN or infinity to a clip"]
     budget = link.budget
+    unknown = (
+        f", {link.unknown_changes} clips turn from known to unknown or back"
+        if link.unknown_changes
+        else ""
+    )
     where = f"; {link.departs} departs first" if link.departs else ""
     return [
         f"{other} answers differently from {one}: {len(link.flips)} clips get another label "
         f"(agreement {link.agreement:.1%}, at least {budget.agreement:.1%} is needed), "
         f"probabilities differ by up to {link.largest_probability_difference:.2g} "
         f"(budget {budget.largest_difference:.2g}) and by {link.mean_kl:.2g} nats "
-        f"(budget {budget.mean_kl:.2g}){where}"
+        f"(budget {budget.mean_kl:.2g}){unknown}{where}"
     ]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
 from lora_deploy.proof.certificate import Budget, ClassDifference, Flip, Link
-from lora_deploy.runtime.base import UNKNOWN, softmax
+from lora_deploy.runtime.base import softmax
 
 _LEAST_PROBABILITY = 1e-12
 """Smaller ones are raised to it in a divergence, which would be infinite at 0."""
@@ -36,23 +36,23 @@ def compare(
         precision: Of the second form.
         budget: What it may differ by.
         temperature: That users' probabilities are made with.
-        unknown_threshold: Below which users are told no label; then that is what must agree.
+        unknown_threshold: Below which users are told no label; None tells one of each clip.
     """
     probabilities, others = softmax(one / temperature), softmax(other / temperature)
-    named = _told(probabilities, labels, unknown_threshold)
-    other_named = _told(others, labels, unknown_threshold)
-    differs = [first != second for first, second in zip(named, other_named, strict=True)]
+    named, other_named = probabilities.argmax(axis=1), others.argmax(axis=1)
     differences = np.abs(probabilities - others)  # [clips, labels]
     divergences = kl_divergence(probabilities, others)  # [clips]
     flips = tuple(
         Flip(
             clip=clips[row][0],
             truth=clips[row][1],
-            labels=(named[row], other_named[row]),
-            margin=_margin(probabilities[row], others[row], unknown_threshold),
+            labels=(labels[named[row]], labels[other_named[row]]),
+            margin=float(probabilities[row, named[row]] - probabilities[row, other_named[row]]),
         )
-        for row in map(int, np.flatnonzero(differs))
+        for row in map(int, np.flatnonzero(named != other_named))
     )
+    unknown, other_unknown = (_unknown(one, unknown_threshold) for one in (probabilities, others))
+    changes = int((unknown != other_unknown).sum())
     agreement = 1 - len(flips) / len(clips)
     largest = float(differences.max())
     mean_kl = float(divergences.mean())
@@ -66,36 +66,34 @@ def compare(
         mean_probability_difference=float(differences.mean()),
         mean_kl=mean_kl,
         largest_kl=float(divergences.max()),
-        per_class=_per_class(~np.array(differs), differences, [label for _, label in clips]),
+        unknown_changes=changes,
+        per_class=_per_class(named == other_named, differences, [label for _, label in clips]),
         budget=budget,
         # each written so that NaN does not pass; minus infinity makes a probability of 0, and does
         passed=bool(np.isfinite(one).all() and np.isfinite(other).all())
         and agreement >= budget.agreement
         and largest <= budget.largest_difference
-        and mean_kl <= budget.mean_kl,
+        and mean_kl <= budget.mean_kl
+        and changes <= _changes_allowed(budget, unknown),
     )
 
 
-def _told(
-    probabilities: NDArray[np.float64], labels: Sequence[str], unknown_threshold: float | None
-) -> list[str]:
-    """What users are told of each clip."""
-    return [
-        UNKNOWN
-        if unknown_threshold is not None and not row.max() >= unknown_threshold
-        else labels[int(row.argmax())]
-        for row in probabilities
-    ]
+def _changes_allowed(budget: Budget, unknown: NDArray[np.bool_]) -> float:
+    """How many clips may turn from known to unknown or back: those that may flip, or as many as
+    are unknown by choice, since the threshold lies among the scores. In float32 none."""
+    if budget.agreement == 1:
+        return 0
+    return max((1 - budget.agreement) * len(unknown), float(unknown.sum()))
 
 
-def _margin(
-    one: NDArray[np.float64], other: NDArray[np.float64], unknown_threshold: float | None
-) -> float:
-    """By how much the first form preferred what it says, in probability."""
-    best, second = int(one.argmax()), int(other.argmax())
-    if best == second and unknown_threshold is not None:  # one of them says unknown
-        return abs(float(one[best]) - unknown_threshold)
-    return float(one[best] - one[second])
+def _unknown(
+    probabilities: NDArray[np.float64], unknown_threshold: float | None
+) -> NDArray[np.bool_]:
+    """Which clips users are told no label of, [clips]."""
+    if unknown_threshold is None:
+        return np.zeros(len(probabilities), np.bool_)
+    result: NDArray[np.bool_] = ~(probabilities.max(axis=1) >= unknown_threshold)
+    return result
 
 
 def _largest_logit_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
