@@ -363,3 +363,17 @@ def test_training_clips_prove_nothing(lora_run: Path, few_clips: Path, tmp_path:
     manifest.write_text("\n".join([lines[0], *(x for x in lines if ",train," in x)]) + "\n")
     with pytest.raises(DataError, match="nothing but training clips"):
         pipeline.merge_export(lora_run, tmp_path / "bundle", verify_on=manifest)
+
+
+def test_the_page_of_a_refused_export_is_written_where_it_was_asked_for(
+    bundle: Path, lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship(monkeypatch, bundle, transpose_a_weight)
+    page, out = tmp_path / "page.html", tmp_path / "out" / "bundle"
+    command = ["merge-export", str(lora_run), "--out", str(out), "--report", str(page)]
+    assert cli.run(command) == 1
+    assert list(out.parent.iterdir()) == []
+    assert "Failed." in page.read_text()
+    ship(monkeypatch, bundle, lambda _: None)
+    assert cli.run(command) == 0
+    assert page.read_text() == (out / "certificate.html").read_text()

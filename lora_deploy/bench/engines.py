@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.artifact import bundle
-from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.runtime.base import Backend, Recogniser
 
 Array = NDArray[np.float32]
@@ -55,21 +54,14 @@ def open_engine(job: Mapping[str, Any]) -> Engine:
 
 
 def _compiled(job: Mapping[str, Any]) -> Engine:
-    from lora_deploy.runtime.open_bundle import open_form
+    from lora_deploy.runtime.open_bundle import as_recogniser, open_form
 
     folder = Path(job["folder"])
     manifest = bundle.read_bundle_manifest(folder)
     form = manifest.form(job["backend"], job["precision"])
     assert form is not None, "it was read from this manifest"
     backend = open_form(folder, manifest, form, threads=job["threads"])
-    recogniser = Recogniser(
-        backend=backend,
-        labels=manifest.labels,
-        contract=manifest.contract,
-        temperature=manifest.temperature,
-        unknown_threshold=manifest.unknown_threshold,
-        digest=manifest_digest(folder / bundle.MANIFEST),
-    )
+    recogniser = as_recogniser(folder, manifest, backend)
     return Engine(recogniser, _as_it_is, backend.logits, _as_it_is, lambda: None)
 
 

@@ -107,16 +107,21 @@ def merge_export(
         page = certificate_html(certificate, _thumbnails(certificate, decoded, trained))
         if report is not None:
             atomic.write_text(report, page)
-        if not certificate.passed:
-            skipped = any(link.adapter_skipped for link in certificate.links)
-            raise (AdapterSkippedError if skipped else FormsDifferError)(
-                f"no bundle was made, {out} is untouched: {'; '.join(certificate.objections)}"
-            )
+        _refuse_unproved(certificate, out)
         atomic.write_text(stage / bundle.CERTIFICATE, certificate.model_dump_json(indent=1) + "\n")
         atomic.write_text(stage / bundle.CERTIFICATE_PAGE, page)
         atomic.write_text(stage / bundle.CARD, bundle_card(trained, certificate))
         shipped = export.vouch()
     return Shipped(out, shipped, certificate)
+
+
+def _refuse_unproved(certificate: Certificate, out: Path) -> None:
+    if certificate.passed:
+        return
+    skipped = any(link.adapter_skipped for link in certificate.links)
+    raise (AdapterSkippedError if skipped else FormsDifferError)(
+        f"no bundle was made, {out} is untouched: {'; '.join(certificate.objections)}"
+    )
 
 
 def proof_settings(source: Path, overrides: Sequence[str]) -> ProofSettings:
