@@ -703,8 +703,8 @@ class AdapterGraphMissingError(BackendError):
     """The bundle has no ONNX graph that takes adapters, so only PyTorch can run them unmerged."""
 
     remedy = (
-        'install "lora-deploy[train]" and take --backend torch, or export the graph with '
-        "`lora-deploy merge-export RUN --out BUNDLE`"
+        'install "lora-deploy[train]" and take --backend torch, or export the graph: '
+        "`lora-deploy merge-export RUN --out BUNDLE --adapter-graph`"
     )
 
 

@@ -177,6 +177,49 @@ def open_form(
     return backend
 
 
+def open_adapter_graph(
+    folder: Path,
+    manifest: BundleManifest,
+    adapter: str,
+    form: Literal["unmerged", "base"],
+    *,
+    batch_size: int = 1,
+    threads: int = 0,
+) -> Backend:
+    """Open the graph that takes adapters, with one of them or with its head alone; without PyTorch.
+
+    Args:
+        folder: The bundle.
+        manifest: Its ``bundle.json``.
+        adapter: Name of one of its adapters.
+        form: ``unmerged``, or ``base`` for the adapter's update switched off.
+        batch_size: Clips run at once, always.
+        threads: 0 takes every core that this process may use.
+
+    Raises:
+        AdapterGraphMissingError: The bundle has none.
+        MissingPackageError: ONNX Runtime is not installed.
+        ArtifactError: A file has changed.
+        AdapterError: The adapter is not one for this graph.
+    """
+    if not has_adapter_graph(manifest, adapter):
+        raise AdapterGraphMissingError(
+            f"{folder} has no ONNX graph that takes the adapter {adapter!r}"
+        )
+    module = import_backend(
+        "lora_deploy.runtime.ort_adapters", "onnxruntime", purpose=_RUNS["onnxruntime"]
+    )
+    with handed(folder, manifest, onnx_adapter(adapter)) as file:
+        content = file.read_bytes()
+    with frugal_opening(), handed(folder, manifest, bundle.ADAPTER_GRAPH) as graph:
+        opened = module.AdapterGraphBackend(
+            graph, content, form=form, batch_size=batch_size, threads=threads
+        )
+    _check_metadata(opened.metadata, manifest, bundle.ADAPTER_GRAPH)
+    backend: Backend = opened
+    return backend
+
+
 def onnx_adapter(name: str) -> str:
     """The file of an adapter for the bundle's adapter graph."""
     return f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}"
@@ -254,7 +297,11 @@ def _open_unmerged(
         backend = "torch" if all(map(is_installed, TORCH_PACKAGES)) else "onnxruntime"
     if backend == "torch":
         return _open_torch(folder, manifest, unmerged, device, batch_size)
-    raise AdapterGraphMissingError(f"{folder} has no graph that takes adapters for {backend}")
+    if backend != "onnxruntime":
+        raise BackendCannotError(f"{backend} takes no adapters; onnxruntime and torch do")
+    return open_adapter_graph(
+        folder, manifest, unmerged.adapter, unmerged.form, batch_size=batch_size
+    )
 
 
 def _open_torch(
