@@ -211,6 +211,11 @@ def config(recipe: str, overrides: tuple[str, ...], list_recipes: bool, effectiv
     help="Also a graph that takes raw frames and gives probabilities, for other programs.",
 )
 @click.option(
+    "--adapter-graph",
+    is_flag=True,
+    help="Also the unmerged model as an ONNX graph, to run without PyTorch; as large as the base.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -236,6 +241,7 @@ def merge_export(
     targets: str,
     precisions: str,
     frames_in: bool,
+    adapter_graph: bool,
     overrides: tuple[str, ...],
     verify_on: Path | None,
     report: Path | None,
@@ -261,6 +267,7 @@ def merge_export(
         targets=_split(targets),
         precisions=_split(precisions),
         frames_in=frames_in,
+        adapter_graph=adapter_graph,
         verify_on=verify_on,
         report=report,
         overrides=overrides,
@@ -289,7 +296,7 @@ def _split(text: str) -> list[str]:
 )
 @backend_option
 @batch_option
-@click.option("--adapter", help="Run this adapter of a bundle unmerged (torch).")
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
 @pool_options
 def classify(

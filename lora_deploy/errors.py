@@ -681,6 +681,33 @@ class NoSuchFormError(BackendError):
     )
 
 
+class UnknownFormError(BackendError):
+    """No form of a model is called so: it is merged, unmerged, or the base under the trained head."""
+
+    remedy = "leave form out, and what is shipped is taken"
+
+
+class NoSuchChoiceError(BackendError):
+    """The page serves no form of a model that is called so."""
+
+    remedy = "take one of those; each bears the name that the page's own interface uses"
+
+
+class NoUnmergedFormError(BackendError):
+    """The model was trained without an adapter: no weights of its base stand apart from what was learned."""
+
+    remedy = "leave form and adapter out, or train an adapter: model.use_lora: true"
+
+
+class AdapterGraphMissingError(BackendError):
+    """The bundle has no ONNX graph that takes adapters, so only PyTorch can run them unmerged."""
+
+    remedy = (
+        'install "lora-deploy[train]" and take --backend torch, or export the graph: '
+        "`lora-deploy merge-export RUN --out BUNDLE --adapter-graph`"
+    )
+
+
 class PrecisionNotHereError(BackendError):
     """The processor does not compute in the precision that was asked for; nothing else is taken in silence."""
 

@@ -34,13 +34,21 @@ from lora_deploy.errors import (
 from lora_deploy.extras import is_installed
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import NOISE_CLIPS, Answering, Answers, Clips, Form, noise_frames
-from lora_deploy.proof.certificate import SCHEMA_VERSION, Budget, Certificate, Link
+from lora_deploy.proof.certificate import (
+    ADAPTER_GRAPH,
+    ADAPTER_GRAPH_BASE,
+    BASE,
+    SCHEMA_VERSION,
+    Budget,
+    Certificate,
+    Link,
+)
 from lora_deploy.proof.chain import Chain, budgets_of, link_objections
 from lora_deploy.proof.compare import compare
 from lora_deploy.proof.which_clips import proof_clips
 from lora_deploy.runtime.base import softmax
 from lora_deploy.runtime.load import load
-from lora_deploy.runtime.open_bundle import as_recogniser, open_form
+from lora_deploy.runtime.open_bundle import as_recogniser, has_adapter_graph, open_form
 
 MOST_CLIPS = 256
 
@@ -54,6 +62,8 @@ class _Here:
     """Its file or folder: that two forms of one file agree proves nothing of the file."""
     recorded: str
     """What the certificate calls its answers."""
+    truth: str | None = None
+    """What the certificate calls the answers that it must give; None for the trained model's."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,10 @@ def _judge_certificate(
         found.shrug("certificate", "is of an older version, which recorded no answers")
         return
     proved = {link.forms[1] for link in certificate.links if link.passed}
-    unproved = [form.name for form in manifest.forms if form.name not in proved]
+    forms = [form.name for form in manifest.forms]
+    if bundle.ADAPTER_GRAPH in manifest.files:
+        forms += [ADAPTER_GRAPH, ADAPTER_GRAPH_BASE]
+    unproved = [form for form in forms if form not in proved]
     ok = certificate.verdict == "proved" and certificate.labels == manifest.labels and not unproved
     text = f"{certificate.verdict} on {certificate.clips} clips, {certificate.date}"
     if unproved:
@@ -222,11 +235,32 @@ def _forms(folder: Path, manifest: BundleManifest, found: Checkup) -> Iterator[_
             opening = _opening(folder, manifest, form)
             yield _Here(Form(form.name, opening, form.precision), form.file, form.name)
     for name in manifest.adapters:
+        if has_adapter_graph(manifest, name):
+            yield from _of_adapter_graph(folder, manifest, name, found)
         if has_torch:
             unmerged = Form(f"adapter {name}", _opening_adapter(folder, name))
             yield _Here(unmerged, f"{bundle.ADAPTERS}/{name}", "unmerged")
         else:
             found.shrug(f"adapter {name}", "not asked: PyTorch is not installed")
+
+
+def _of_adapter_graph(
+    folder: Path, manifest: BundleManifest, adapter: str, found: Checkup
+) -> Iterator[_Here]:
+    """The graph with an adapter in it, and with the adapter's head alone."""
+    for name, form, truth in (
+        (ADAPTER_GRAPH, "unmerged", None),
+        (ADAPTER_GRAPH_BASE, "base", BASE),
+    ):
+        if is_installed("onnxruntime"):
+            opening = _opening_graph(folder, adapter, form)
+            yield _Here(Form(name, opening), bundle.ADAPTER_GRAPH, name, truth)
+        else:
+            found.shrug(name, "not asked: onnxruntime is not installed")
+
+
+def _opening_graph(folder: Path, adapter: str, form: str) -> Callable[[], Answering]:
+    return lambda: load(folder, backend="onnxruntime", form=form, adapter=adapter)
 
 
 def _opening(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Callable[[], Answering]:
@@ -323,23 +357,28 @@ def _ask_about_clips(
         chain.unknown_threshold = manifest.unknown_threshold
         known = None if certificate is None else _recorded(certificate, decoded)
         _tell_clips(decoded, known, found)
+        known_base = None if certificate is None else _recorded(certificate, decoded, BASE)
         if known is not None and len(known.rows) == len(decoded.readable):
             chain.answers[known.answers.form] = known.answers
-        beside: _Here | None = None  # the first form to which nobody objects
+        first: _Here | None = None  # the first form to which nobody objects
         for here in forms:
             with _asking(here.form.name, found):
                 answers = chain.ask(here.form)
+                # The base is right to answer otherwise than the trained model.
+                is_trained = here.truth is None
+                beside = first if is_trained else None
+                truth = known if is_trained else known_base
                 said = [
-                    *_compare_clips(chain, budgets, here, known, beside),
+                    *_compare_clips(chain, budgets, here, truth, beside),
                     f"accuracy {chain.accuracy(answers):.3f}",
                 ]
                 noise = _compare_noise(here, answers.noise, chain.temperature, certificate)
                 said += [noise] if noise is not None else []
-                if noise is not None or known is not None or _are_two(here, beside):
+                if noise is not None or truth is not None or _are_two(here, beside):
                     found.tell(here.form.name, "; ".join(said))
                 else:
                     found.shrug(here.form.name, "; ".join([*said, _unproved(beside)]))
-                beside = beside or here
+                first = first or (here if is_trained else None)
         if chain.answers and chain.void is not None:
             found.findings.append(Finding("clips", False, f"the proof is void: {chain.void}"))
 
@@ -422,13 +461,15 @@ def _link(
     )
 
 
-def _recorded(certificate: Certificate, clips: Clips) -> _Known | None:
-    """What the trained model said of those clips that are, byte for byte, the certificate's."""
-    name, logits = next(iter(certificate.logits.items()), (None, ()))
+def _recorded(certificate: Certificate, clips: Clips, form: str | None = None) -> _Known | None:
+    """What a form, by default the trained model, said of those clips that are, byte for byte, the
+    certificate's."""
+    name = next(iter(certificate.logits), None) if form is None else form
+    logits = certificate.logits.get(name or "", ())
     row_of = {clip.sha256: row for row, clip in enumerate(certificate.proof_clips)}
     found = [(row, row_of.get(clip.sha256)) for row, clip in enumerate(clips.records())]
     rows = {row: recorded for row, recorded in found if recorded is not None}
-    if name is None or not rows:
+    if name is None or not logits or not rows:
         return None
     answers = Answers(
         form=name,

@@ -235,6 +235,7 @@ def shipped(
             targets=["onnx", "openvino"],
             precisions=["fp32", "fp16", "int8", *(["bf16"] if has_bf16() else [])],
             frames_in=True,
+            adapter_graph=True,
         )
 
     return bundle

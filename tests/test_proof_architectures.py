@@ -13,6 +13,8 @@ LEAST_AGREEMENT = {"fp32": 1.0, "fp16": 0.99, "bf16": 0.99, "int8": 0.98}
 
 FORMS = {
     "merged": "fp32",
+    "adapter-graph": "fp32",
+    "adapter-graph-base": "fp32",
     "onnx": "fp32",
     "onnxruntime-fp32": "fp32",
     "openvino-fp32": "fp32",

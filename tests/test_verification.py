@@ -36,14 +36,15 @@ from tests.proved_models import ACTIONS, only
 FORMS = [
     "merged", "onnx", "frames-in", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-fp16",
     *(["openvino-bf16"] if has_bf16() else []), "onnxruntime-int8", "openvino-int8",
-    "adapter default",
+    "adapter-graph", "adapter-graph-base", "adapter default",
 ]  # fmt: skip
 
 EVERY_FILE = [
-    "README.md", "adapters/default/README.md", "adapters/default/adapter_config.json",
-    "adapters/default/adapter_model.safetensors", "adapters/default/labels.json", "bundle.json",
+    "README.md", "adapters/default.onnx_adapter", "adapters/default/README.md",
+    "adapters/default/adapter_config.json", "adapters/default/adapter_model.safetensors",
+    "adapters/default/labels.json", "bundle.json",
     "certificate.html", "certificate.json", "model/config.json", "model/model.safetensors",
-    "model/preprocessor_config.json", "onnx/model.fp16.onnx", "onnx/model.frames.onnx",
+    "model/preprocessor_config.json", "onnx/adapters.onnx", "onnx/model.fp16.onnx", "onnx/model.frames.onnx",
     "onnx/model.int8.onnx", "onnx/model.int8.ort.onnx", "onnx/model.onnx", "onnx/model.ort.onnx",
 ]  # fmt: skip
 
@@ -99,7 +100,8 @@ def test_on_the_certificates_clips_the_trained_model_is_what_is_held_against(
     assert wrong(found) == []
     assert about(found, "clips") == "True None 32 clips, all of them of the certificate"
     for form in FORMS:
-        assert "same label as unmerged on 100.0%" in about(found, form)
+        truth = "base" if form == "adapter-graph-base" else "unmerged"
+        assert f"same label as {truth} on 100.0%" in about(found, form)
 
 
 def test_on_other_clips_forms_are_held_against_each_other(
@@ -110,9 +112,11 @@ def test_on_other_clips_forms_are_held_against_each_other(
     assert about(found, "clips").startswith("None None 5 clips, 4 of them of the certificate")
     for form in FORMS:
         assert about(found, form).startswith("True")
-        assert "same label as unmerged on 100.0%" in about(found, form)
+        truth = "base" if form == "adapter-graph-base" else "unmerged"
+        assert f"same label as {truth} on 100.0%" in about(found, form)
         assert "answers noise as when it was shipped" in about(found, form)
-        assert ("same label as merged on 100.0%" in about(found, form)) == (form != "merged")
+        alone = form in ("merged", "adapter-graph-base")
+        assert ("same label as merged on 100.0%" in about(found, form)) != alone
 
 
 def test_a_bundle_that_was_shipped_with_one_label_for_nearly_all_clips_is_not_void_later(

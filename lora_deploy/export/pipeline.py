@@ -15,6 +15,7 @@ from lora_deploy.errors import (
     AdapterSkippedError,
     BackendCannotError,
     FormsDifferError,
+    NoUnmergedFormError,
     OutputExistsError,
     OverrideError,
 )
@@ -49,6 +50,7 @@ def merge_export(
     targets: Sequence[str] = ("onnx",),
     precisions: Sequence[str] = ("fp32",),
     frames_in: bool = False,
+    adapter_graph: bool = False,
     fuse: bool = True,
     verify_on: Path | None = None,
     report: Path | None = None,
@@ -65,6 +67,8 @@ def merge_export(
         targets: Runtimes that forms are made for: ``onnx``, ``openvino``.
         precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
+        adapter_graph: Whether to make a graph of the base that takes the adapter at run time, too:
+            the unmerged model without PyTorch. It is as large as the base.
         fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         report: Where to write the certificate's page, whether it passed or not; nothing else is
@@ -76,13 +80,18 @@ def merge_export(
 
     Raises:
         CheckFailed: A form differs; nothing is left at ``out``.
+        NoUnmergedFormError: There is no adapter that a graph could take.
         LoraDeployError: The RUN, its base or the clips can't be used.
     """
     if not atomic.is_free(out):
         raise OutputExistsError(f"{out} exists already")
-    wanted = plan(targets, precisions, frames_in=frames_in, fuse=fuse)
+    wanted = plan(targets, precisions, frames_in=frames_in, adapter_graph=adapter_graph, fuse=fuse)
     settings = proof_settings(source, overrides)
     trained = open_source(source, base=base, labels=labels)
+    if adapter_graph and trained.kind == "full":
+        raise NoUnmergedFormError(
+            f"{source} was fine-tuned as a whole, so there is no adapter that a graph could take"
+        )
     clips = proof_clips(source, verify_on, trained.labels, most=settings.clips)
     with atomic.staged_folder(out) as stage, Clips(clips, trained.contract) as decoded:
         chain = Chain(

@@ -29,6 +29,10 @@ class Plan:
     forms: tuple[CompiledForm, ...]
     frames_in: bool = False
     """Whether a graph is made that takes raw frames and gives probabilities."""
+    adapter_graph: bool = False
+    """Whether a graph of the base is made that takes adapters."""
+    fuse: bool = True
+    """Whether what only ONNX Runtime reads has its own operators in it."""
 
     def at(self, precision: Precision) -> tuple[CompiledForm, ...]:
         """The forms of one precision."""
@@ -40,6 +44,7 @@ def plan(
     precisions: Sequence[str] = ("fp32",),
     *,
     frames_in: bool = False,
+    adapter_graph: bool = False,
     fuse: bool = True,
 ) -> Plan:
     """What was asked for, as forms; float32 is always among them.
@@ -48,6 +53,7 @@ def plan(
         targets: Of `TARGETS`; in float32 ``onnx`` is always among them.
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
+        adapter_graph: Whether to make the graph that takes adapters, too.
         fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
 
     Raises:
@@ -75,4 +81,4 @@ def plan(
             if not fuse:
                 file = _UNFUSED.get(file, file)
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
-    return Plan(tuple(forms), frames_in)
+    return Plan(tuple(forms), frames_in, adapter_graph, fuse)

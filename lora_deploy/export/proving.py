@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from lora_deploy.clips import transforms
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings
 from lora_deploy.errors import ArtifactError, ExportUnreadableError, ModelError
+from lora_deploy.export.adapter_graph import write_adapter_graph
 from lora_deploy.export.departure import Departure, departures
 from lora_deploy.export.lower import prove_lower
 from lora_deploy.export.plan import Plan
@@ -29,14 +31,21 @@ from lora_deploy.export.write_forms import (
     write_lower,
 )
 from lora_deploy.model.base import config_labels, read_contract
-from lora_deploy.proof.answers import Answering, Form
+from lora_deploy.proof.answers import Answering, Answers, Form
 from lora_deploy.proof.calibrate import calibrate
-from lora_deploy.proof.certificate import Calibration, Certificate, Speed
+from lora_deploy.proof.certificate import (
+    ADAPTER_GRAPH,
+    ADAPTER_GRAPH_BASE,
+    BASE,
+    Calibration,
+    Certificate,
+    Speed,
+)
 from lora_deploy.proof.chain import Chain
 from lora_deploy.runtime import eager
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.eager import TorchBackend
-from lora_deploy.runtime.open_bundle import as_recogniser, open_form
+from lora_deploy.runtime.open_bundle import as_recogniser, open_adapter_graph, open_form
 from lora_deploy.runtime.trained import Trained
 from lora_deploy.versions import installed_versions
 
@@ -107,6 +116,8 @@ class Proving:
 
         # 2. What is made of a sound float32 graph.
         if all(link.passed for link in chain.links) and not chain.label_objections():
+            if self._plan.adapter_graph and off is not None:
+                self._prove_adapter_graph(name, off)
             if self._plan.frames_in:
                 self._prove_frames_in(name)
             for precision in ("fp16", "bf16", "int8"):
@@ -117,8 +128,8 @@ class Proving:
         liveness = None
         if off is not None:
             merging = chain.links[0]
-            liveness = liveness_of(chain.first.logits, off, merging)
-            mark_skipped(chain, off)
+            liveness = liveness_of(chain.first.logits, off.logits, merging)
+            mark_skipped(chain, off.logits)
         return chain.certificate(
             source=source,
             liveness=liveness,
@@ -156,6 +167,25 @@ class Proving:
             return as_recogniser(self._stage, manifest, open_form(self._stage, manifest, form))
 
         return Form(name or form.name, _or_unreadable(opened), form.precision)
+
+    def _prove_adapter_graph(self, name: str, off: Answers) -> None:
+        """Hold the graph against the trained adapter, and without its update against the base."""
+        write_adapter_graph(self._stage, self._trained, ADAPTER_NAME, fuse=self._plan.fuse)
+        manifest = self.vouch()
+
+        def form(called: str, which: Literal["unmerged", "base"]) -> Form:
+            def opened() -> Answering:
+                graph = open_adapter_graph(self._stage, manifest, ADAPTER_NAME, which)
+                return as_recogniser(self._stage, manifest, graph)
+
+            return Form(called, _or_unreadable(opened))
+
+        chain = self._chain
+        chain.answers[BASE] = off
+        chain.ask(form(ADAPTER_GRAPH, "unmerged"))
+        chain.ask(form(ADAPTER_GRAPH_BASE, "base"))
+        chain.links.append(chain.compare(name, ADAPTER_GRAPH))
+        chain.links.append(chain.compare(BASE, ADAPTER_GRAPH_BASE))
 
     def _prove_frames_in(self, name: str) -> None:
         from lora_deploy.runtime.ort import FramesInGraph

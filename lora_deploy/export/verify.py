@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from peft import PeftModel
 
 from lora_deploy.model.adapter import delta_off
-from lora_deploy.proof.answers import Clips, Form, ask
-from lora_deploy.proof.certificate import Link, Liveness
+from lora_deploy.proof.answers import Answers, Clips, Form, ask
+from lora_deploy.proof.certificate import BASE, Link, Liveness
 from lora_deploy.proof.chain import Chain
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.eager import TorchBackend
@@ -22,13 +22,13 @@ LEAST_ALIVE_DIFFERENCE = 1e-4
 
 def answers_without_adapter(
     first: Recogniser, clips: Clips, labels: Sequence[str]
-) -> NDArray[np.float32] | None:
-    """Logits [clips, labels] with the update off and the trained head on; None without an adapter."""
+) -> Answers | None:
+    """Those with the update off and the trained head on; None without an adapter."""
     backend = first.backend
     if not isinstance(backend, TorchBackend) or not isinstance(backend.model, PeftModel):
         return None
     with delta_off(backend.model):
-        return ask(Form("without adapter", lambda: first), clips, labels).logits
+        return ask(Form(BASE, lambda: first), clips, labels)
 
 
 def mark_skipped(chain: Chain, off: NDArray[np.float32]) -> None:
@@ -43,7 +43,7 @@ def mark_skipped(chain: Chain, off: NDArray[np.float32]) -> None:
 
     chain.links = [
         link.model_copy(update={"adapter_skipped": True, "passed": False})
-        if is_skipped(link.forms[1])
+        if link.forms[0] != BASE and is_skipped(link.forms[1])
         else link
         for link in chain.links
     ]

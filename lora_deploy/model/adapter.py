@@ -113,13 +113,19 @@ def delta_off(model: torch.nn.Module) -> Iterator[None]:
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     scalings = [dict(layer.scaling) for layer in layers]
-    for layer in layers:
-        layer.scaling = dict.fromkeys(layer.scaling, 0.0)
+    switch_delta_off(model)
     try:
         yield
     finally:
         for layer, scaling in zip(layers, scalings, strict=True):
             layer.scaling = scaling
+
+
+def switch_delta_off(model: torch.nn.Module) -> None:
+    """The same for good: what is left is the base under the trained head."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling = dict.fromkeys(module.scaling, 0.0)
 
 
 def save_adapter(model: PeftModel, folder: Path, record: AdapterRecord) -> None:

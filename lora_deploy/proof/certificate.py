@@ -8,6 +8,10 @@ from lora_deploy.artifact.bundle import Precision
 
 SCHEMA_VERSION = 2
 
+BASE, ADAPTER_GRAPH, ADAPTER_GRAPH_BASE = "base", "adapter-graph", "adapter-graph-base"
+"""What it calls the base under the trained head, the graph that takes adapters with the adapter in
+it, and the same with the head alone."""
+
 MOST_CLIPS = 10**6
 """That a certificate may claim; its answers are held in memory."""
 

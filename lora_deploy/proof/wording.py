@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from lora_deploy.artifact.bundle import COMPILERS, PRECISIONS
 from lora_deploy.evaluate import wilson_interval
-from lora_deploy.proof.certificate import Calibration, Certificate, Link, Speed
+from lora_deploy.proof.certificate import (
+    ADAPTER_GRAPH,
+    ADAPTER_GRAPH_BASE,
+    BASE,
+    Calibration,
+    Certificate,
+    Link,
+    Speed,
+)
 
 FEW_CLIPS = 64
 """Fewer clips than this are called few; a proof should have that many."""
@@ -16,6 +24,9 @@ _TITLES = {
     "merged": "Merged model",
     "onnx": "Plain ONNX",
     "frames-in": "ONNX with raw frames in",
+    BASE: "Adapter switched off",
+    ADAPTER_GRAPH: "Adapter graph",
+    ADAPTER_GRAPH_BASE: "Adapter graph without adapter",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch",

@@ -9,8 +9,11 @@ from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
 from lora_deploy.errors import (
     BackendCannotError,
+    NoSuchFormError,
     NotAModelError,
+    NoUnmergedFormError,
     UnknownBackendError,
+    UnknownFormError,
 )
 from lora_deploy.extras import import_backend
 from lora_deploy.runtime.base import Backend, Recogniser
@@ -21,12 +24,16 @@ logger = logging.getLogger(__name__)
 BackendName = Literal["auto", "onnxruntime", "openvino", "torch"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
 
+FormName = Literal["auto", "merged", "unmerged", "base"]
+FORMS: tuple[str, ...] = get_args(FormName)
+
 
 def load(
     model: str | Path,
     *,
     backend: str = "auto",
     precision: str = "auto",
+    form: str = "auto",
     adapter: str | None = None,
     device: str | None = None,
     batch_size: int = 1,
@@ -41,7 +48,13 @@ def load(
             what it was compiled for and is installed, else torch.
         precision: ``fp32`` (and ``auto``), or a lower one that the bundle was proved at: ``fp16``,
             ``bf16``, ``int8``.
-        adapter: Name of one of a bundle's adapters, to run it unmerged on its base (torch).
+        form: ``merged``: the adapter in the weights, as bundles are shipped; ``unmerged``: the
+            adapter beside the weights of its base; ``base``: the same with the adapter's update
+            switched off and its trained head kept on. ``auto`` is ``unmerged`` for a RUN with an
+            adapter and wherever ``adapter`` is given, else ``merged``.
+        adapter: Name of one of a bundle's adapters, to be run unmerged, or of which the head is
+            kept: by torch where that is installed, else by the bundle's adapter graph
+            (``merge-export --adapter-graph``), without PyTorch. May be left out where a bundle has one.
         device: For torch: ``cpu``, ``cuda``, or None for the best there is.
         batch_size: Clips run at once, always; fewer are padded.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
@@ -51,12 +64,14 @@ def load(
         ArtifactError: The folder is none of these, is damaged, or was changed.
         AdapterError: The adapter is torn, or stands on another base.
         LivenessError: The adapter changes no answer.
-        BackendError: The backend is unknown or can't run this model.
+        BackendError: The backend is unknown or can't run this model, or there is no such form.
         MissingPackageError: The backend's package is not installed.
     """
     folder = Path(model)
     if backend not in BACKENDS:
         raise UnknownBackendError(f"backend {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+    if form not in FORMS:
+        raise UnknownFormError(f"form {form!r} is unknown; allowed: {', '.join(FORMS)}")
     if batch_size < 1:
         raise BackendCannotError(f"batch size is {batch_size}; allowed: 1 or more")
     adapter_alone = is_adapter(folder) and not run.is_run(folder) and not bundle.is_bundle(folder)
@@ -70,6 +85,7 @@ def load(
             folder,
             backend=backend,
             precision=precision,
+            form=form,
             adapter=adapter,
             device=device,
             batch_size=batch_size,
@@ -77,7 +93,7 @@ def load(
     if run.is_run(folder) or adapter_alone:
         if precision not in ("auto", "fp32"):
             raise BackendCannotError(f"{folder} is no bundle, and runs in fp32 only")
-        return _load_trained(folder, backend, adapter, device, batch_size, base, labels)
+        return _load_trained(folder, backend, form, adapter, device, batch_size, base, labels)
     raise _not_a_model(folder)
 
 
@@ -91,6 +107,7 @@ def _not_a_model(folder: Path) -> NotAModelError:
 def _load_trained(
     folder: Path,
     backend: str,
+    form: str,
     adapter: str | None,
     device: str | None,
     batch_size: int,
@@ -115,9 +132,13 @@ def _load_trained(
     for sentence in opened.unknown:
         logger.warning("not known of %s: %s", folder, sentence)
     eager = import_backend("lora_deploy.runtime.eager", "torch", purpose="to run with PyTorch")
+    found = _form_of_trained(folder, opened.kind == "lora", form)
+    if found == "base":
+        adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
+        adapters.switch_delta_off(opened.model)
     torch_backend: Backend = eager.TorchBackend(
         opened.model,
-        form="unmerged" if opened.kind == "lora" else "full",
+        form=found,
         batch_size=batch_size,
         device=_device(device),
     )
@@ -129,6 +150,20 @@ def _load_trained(
         unknown_threshold=None,
         digest=opened.digest,
     )
+
+
+def _form_of_trained(folder: Path, has_adapter: bool, form: str) -> str:
+    """What is run of a RUN or an adapter's folder."""
+    if not has_adapter:
+        if form in ("unmerged", "base"):
+            raise NoUnmergedFormError(
+                f"{folder} was fine-tuned as a whole, so it has no {form} form: there is no "
+                "adapter to leave out"
+            )
+        return "full"
+    if form == "merged":
+        raise NoSuchFormError(f"{folder} is not merged yet; it has: unmerged, base")
+    return "unmerged" if form == "auto" else form
 
 
 def _device(name: str | None) -> Any:

@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import (
@@ -19,11 +20,13 @@ from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import manifest_digest
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
+    AdapterGraphMissingError,
     BackendCannotError,
     GraphDisagreesError,
     GraphError,
     LabelOrderError,
     NoSuchFormError,
+    NoUnmergedFormError,
 )
 from lora_deploy.extras import import_backend, is_installed
 from lora_deploy.runtime.base import Backend, Recogniser
@@ -34,6 +37,8 @@ _RUNS = {
     "openvino": "to run ONNX files with OpenVINO",
 }
 
+TORCH_PACKAGES = ("torch", "transformers", "peft")
+"""What the forms by PyTorch need."""
 
 FASTEST_FIRST: dict[Precision, tuple[Compiler, ...]] = {
     "fp32": ("onnxruntime", "openvino"),
@@ -49,6 +54,7 @@ def open_bundle(
     *,
     backend: str,
     precision: str,
+    form: str,
     adapter: str | None,
     device: str | None,
     batch_size: int,
@@ -60,18 +66,18 @@ def open_bundle(
     """
     manifest = bundle.read_bundle_manifest(folder)
     wanted: Precision = _precision(precision)
-    if adapter is not None and backend in COMPILERS:
-        raise BackendCannotError(
-            "an adapter is run unmerged by torch only; leave --adapter out, or install "
-            '"lora-deploy[train]" and use --backend torch'
-        )
-    form = None if adapter is not None else _form(folder, manifest, backend, wanted)
-    if form is None:
+    unmerged = _unmerged(folder, manifest, form, adapter)
+    compiled = None if unmerged else _form(folder, manifest, backend, wanted)
+    if unmerged is not None:
+        if wanted != "fp32":
+            raise BackendCannotError(f"an adapter is run unmerged in fp32, not in {wanted}")
+        opened = _open_unmerged(folder, manifest, unmerged, backend, device, batch_size)
+    elif compiled is not None:
+        opened = open_form(folder, manifest, compiled, batch_size=batch_size)
+    else:
         if wanted != "fp32":
             raise BackendCannotError(f"torch answers in fp32, not in {wanted}")
-        opened = _open_torch(folder, manifest, adapter, device, batch_size)
-    else:
-        opened = open_form(folder, manifest, form, batch_size=batch_size)
+        opened = _open_torch(folder, manifest, None, device, batch_size)
     return as_recogniser(folder, manifest, opened)
 
 
@@ -171,6 +177,59 @@ def open_form(
     return backend
 
 
+def open_adapter_graph(
+    folder: Path,
+    manifest: BundleManifest,
+    adapter: str,
+    form: Literal["unmerged", "base"],
+    *,
+    batch_size: int = 1,
+    threads: int = 0,
+) -> Backend:
+    """Open the graph that takes adapters, with one of them or with its head alone; without PyTorch.
+
+    Args:
+        folder: The bundle.
+        manifest: Its ``bundle.json``.
+        adapter: Name of one of its adapters.
+        form: ``unmerged``, or ``base`` for the adapter's update switched off.
+        batch_size: Clips run at once, always.
+        threads: 0 takes every core that this process may use.
+
+    Raises:
+        AdapterGraphMissingError: The bundle has none.
+        MissingPackageError: ONNX Runtime is not installed.
+        ArtifactError: A file has changed.
+        AdapterError: The adapter is not one for this graph.
+    """
+    if not has_adapter_graph(manifest, adapter):
+        raise AdapterGraphMissingError(
+            f"{folder} has no ONNX graph that takes the adapter {adapter!r}"
+        )
+    module = import_backend(
+        "lora_deploy.runtime.ort_adapters", "onnxruntime", purpose=_RUNS["onnxruntime"]
+    )
+    with handed(folder, manifest, onnx_adapter(adapter)) as file:
+        content = file.read_bytes()
+    with frugal_opening(), handed(folder, manifest, bundle.ADAPTER_GRAPH) as graph:
+        opened = module.AdapterGraphBackend(
+            graph, content, form=form, batch_size=batch_size, threads=threads
+        )
+    _check_metadata(opened.metadata, manifest, bundle.ADAPTER_GRAPH)
+    backend: Backend = opened
+    return backend
+
+
+def onnx_adapter(name: str) -> str:
+    """The file of an adapter for the bundle's adapter graph."""
+    return f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}"
+
+
+def has_adapter_graph(manifest: BundleManifest, adapter: str) -> bool:
+    """Whether an adapter of a bundle can be run unmerged without PyTorch."""
+    return {bundle.ADAPTER_GRAPH, onnx_adapter(adapter)} <= manifest.files.keys()
+
+
 def cache_folder() -> Path:
     """Where OpenVINO keeps what it compiled: in the user's cache, by the usual variable."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -193,17 +252,69 @@ def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file:
         raise GraphDisagreesError(f"{file} and {bundle.MANIFEST} disagree on the pixel contract")
 
 
+@dataclass(frozen=True)
+class _Unmerged:
+    """An adapter that is to be run beside the weights of its base."""
+
+    adapter: str
+    form: Literal["unmerged", "base"]
+    """``base``: its update switched off, its trained head kept on."""
+
+
+def _unmerged(
+    folder: Path, manifest: BundleManifest, form: str, adapter: str | None
+) -> _Unmerged | None:
+    """What of a bundle is to be run unmerged; None where the merged model is meant."""
+    if adapter is None and form in ("auto", "merged"):
+        return None
+    if form == "merged":
+        raise BackendCannotError(
+            f"the merged model has its adapter in its weights; leave out the adapter {adapter!r}, "
+            "or ask for the form unmerged"
+        )
+    if not manifest.adapters:
+        raise NoUnmergedFormError(
+            f"{folder} was fine-tuned as a whole, so it has no adapter to leave out"
+        )
+    known = ", ".join(manifest.adapters)
+    if adapter is None and len(manifest.adapters) > 1:
+        raise BackendCannotError(f"{folder} has several adapters; name one of: {known}")
+    name = manifest.adapters[0] if adapter is None else adapter
+    if name not in manifest.adapters:
+        raise BackendCannotError(f"{folder} has no adapter {adapter!r}; it has: {known}")
+    return _Unmerged(name, "base" if form == "base" else "unmerged")
+
+
+def _open_unmerged(
+    folder: Path,
+    manifest: BundleManifest,
+    unmerged: _Unmerged,
+    backend: str,
+    device: str | None,
+    batch_size: int,
+) -> Backend:
+    if backend == "auto":
+        backend = "torch" if all(map(is_installed, TORCH_PACKAGES)) else "onnxruntime"
+    if backend == "torch":
+        return _open_torch(folder, manifest, unmerged, device, batch_size)
+    if backend != "onnxruntime":
+        raise BackendCannotError(f"{backend} takes no adapters; onnxruntime and torch do")
+    return open_adapter_graph(
+        folder, manifest, unmerged.adapter, unmerged.form, batch_size=batch_size
+    )
+
+
 def _open_torch(
     folder: Path,
     manifest: BundleManifest,
-    adapter: str | None,
+    unmerged: _Unmerged | None,
     device: str | None,
     batch_size: int,
 ) -> Backend:
     eager = import_backend(
-        "lora_deploy.runtime.eager", "torch", "transformers", "peft", purpose="to run with PyTorch"
+        "lora_deploy.runtime.eager", *TORCH_PACKAGES, purpose="to run with PyTorch"
     )
-    if adapter is None:
+    if unmerged is None:
         if not (folder / bundle.MODEL).is_dir():
             raise BackendCannotError(
                 f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
@@ -211,11 +322,7 @@ def _open_torch(
         bundle.verify_files(folder, manifest, under=bundle.MODEL)
         model, form = eager.open_merged(folder / bundle.MODEL, manifest.labels), "merged"
     else:
-        if adapter not in manifest.adapters:
-            raise BackendCannotError(
-                f"{folder} has no adapter {adapter!r}; it has: {', '.join(manifest.adapters) or 'none'}"
-            )
-        under = f"{bundle.ADAPTERS}/{adapter}"
+        under = f"{bundle.ADAPTERS}/{unmerged.adapter}"
         bundle.verify_files(folder, manifest, under=under)
         trained = import_backend(
             "lora_deploy.runtime.trained", "torch", purpose="to open an adapter"
@@ -223,7 +330,10 @@ def _open_torch(
         model, _ = trained.open_on_base(
             folder / under, manifest.base, manifest.labels, manifest.contract
         )
-        form = "unmerged"
+        form = unmerged.form
+        if form == "base":
+            adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
+            adapters.switch_delta_off(model)
     opened: Backend = eager.TorchBackend(
         model, form=form, batch_size=batch_size, device=_device(device)
     )

@@ -28,8 +28,8 @@ class FramesInGraph:
         Raises:
             GraphError: It is no such graph.
         """
-        self._session = _session(graph, usable_cores())
-        _check_signature(self._session, "frames", "probabilities")
+        self._session = open_session(graph, usable_cores())
+        check_signature(self._session, "frames", "probabilities")
         metadata = self._session.get_modelmeta().custom_metadata_map
         try:
             self.labels: tuple[str, ...] = tuple(json.loads(metadata["labels"]))
@@ -73,8 +73,8 @@ class OnnxRuntimeBackend:
             GraphError: It is no ONNX graph that this version of ONNX Runtime can run.
             ProviderFellBackError: ONNX Runtime fell back to something else than was asked for.
         """
-        self._session = _session(graph, threads or usable_cores())
-        _check_signature(self._session, "pixel_values", "logits")
+        self._session = open_session(graph, threads or usable_cores())
+        check_signature(self._session, "pixel_values", "logits")
         self.batch_size = batch_size
 
     @property
@@ -90,7 +90,13 @@ class OnnxRuntimeBackend:
         return result
 
 
-def _session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on the CPU; data in other files are not found.
+
+    Raises:
+        GraphError: It is no ONNX graph that this version of ONNX Runtime can run.
+        ProviderFellBackError: ONNX Runtime fell back to something else than was asked for.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Decoding goes on beside it: threads that wait must not keep cores busy.
@@ -115,7 +121,12 @@ def _session(graph: bytes | Path, threads: int) -> onnxruntime.InferenceSession:
     return session
 
 
-def _check_signature(session: onnxruntime.InferenceSession, takes: str, gives: str) -> None:
+def check_signature(session: onnxruntime.InferenceSession, takes: str, gives: str) -> None:
+    """See that a graph needs one input and gives one output, called so.
+
+    Raises:
+        GraphError: It does not.
+    """
     inputs = [node.name for node in session.get_inputs()]
     outputs = [node.name for node in session.get_outputs()]
     if inputs != [takes] or outputs != [gives]:

@@ -1,0 +1,1 @@
+"""The web page: try a model on a video, in each of its forms."""

@@ -1,0 +1,211 @@
+"""The base as an ONNX graph that adapters are put into: LoRA's factors and the head are inputs with a default.
+
+The base goes through the same exporter as the merged model. Beside the product of each layer that
+an adapter changes, two small ones are added, and what an adapter brings is handed in from outside:
+
+``LAYER.lora_A``  [inputs, rank]       A, transposed
+``LAYER.lora_B``  [rank, outputs]      B times alpha / r, transposed; the rank is free
+``MODULE.weight``, ``MODULE.weight.T`` of the head; ``.T`` where the exporter turned it
+
+Left out, LoRA's factors are zeros of rank 1, and the head is the one of the training: the graph by
+itself is the base under the trained head. Files of ONNX Runtime's own format bring all of them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from lora_deploy.artifact import bundle
+from lora_deploy.errors import NotExportableError
+from lora_deploy.export.fuse import fused
+from lora_deploy.export.graph import FLOATS, Graph, copy_of, new_node
+from lora_deploy.export.merge import merge
+from lora_deploy.export.to_onnx import write_onnx
+from lora_deploy.model.adapter import delta_off
+from lora_deploy.runtime.trained import Trained
+
+Array = NDArray[np.float32]
+
+RANK = "rank"
+"""Name of the size that is free in the inputs of LoRA."""
+
+_PRODUCTS = ("MatMul", "Gemm")
+
+
+def write_adapter_graph(stage: Path, trained: Trained, name: str, *, fuse: bool) -> None:
+    """Write ``onnx/adapters.onnx``, and the adapter as a file for it.
+
+    Args:
+        stage: The bundle under way; its ``onnx`` and ``adapters`` folders are there.
+        trained: With an adapter.
+        name: Of the adapter.
+        fuse: Whether attentions are ONNX Runtime's own, as in its graph of the merged model.
+
+    Raises:
+        NotExportableError: A layer or a part of the head is not found in the exported graph.
+        TooLargeForOnnxError: The base is too large for one ONNX file.
+    """
+    if not isinstance(trained.model, PeftModel):
+        raise TypeError("a model without an adapter has no adapter graph")
+    with delta_off(trained.model):
+        base = merge(trained.model)  # adds zeros
+    path = stage / bundle.ADAPTER_GRAPH
+    write_onnx(
+        base,
+        path,
+        labels=trained.labels,
+        contract=trained.contract,
+        metadata={"run": trained.digest},
+    )
+    plain = onnx.load(path)
+    lora, head = lora_factors(trained.model), head_tensors(trained.model)
+    model, inputs = with_adapter_inputs(fused(plain).model if fuse else plain, lora, head)
+    onnx.checker.check_model(model, full_check=not fuse)  # it knows no operators of ONNX Runtime
+    onnx.save_model(model, path)
+    write_onnx_adapter(stage / f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}", inputs)
+
+
+def lora_factors(model: PeftModel) -> dict[str, tuple[Array, Array]]:
+    """By layer, A transposed [inputs, rank] and B·(alpha / r) transposed [rank, outputs]."""
+    found = {}
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            [adapter] = layer.active_adapters
+            a, b = (
+                factors.get_parameter(f"{adapter}.weight").detach().float().cpu().numpy()
+                for factors in (layer.lora_A, layer.lora_B)
+            )
+            scale = np.float32(layer.scaling[adapter])
+            found[name] = (np.ascontiguousarray(a.T), np.ascontiguousarray(b.T * scale))
+    return found
+
+
+def head_tensors(model: PeftModel) -> dict[str, Array]:
+    """By their names in the model without its adapter, the parameters that are saved along with it."""
+    kept = re.compile(r"^(.+?)\.modules_to_save\.[^.]+(\..+)$")
+    return {
+        match[1] + match[2]: parameter.detach().float().cpu().numpy()
+        for name, parameter in model.get_base_model().named_parameters()
+        if (match := kept.match(name))
+    }
+
+
+def with_adapter_inputs(
+    model: onnx.ModelProto,
+    lora: Mapping[str, tuple[Array, Array]],
+    head: Mapping[str, Array],
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Have a graph of the base take what an adapter brings.
+
+    Args:
+        model: Of the base under its trained head, plain or fused; it stays as it is.
+        lora: As `lora_factors` gives them.
+        head: As `head_tensors` gives them.
+
+    Returns:
+        The graph, and by the names of its new inputs what this adapter brings.
+
+    Raises:
+        NotExportableError: A layer or a part of the head is not found in the graph.
+    """
+    graph = Graph(copy_of(model))
+    taken: dict[str, Array] = {}
+    nodes = list(graph.nodes)
+    for layer, (a, b) in lora.items():
+        node = _product(nodes, layer)
+        names = (f"{layer}.lora_A", f"{layer}.lora_B")
+        nodes[nodes.index(node) + 1 : nodes.index(node) + 1] = _added(node, layer, *names)
+        _take(graph, names[0], np.zeros((a.shape[0], 1), np.float32), (a.shape[0], RANK))
+        _take(graph, names[1], np.zeros((1, b.shape[1]), np.float32), (RANK, b.shape[1]))
+        taken |= dict(zip(names, (a, b), strict=True))
+    taken |= _head_inputs(graph, nodes, head)
+    graph.rebuild(nodes)
+    return graph.model, taken
+
+
+def _product(nodes: Sequence[onnx.NodeProto], layer: str) -> onnx.NodeProto:
+    """The one node that multiplies with a layer's weight."""
+    found = [
+        node
+        for node in nodes
+        if node.op_type in _PRODUCTS and node.name.rpartition("/")[0] == layer
+    ]
+    if len(found) != 1:
+        raise NotExportableError(
+            f"{layer} is {len(found)} products in the exported graph, not one, so no adapter can be "
+            "put beside it"
+        )
+    return found[0]
+
+
+def _added(node: onnx.NodeProto, layer: str, a: str, b: str) -> list[onnx.NodeProto]:
+    """Nodes that add (x·A)·B to what ``node`` makes of x, and give the sum its name."""
+    output, alone = node.output[0], f"{layer}.without_lora"
+    node.output[0] = alone
+    narrow, delta = f"{layer}.narrow", f"{layer}.delta"
+    return [
+        new_node("MatMul", [node.input[0], a], [narrow], f"{layer}.lora_A/MatMul"),
+        new_node("MatMul", [narrow, b], [delta], f"{layer}.lora_B/MatMul"),
+        new_node("Add", [alone, delta], [output], f"{layer}.lora/Add"),
+    ]
+
+
+def _head_inputs(
+    graph: Graph, nodes: Sequence[onnx.NodeProto], head: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Make inputs of the head's parameters, wherever a node of their module takes one."""
+    modules: dict[str, dict[str, Array]] = {}
+    for name, tensor in head.items():
+        modules.setdefault(name.rpartition(".")[0], {})[name] = tensor
+    taken: dict[str, Array] = {}
+    met = set()
+    for node in nodes:
+        for at, value in enumerate(node.input):
+            stored = graph.constant(value)
+            if stored is None or graph.element_type(value) not in FLOATS:
+                continue
+            here = modules.get(node.name.rpartition("/")[0], {})
+            same = [name for name, tensor in here.items() if np.array_equal(tensor, stored)]
+            turned = [name for name, tensor in here.items() if np.array_equal(tensor.T, stored)]
+            if len(found := dict.fromkeys([*same, *turned])) != 1:
+                continue
+            (name,) = found
+            met.add(name)
+            whole = name if same else f"{name}.T"
+            if whole not in taken:
+                taken[whole] = stored.astype(np.float32)
+                _take(graph, whole, taken[whole], stored.shape)
+            node.input[at] = whole
+    if lost := sorted(head.keys() - met):
+        raise NotExportableError(
+            f"{lost[0]} of the head is not found in the exported graph, so an adapter can't bring it"
+        )
+    return taken
+
+
+def _take(graph: Graph, name: str, default: Array, shape: Sequence[int | str]) -> None:
+    """One input more, with what it is where it is left out."""
+    graph.store(name, default)
+    graph.model.graph.input.append(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+    )
+
+
+def write_onnx_adapter(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write an adapter as ONNX Runtime's own format has it."""
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor))
+        for name, tensor in tensors.items()
+    }
+    adapter = onnxruntime.AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    adapter.set_parameters(values)
+    adapter.export_adapter(str(path))
