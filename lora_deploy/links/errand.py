@@ -40,7 +40,6 @@ from lora_deploy.links.refusals import error_of
 
 logger = logging.getLogger(__name__)
 
-_CHILD_COMMAND = (sys.executable, "-P", "-m", "lora_deploy.links.child")
 _PACKAGE_ROOT = Path(__file__).parents[2]
 _SUFFIXES = frozenset(
     {
@@ -182,7 +181,7 @@ def _ask(
 
 def _start(errand: Errand) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        _CHILD_COMMAND,
+        _child_command(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -194,6 +193,10 @@ def _start(errand: Errand) -> subprocess.Popen[bytes]:
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(errand.model_dump_json().encode() + b"\n")
     return process
+
+
+def _child_command() -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", "lora_deploy.links.child")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -60,7 +60,7 @@ def _fetch(downloader: "_Downloader", errand: Errand) -> Done:
     found = downloader.extract_info(errand.url, download=False, process=False)
     _look_at(found, errand)
     downloader.process_ie_result(found, download=True)
-    [path] = Path().glob(f"{_NAME}.*") or [None]
+    path = next(Path().glob(f"{_NAME}.*"), None)
     if path is None:  # yt-dlp stops without an error only for the size that a server announces
         raise Refusal("too_large")
     return Done(name=path.name, title=printable(str(found.get("title") or "")))
