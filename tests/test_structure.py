@@ -31,6 +31,7 @@ LAYERS = (
     ("clips.contract",),
     ("config", "device"),
     ("clips",),
+    ("links",),
     ("artifact",),
     ("model",),
     ("runtime",),
