@@ -1,0 +1,1 @@
+"""The web page: classify a clip with any form of a model, in a browser."""
