@@ -1,1 +1,1 @@
-"""The web page: try a model on a video, in each of its forms."""
+"""The web page: classify a clip with any form of a model, in a browser."""

@@ -1,0 +1,109 @@
+"""The body of a request as it arrives: counted, and cut off where it is too large or too slow."""
+
+import asyncio
+import math
+from contextlib import suppress
+from typing import Literal
+
+from starlette.types import Message, Receive, Send
+
+
+class Body:
+    """Stands in for ASGI's ``receive``; what it cuts off looks like a visitor who left."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._most_bytes = math.inf
+        self._idle_seconds: float | None = None
+        self.bytes = 0
+        """That arrived so far."""
+        self.is_complete = False
+        self.is_gone = False
+        """Whether the visitor left."""
+        self.cut: Literal["", "large", "slow"] = ""
+        """Why it was cut off."""
+
+    def limit(self, most_bytes: int, idle_seconds: float) -> None:
+        """Cut it off beyond ``most_bytes``, or when nothing arrives for so long."""
+        self._most_bytes = most_bytes
+        self._idle_seconds = idle_seconds
+
+    async def __call__(self) -> Message:
+        """The next part."""
+        if self.cut:
+            return {"type": "http.disconnect"}
+        if self.is_complete:  # then this waits for the visitor to leave
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                message = await self._receive()
+        except TimeoutError:
+            self.cut = "slow"
+            return {"type": "http.disconnect"}
+        self._note(message)
+        if self.bytes > self._most_bytes:
+            self.cut = "large"
+            return {"type": "http.disconnect"}
+        return message
+
+    def _note(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self.is_gone = True
+        else:
+            self.bytes += len(message.get("body", b""))
+            self.is_complete = not message.get("more_body", False)
+
+    async def whole(self, most_bytes: int, seconds: float) -> bytes | None:
+        """All of it; None where it is cut off or the visitor leaves."""
+        self.limit(most_bytes, seconds)
+        parts = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not (self.is_complete or self.is_gone or self.cut):
+                    parts.append((await self()).get("body", b""))
+                return b"".join(parts) if self.is_complete and not self.cut else None
+        self.cut = "slow"
+        return None
+
+    async def drain(self, most_bytes: int, seconds: float) -> None:
+        """Read on and forget it: many programs look at an answer only when all is sent."""
+        read = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not (self.is_complete or self.is_gone) and read <= most_bytes:
+                    message = await self._receive()
+                    self._note(message)
+                    read += len(message.get("body", b""))
+
+
+class Replayed:
+    """Gives a body that was read, changed, to whoever comes next."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        """The body, and then what really happens."""
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class Guarded:
+    """Sends an answer on, unless the body was cut off: then it is about the missing rest."""
+
+    def __init__(self, send: Send, body: Body) -> None:
+        self._send = send
+        self._body = body
+        self.status = 0
+        """Of the answer; 0 while there is none."""
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part on, or not."""
+        if self._body.cut:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)

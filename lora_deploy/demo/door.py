@@ -1,0 +1,259 @@
+"""What stands between the network and Gradio: who may come in, what may be asked for, and how much.
+
+It knows nothing of models, or of what the page shows.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from re import Match
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lora_deploy.demo import watch as watching
+from lora_deploy.demo.bodies import Body, Guarded, Replayed
+from lora_deploy.demo.entrance import Entrance, check_origin
+from lora_deploy.demo.headers import SafeHeaders
+from lora_deploy.demo.opaque import ForeignFileError, with_real_files
+from lora_deploy.demo.routes import Route, route_of
+from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.turned import Turned
+from lora_deploy.demo.uploads import IDLE_SECONDS, Uploads
+from lora_deploy.demo.watch import Watch
+
+MOST_JSON_BYTES = 1 << 20
+"""Of a message that is no upload; the page's own have a few kilobytes."""
+
+_FORM_BYTES = 64 << 10
+"""What a form may add around the file that it uploads."""
+
+_JSON_SECONDS = 20.0
+"""For a message that is no upload to arrive."""
+
+_DRAIN_SECONDS = 10.0
+
+_SHOWN = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+}
+"""What a browser may show of visitors' files; all others it may only save."""
+
+_STRIPPED = (b"x-gradio-server",)
+"""By which Gradio would believe a visitor about its own address."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pulse:
+    """Whether the server takes work."""
+
+    is_stopping: bool = False
+
+
+class Door:
+    """The outermost layer, around Gradio's application.
+
+    Args:
+        app: Gradio's.
+        settings: What is allowed.
+        watch: Counts who is turned away and what is uploaded.
+        uploads: Where files go.
+        names: The endpoints that may be called by name.
+        pulse: Says when no more work is taken.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: DemoSettings,
+        watch: Watch,
+        uploads: Uploads,
+        names: frozenset[str],
+        pulse: Pulse,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._watch = watch
+        self._uploads = uploads
+        self._names = names
+        self._pulse = pulse
+        self._entrance = Entrance(settings, watch)
+        self._safe = SafeHeaders(settings.framed_by)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, Body(receive), send)
+        else:  # the page needs no web socket
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _request(self, scope: Scope, body: Body, send: Send) -> None:
+        found = route_of(self._path(scope))
+        send = self._safe.on(send, may_be_kept=found is not None and found[0].kind == "static")
+        try:
+            answer = await self._answer(found, scope, body, send)
+        except Turned as turned:
+            self._watch.rejected(turned.reason)
+            answer = JSONResponse({"detail": turned.text}, turned.status, turned.headers)
+            await body.drain(self._settings.max_upload_bytes, _DRAIN_SECONDS)
+        except Exception as error:  # Gradio has answered that something failed
+            if not body.is_gone:
+                self._watch.rejected("fault")
+                logger.debug("a request failed: %s", type(error).__name__, exc_info=True)
+            return
+        if answer is not None:
+            await answer(scope, body, send)
+
+    def _path(self, scope: Scope) -> str:
+        path: str = scope["path"]
+        root = self._settings.root_path
+        # a proxy may take the part in front away, or leave it
+        return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+    async def _answer(
+        self, found: tuple[Route, Match[str]] | None, scope: Scope, body: Body, send: Send
+    ) -> Response | None:
+        """The answer; None where Gradio gave one.
+
+        Raises:
+            Turned: The request is not let through.
+        """
+        headers = Headers(scope=scope)
+        kind = found[0].kind if found else None
+        if kind == "health":
+            stopping = self._pulse.is_stopping
+            return JSONResponse(
+                {"status": "stopping" if stopping else "ok"}, 503 if stopping else 200
+            )
+        self._entrance.check_address(headers)
+        if kind == "metrics":
+            if not self._entrance.may_see_metrics(scope, headers):
+                raise Turned(
+                    403, "metrics", "metrics are for this computer, or for who is logged in"
+                )
+            return Response(self._watch.metrics(), media_type=watching.CONTENT_TYPE)
+        if kind in ("login", "logout") and self._entrance.login.is_needed:
+            if kind == "logout":
+                return self._entrance.out()
+            if scope["method"] == "POST":
+                return await self._entrance.come_in(scope, headers, body)
+            return self._entrance.page(200)
+        if not self._entrance.is_known(scope, headers):
+            if kind == "page" and "text/html" in headers.get("accept", ""):
+                return self._entrance.page(401)
+            raise Turned(401, "login", "please log in")
+        if found is None or kind in ("login", "logout"):
+            raise Turned(404, "not_found", "there is nothing here")
+        return await self._let_through(*found, scope, body, send)
+
+    async def _let_through(
+        self, route: Route, match: Match[str], scope: Scope, body: Body, send: Send
+    ) -> Response | None:
+        if scope["method"] not in route.methods:
+            allowed = {"allow": ", ".join(sorted(route.methods))}
+            raise Turned(405, "not_found", "this address is not asked so", allowed)
+        if scope["method"] not in ("GET", "HEAD"):
+            check_origin(Headers(scope=scope))
+        if route.adds_work and self._pulse.is_stopping:
+            raise Turned(503, "stopping", "the server is stopping: please try again in a minute")
+        if match.groupdict().get("name") not in {None, *self._names}:
+            raise Turned(404, "not_found", "no endpoint has this name")
+        if route.kind == "file":
+            return self._file(match["file"])
+        scope = {
+            **scope,
+            "headers": [pair for pair in scope["headers"] if pair[0] not in _STRIPPED],
+        }
+        if route.kind == "json":
+            await self._message(scope, body, send)
+        elif route.kind == "upload":
+            await self._upload(scope, body, send)
+        else:
+            await self._app(scope, body, send)
+        return None
+
+    def _file(self, public: str) -> Response:
+        file = self._uploads.real(public)
+        if file is None:
+            raise Turned(404, "not_found", "there is no such file")
+        shown = _SHOWN.get(file.suffix.lower())
+        return FileResponse(
+            file,
+            media_type=shown or "application/octet-stream",
+            filename=file.name,
+            content_disposition_type="inline" if shown else "attachment",
+        )
+
+    async def _message(self, scope: Scope, body: Body, send: Send) -> None:
+        """Pass on a message with the real paths of its files; no other files can be named."""
+        whole = await body.whole(MOST_JSON_BYTES, _JSON_SECONDS)
+        if whole is None:
+            raise _cut_off(body, f"this message has more than {MOST_JSON_BYTES} bytes")
+        try:
+            real = json.dumps(with_real_files(json.loads(whole), self._uploads)).encode()
+        except ForeignFileError:
+            raise Turned(400, "foreign_file", "a file must be uploaded first") from None
+        except (ValueError, RecursionError):
+            raise Turned(400, "malformed", "this is no JSON") from None
+        MutableHeaders(scope=scope)["content-length"] = str(len(real))
+        await self._app(scope, Replayed(real, body), self._counting_busy(send))
+
+    def _counting_busy(self, send: Send) -> Send:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 503:
+                self._watch.rejected("busy")
+            await send(message)
+
+        return counting
+
+    async def _upload(self, scope: Scope, body: Body, send: Send) -> None:
+        most = self._settings.max_upload_bytes + _FORM_BYTES
+        told = Headers(scope=scope).get("content-length", "")
+        expected = int(told) if told.isdecimal() and len(told) < 20 else most
+        too_large = f"this is too large: at most {in_words(self._settings.max_upload_bytes)} can be uploaded"
+        if expected > most:
+            raise Turned(413, "too_large", too_large)
+        guarded = Guarded(send, body)
+        with self._uploads.room_for(expected) as is_room:
+            if not is_room:
+                raise Turned(
+                    503, "no_room", "many files are here already: please try again in some minutes"
+                )
+            body.limit(expected, IDLE_SECONDS / 2)
+            try:
+                await self._app(scope, body, guarded)
+            except Exception:
+                if not body.cut:  # else it is about the missing rest
+                    raise
+            finally:
+                if guarded.status != 200:
+                    self._uploads.clear_torn()
+        if body.cut:
+            raise _cut_off(body, too_large)
+        if guarded.status == 200:
+            self._watch.uploaded(body.bytes)
+
+
+def _cut_off(body: Body, too_large: str) -> Turned:
+    if body.cut == "large":
+        return Turned(413, "too_large", too_large)
+    return Turned(408, "slow", "the rest of this request did not arrive")
+
+
+def in_words(size_bytes: int) -> str:
+    """A size as people say it."""
+    for unit, divisor in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+        if size_bytes >= divisor:
+            return f"{size_bytes / divisor:.3g} {unit}"
+    return f"{size_bytes} bytes"

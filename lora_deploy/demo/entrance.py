@@ -1,0 +1,161 @@
+"""Who comes in: a form for people, the same address for programs, names that this computer has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.types import Scope
+
+from lora_deploy.demo.bodies import Body
+from lora_deploy.demo.login import COOKIE_SECONDS, TRIES_SECONDS, Login, TooManyTriesError
+from lora_deploy.demo.settings import DemoSettings, is_loopback
+from lora_deploy.demo.turned import Turned
+from lora_deploy.demo.watch import Watch
+
+MOST_FORM_BYTES = 16 << 10
+"""Of a name and a password."""
+
+_SECONDS = 20.0
+
+_PROXY_HEADERS = ("x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via")
+"""What those who pass requests on add to them."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Log in</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
+body {{ display: grid; place-items: center; min-height: 100vh; margin: 0; }}
+form {{ display: grid; gap: 0.75rem; width: min(20rem, 88vw); }}
+h1 {{ font-size: 1.4rem; margin: 0; }}
+label {{ display: grid; gap: 0.25rem; }}
+input, button {{ font: inherit; padding: 0.55rem 0.7rem; border-radius: 0.5rem; border: 1px solid GrayText; }}
+button {{ cursor: pointer; }}
+p {{ margin: 0; min-height: 1.5em; }}
+</style>
+</head>
+<body>
+<form method="post" action="{action}">
+<h1>Log in</h1>
+<label>User <input name="username" autocomplete="username" required autofocus></label>
+<label>Password
+<input name="password" type="password" autocomplete="current-password" required></label>
+<p role="alert">{told}</p>
+<button>Log in</button>
+</form>
+</body>
+</html>
+"""
+
+
+class Entrance:
+    """Lets in whom the settings say."""
+
+    def __init__(self, settings: DemoSettings, watch: Watch) -> None:
+        self.login = Login(settings.login)
+        self._settings = settings
+        self._watch = watch
+        self._root = f"{settings.root_path}/"
+        self._is_private = not (settings.is_public or settings.login or settings.without_login)
+
+    def check_address(self, headers: Headers) -> None:
+        """Without a login, a page on loopback answers to this computer's own names only.
+
+        So neither a proxy in front of it nor a stranger's page, whose name was pointed at
+        127.0.0.1, opens it by accident.
+        """
+        if not self._is_private:
+            return
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if not is_loopback(host) or any(name in headers for name in _PROXY_HEADERS):
+            raise Turned(
+                403,
+                "address",
+                "this page was started for its own computer only: its operator may set a login, "
+                "or say that none is needed",
+            )
+
+    def is_known(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a visitor is logged in, or needs not be."""
+        if not self.login.is_needed or self.login.accepts_cookies(headers.get("cookie", "")):
+            return True
+        with _braked():
+            return self.login.accepts_basic(headers.get("authorization", ""), _address(scope))
+
+    def may_see_metrics(self, scope: Scope, headers: Headers) -> bool:
+        """Programs on this computer may, and whoever is logged in."""
+        proxied = self._settings.share or any(name in headers for name in _PROXY_HEADERS)
+        if not proxied and is_loopback(_address(scope)):
+            return True
+        return self.login.is_needed and self.is_known(scope, headers)
+
+    def page(self, status: int, told: str = "") -> Response:
+        """The form."""
+        action = f"{self._settings.root_path}/login"
+        return HTMLResponse(_PAGE.format(action=action, told=told), status)
+
+    def out(self) -> Response:
+        """Takes a browser's ticket away."""
+        gone = RedirectResponse(self._root, 303)
+        gone.delete_cookie(self.login.cookie, path=self._root)
+        return gone
+
+    async def come_in(self, scope: Scope, headers: Headers, body: Body) -> Response:
+        """The answer to a form with ``username`` and ``password``."""
+        check_origin(headers)
+        form = parse_qs(
+            (await body.whole(MOST_FORM_BYTES, _SECONDS) or b"").decode("utf-8", "replace")
+        )
+        user, password = (form.get(name, [""])[0] for name in ("username", "password"))
+        with _braked():
+            accepted = self.login.accepts(user, password, _address(scope))
+        wants_page = "text/html" in headers.get("accept", "")
+        if not accepted:
+            self._watch.rejected("login")
+            if wants_page:
+                return self.page(401, "This user and password are not known here.")
+            return JSONResponse({"detail": "this user and password are not known here"}, 401)
+        inside: Response = JSONResponse({"success": True})
+        if wants_page:
+            inside = RedirectResponse(self._root, 303)
+        framed = bool(self._settings.framed_by)  # by another site, whose frames get no lax cookie
+        inside.set_cookie(
+            self.login.cookie,
+            self.login.ticket(),
+            max_age=COOKIE_SECONDS,
+            path=self._root,
+            httponly=True,
+            secure=framed or scope["scheme"] == "https",
+            samesite="none" if framed else "lax",
+        )
+        return inside
+
+
+def check_origin(headers: Headers) -> None:
+    """Refuse what another site's page asks for in a visitor's name."""
+    site = headers.get("sec-fetch-site")
+    if site in ("same-origin", "none"):
+        return
+    origin = urlsplit(headers.get("origin", "")).netloc
+    ours = (headers.get("host", ""), headers.get("x-forwarded-host", ""))
+    if site is not None or ("origin" in headers and origin not in ours):
+        raise Turned(403, "origin", "this request comes from another site's page")
+
+
+@contextmanager
+def _braked() -> Iterator[None]:
+    try:
+        yield
+    except TooManyTriesError:
+        wait = {"retry-after": str(int(TRIES_SECONDS))}
+        raise Turned(429, "braked", "too many wrong passwords: please wait", wait) from None
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""

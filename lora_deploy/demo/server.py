@@ -1,0 +1,329 @@
+"""The page on a port: Gradio's application behind our door, started, swept, and stopped in order."""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+import gradio
+import uvicorn
+from gradio.route_utils import CustomCORSMiddleware
+from gradio.routes import App
+from gradio.utils import get_theme
+from starlette.middleware import Middleware
+
+from lora_deploy.demo.door import Door, Pulse
+from lora_deploy.demo.opaque import OpaqueMessages
+from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.uploads import Uploads, settle
+from lora_deploy.demo.watch import Watch
+from lora_deploy.errors import AddressTakenError, NoPublicLinkError
+
+GRACE_SECONDS = 20.0
+"""What is being worked on may take so long after the server was asked to stop."""
+
+CONNECTIONS = 600
+"""At once; a browser with the page open holds two or three. More are told 503."""
+
+_SESSIONS = 200
+"""Visitors whose page's state is kept, in the order of their last request."""
+
+_SWEEP_SECONDS = 15.0
+
+_STARTED_SECONDS = 60.0
+
+Told = Callable[[str], None]
+
+
+def serve(
+    blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, *, ready: Told | None = None
+) -> None:
+    """Serve the page until SIGTERM or Ctrl-C; then finish what is being worked on, and return.
+
+    Look is taken from ``blocks.theme``, ``css``, ``js`` and ``head``, where those are set.
+
+    Args:
+        blocks: The page.
+        settings: Where, for whom, and how much.
+        watch: Where it is counted.
+        ready: Called with the address when the first page can be asked for.
+
+    Raises:
+        AddressTakenError: The port is taken, or the address is not this computer's.
+        NoPublicLinkError: A public link was asked for, and none is to be had.
+    """
+    with _listening(settings) as (listener, url):
+        server = _server(blocks, settings, watch)
+        server.at_start = lambda: _announce(url, settings, watch, ready)
+        server.run([listener])
+        watch.log("stopped")
+        if server.failure is not None:
+            raise server.failure
+
+
+@contextmanager
+def serving(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> Iterator[str]:
+    """Serve the page in a thread, at the address that is yielded, until the block ends."""
+    with _listening(settings) as (listener, url):
+        server = _server(blocks, settings, watch)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        _wait_until_started(server, thread)
+        try:
+            yield url
+        finally:
+            server.stop()
+            thread.join(GRACE_SECONDS + _STARTED_SECONDS)
+
+
+def application(
+    blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse | None = None
+) -> Door:
+    """The page as an ASGI application, for a server of your own."""
+    folder = settle()
+    _configure(blocks, settings)
+    uploads = Uploads(
+        folder, most_bytes=settings.folder_bytes, keep_seconds=settings.keep_files_seconds
+    )
+    app = App.create_app(
+        blocks, app_kwargs={"lifespan": lambda app: _life(app, uploads, watch)}, mcp_server=False
+    )
+    blocks.app = app
+    blocks._queue.set_server_app(app)
+    app.user_middleware = [
+        # No other origin is allowed anything, so no header says so.
+        *(
+            one
+            for one in app.user_middleware
+            if getattr(one, "cls", None) is not CustomCORSMiddleware
+        ),
+        Middleware(OpaqueMessages, folder=folder, framed_by=settings.framed_by),
+    ]
+    watch.follow("queue_length", "Requests that wait", lambda: len(blocks._queue))
+    watch.follow("upload_folder_bytes", "Files of visitors on the disk", uploads.used_bytes)
+    names = {fn.api_name for fn in blocks.fns.values() if fn.api_visibility == "public"}
+    return Door(
+        app,
+        settings=settings,
+        watch=watch,
+        uploads=uploads,
+        names=frozenset(name for name in names if isinstance(name, str)),
+        pulse=pulse or Pulse(),
+    )
+
+
+def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
+    """What ``launch()`` would set, each to the closed side."""
+    for block in blocks.blocks.values():
+        block.GRADIO_CACHE = str(settle())
+    blocks.allowed_paths = []
+    blocks.blocked_paths = []
+    blocks.analytics_enabled = False
+    blocks.auth = None  # the door asks
+    blocks.dev_mode = False
+    blocks.enable_monitoring = False
+    blocks.favicon_path = None
+    blocks.pwa = False
+    blocks.root_path = settings.root_path
+    blocks.share = False  # another template, for Gradio's relay
+    blocks.show_error = False
+    blocks.ssr_mode = False
+    blocks.vibe_mode = False
+    rest: Any = blocks  # of which Gradio tells no types
+    vars(rest).update(
+        footer_links=[],
+        max_file_size=settings.max_upload_bytes,
+        run_history=False,
+        state_session_capacity=_SESSIONS,
+        # Gradio checks which files a visitor may name, and keeps SVG from being shown, only after
+        # launch(); an application that is mounted is never marked so.
+        has_launched=True,
+        is_running=True,
+    )
+    vars(rest).setdefault("css_paths", [])
+    rest.theme = get_theme(blocks.theme)
+    rest._set_html_css_theme_variables()
+    _configure_queue(blocks, settings)
+    rest.validate_queue_settings()
+    blocks.config = blocks.get_config_file()
+
+
+def _configure_queue(blocks: gradio.Blocks, settings: DemoSettings) -> None:
+    """All that waits waits in one line, so that ``at_once`` is for the whole page."""
+    blocks.queue(
+        api_open=False, max_size=settings.waiting, default_concurrency_limit=settings.at_once
+    )
+    # Else Gradio makes a table of the last 10,000 requests after each one.
+    blocks._queue.ANALYTICS_MAX_EVENTS = 1
+    blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    for fn in blocks.fns.values():
+        if fn.concurrency_limit == "default":
+            fn.concurrency_id = "page"
+
+
+@asynccontextmanager
+async def _life(app: App, uploads: Uploads, watch: Watch) -> AsyncIterator[None]:
+    """From the start of the event loop to its end."""
+    blocks: Any = app.get_blocks()
+    blocks.run_startup_events()
+    await blocks.run_extra_startup_events()
+    sweeper = asyncio.create_task(_sweep_for_ever(blocks, uploads, watch))
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+        uploads.clear()
+
+
+async def _sweep_for_ever(blocks: gradio.Blocks, uploads: Uploads, watch: Watch) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        gone = await asyncio.to_thread(uploads.sweep)
+        watch.deleted(len(gone))
+        for names in blocks.temp_file_sets:  # Gradio remembers each file for ever
+            names.difference_update(str(file) for file in gone)
+        _forget_sessions(blocks)
+
+
+def _forget_sessions(blocks: gradio.Blocks) -> None:
+    """Gradio keeps the names of requests for ever whose visitor never came for the answer."""
+    queue = blocks._queue
+    for session in list(queue.pending_event_ids_session):
+        waiting = any(
+            event in queue.event_ids_to_events for event in queue.pending_event_ids_session[session]
+        )
+        if not waiting and session not in queue.pending_messages_per_session:
+            del queue.pending_event_ids_session[session]
+
+
+class _Server(uvicorn.Server):
+    """Stops in two steps: first no new work, then, when there is none left, not at all."""
+
+    def __init__(self, config: uvicorn.Config, blocks: gradio.Blocks, pulse: Pulse) -> None:
+        super().__init__(config)
+        self._blocks = blocks
+        self._pulse = pulse
+        self._stopping_since = 0.0
+        self.at_start: Callable[[], None] | None = None
+        """Called in a thread when requests are taken."""
+        self.failure: NoPublicLinkError | None = None
+        """Why it did not go on."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests, and say so."""
+        await super().startup(sockets)
+        if self.at_start is not None:
+            try:
+                await asyncio.to_thread(self.at_start)
+            except NoPublicLinkError as error:
+                self.failure = error
+                self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at the second signal at once."""
+        if self._pulse.is_stopping:
+            self.force_exit = self.should_exit = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin to stop; safe from other threads."""
+        self._stopping_since = self._stopping_since or time.monotonic()
+        self._pulse.is_stopping = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end, asked ten times a second."""
+        if self._pulse.is_stopping and not self.should_exit:
+            waited = time.monotonic() - self._stopping_since
+            if waited > GRACE_SECONDS or not self._is_working():
+                self._end_streams()
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _is_working(self) -> bool:
+        queue = self._blocks._queue
+        return len(queue) > 0 or queue.get_active_worker_count() > 0
+
+    def _end_streams(self) -> None:
+        queue: Any = self._blocks._queue
+        queue.close()
+        self._blocks.is_running = False
+        app: App = self._blocks.app
+        app.stop_event.set()
+
+
+def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Server:
+    pulse = Pulse()
+    door = application(blocks, settings, watch, pulse)
+    config = uvicorn.Config(
+        door,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
+    return _Server(config, blocks, pulse)
+
+
+def _announce(url: str, settings: DemoSettings, watch: Watch, ready: Told | None) -> None:
+    watch.log("listening", public=settings.is_public, login=bool(settings.login))
+    if settings.share:
+        url = _public_link(url)
+    if ready is not None:
+        ready(url)
+
+
+def _public_link(url: str) -> str:
+    """A link through Gradio's relay, which its program for that asks for."""
+    from gradio.networking import setup_tunnel
+
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    try:
+        link: str = setup_tunnel(host, int(port), secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # of the download, of the program, of its certificate
+        raise NoPublicLinkError(f"no public link: {type(error).__name__}") from None
+    return link
+
+
+def _wait_until_started(server: _Server, thread: threading.Thread) -> None:
+    begun = time.monotonic()
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() - begun > _STARTED_SECONDS:
+            raise RuntimeError("the server did not start")
+        time.sleep(0.005)
+
+
+@contextmanager
+def _listening(settings: DemoSettings) -> Iterator[tuple[socket.socket, str]]:
+    """A socket on the address, and how a browser calls it."""
+    host = settings.host or "0.0.0.0"  # noqa: S104  as it was asked for
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _taken(host, settings.port, error) from None
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise _taken(host, settings.port, error) from None
+        named, port = listener.getsockname()[:2]
+        yield listener, f"http://{f'[{named}]' if ':' in named else named}:{port}"
+
+
+def _taken(host: str, port: int, error: OSError) -> AddressTakenError:
+    return AddressTakenError(f"{host}, port {port}: {error.strerror or error}")
