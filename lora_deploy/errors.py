@@ -65,7 +65,7 @@ CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
     "too_long": "It lasts longer, or has more frames, than is read; cut it.",
     "forbidden": "It is a folder, a device, a playlist, or of a kind that may name other files.",
     "timeout": "Decoding was not done within the deadline and was cut off.",
-    "not_found": "There is no such file.",
+    "not_found": "There is no such file, or no such part of it.",
 }
 """What each kind means of a file."""
 
@@ -134,6 +134,12 @@ class OverrideError(SettingsError):
         "write it as in `lora-deploy train --set training.batch_size=4` or "
         "`lora-deploy merge-export --set proof.int8.agreement=0.97`"
     )
+
+
+class TimelineOptionsError(SettingsError):
+    """A window, stride or smoothing with which no video can be looked through."""
+
+    remedy = "take windows about as long as the clips that the model learnt from, and a stride of half of that"
 
 
 # Data -------------------------------------------------------------------------------------------

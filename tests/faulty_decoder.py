@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_deploy.clips.clip import DecodedClip, Effort
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.packets import only_clip_errors, opened
 from lora_deploy.clips.picture import orientation
@@ -20,7 +20,9 @@ FAULT = "none"
 Times = Sequence[float]
 
 
-def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
+def decode_file(
+    file: BinaryIO, contract: PixelContract, effort: Effort, stretch: Stretch = WHOLE_FILE
+) -> DecodedClip:
     """Decode every picture with PyAV, then go wrong as `FAULT` says."""
     del effort
     data = file.read()

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import decord
 
-from lora_deploy.clips.clip import DecodedClip, Effort
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.sampling import nearest_frames, sample_times
 from lora_deploy.clips.transforms import resize_and_crop
@@ -14,7 +14,9 @@ from lora_deploy.errors import ClipError
 BY_ITS_TIMES = False
 
 
-def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
+def decode_file(
+    file: BinaryIO, contract: PixelContract, effort: Effort, stretch: Stretch = WHOLE_FILE
+) -> DecodedClip:
     """Evenly spread frames by `get_batch`, believing all that decord says."""
     try:
         reader = decord.VideoReader(io.BytesIO(file.read()), num_threads=1)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lora_deploy.clips import wire
-from lora_deploy.clips.clip import DecodedClip, Effort
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ClipError
 
@@ -27,7 +27,9 @@ CLONE3 = 435
 "localhost".encode("idna")  # sockets want this codec; inside the fence it is too late to load it
 
 
-def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort) -> DecodedClip:
+def decode_file(
+    file: BinaryIO, contract: PixelContract, effort: Effort, stretch: Stretch = WHOLE_FILE
+) -> DecodedClip:
     """Obey ``{"do": NAME, …}``; a refused escape is told as forbidden, one that worked as too_long."""
     try:
         order: dict[str, Any] = json.loads(file.read())

@@ -4,6 +4,7 @@ import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     fenced = DecodePool.submit
 
-    def counting(pool: DecodePool, path: Path, contract: PixelContract) -> Future[DecodedClip]:
+    def counting(pool: DecodePool, path: Path, *job: Any) -> Future[DecodedClip]:
         names.append(path.name)
-        return fenced(pool, path, contract)
+        return fenced(pool, path, *job)
 
     monkeypatch.setattr(DecodePool, "submit", counting)
     return names

@@ -158,7 +158,7 @@ def test_an_absurd_pixel_is_square() -> None:
 def test_one_wrong_guess_costs_a_second_pass_and_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     path = MEDIA / "derived/book_base_h264.mp4"
     right = decode(path, CONTRACT)
-    monkeypatch.setattr(decode_module, "_guess", lambda packets, contract: set())
+    monkeypatch.setattr(decode_module, "_guess", lambda packets, contract, stretch: set())
     assert np.array_equal(decode(path, CONTRACT, "whole").frames, right.frames)
 
 

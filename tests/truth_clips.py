@@ -117,14 +117,21 @@ class TruthClip:
     times: tuple[Fraction, ...]
     """When each of them appears, in seconds."""
 
-    def expected(self, contract: PixelContract) -> list[int]:
-        """The numbers that ``contract`` must give: what is on the screen in the middle of each
-        of equal stretches, the last picture being shown for the usual step."""
+    @property
+    def seconds(self) -> Fraction:
+        """How long it is, the last picture being shown for the usual step."""
         usual_step = median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
-        length = self.times[-1] - self.times[0] + usual_step
+        return self.times[-1] - self.times[0] + usual_step
+
+    def expected(
+        self, contract: PixelContract, start: Fraction = Fraction(0), end: Fraction | None = None
+    ) -> list[int]:
+        """The numbers that ``contract`` must give: what is on the screen in the middle of each
+        of equal stretches from ``start`` to ``end``, in seconds from the first picture."""
+        length = (self.seconds if end is None else end) - start
         shown = []
         for at in range(contract.frames):
-            wanted = self.times[0] + length * (2 * at + 1) / (2 * contract.frames)
+            wanted = self.times[0] + start + length * (2 * at + 1) / (2 * contract.frames)
             begun = [
                 number
                 for number, time in zip(self.numbers, self.times, strict=True)

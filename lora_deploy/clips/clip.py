@@ -1,10 +1,13 @@
-"""A decoded clip: what every decoder gives, and nothing of how it was decoded."""
+"""A decoded clip, and the part of a file that it is made of: nothing of how it is decoded."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lora_deploy.errors import ClipError
 
 Frames = NDArray[np.uint8]
 """RGB frames, uint8, [..., height, width, 3]."""
@@ -15,17 +18,58 @@ they need. ``fast``: frames at most about one frame period off, scaled while the
 ``whole``: the frames of ``exact``, but every picture is decoded, so that all damage is told."""
 
 
+LATEST_SECONDS = 1e9
+"""Thirty years: no time in a video is later."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a video: what a player shows from its start on and before its end.
+
+    Raises:
+        ClipError: ``not_found``: no video has such a part, whatever its length.
+    """
+
+    start_seconds: float = 0.0
+    """From when the file's first picture appears."""
+    end_seconds: float | None = None
+    """On the same clock; where the video is shorter, and for None, the end of the video."""
+
+    def __post_init__(self) -> None:
+        # Written so that NaN fails, of which every comparison is false.
+        ends = LATEST_SECONDS if self.end_seconds is None else self.end_seconds
+        if 0 <= self.start_seconds < ends <= LATEST_SECONDS:
+            return
+        end = "its end" if self.end_seconds is None else f"{self.end_seconds:g} seconds"
+        raise ClipError(
+            "not_found",
+            f"no video has a part from {self.start_seconds:g} seconds to {end}; give seconds from "
+            f"0 to {LATEST_SECONDS:g}, the end after the start",
+        )
+
+    @property
+    def longest_seconds(self) -> float:
+        """How long it is where the video does not end within it."""
+        end_seconds = math.inf if self.end_seconds is None else self.end_seconds
+        return end_seconds - self.start_seconds
+
+
+WHOLE_FILE = Stretch()
+
+
 @dataclass(frozen=True)
 class DecodedClip:
-    """What one video file gave."""
+    """What one video file, or a part of it, gave."""
 
     frames: Frames
     """Upright RGB, uint8 [frames, crop_height, crop_width, 3], resized and cropped."""
     times_seconds: tuple[float, ...]
-    """When each frame appears, from the clip's first frame; never falling."""
+    """When each frame appears, from the beginning of the clip; never falling."""
     duration_seconds: float
-    """From the first frame's appearance to the end of the last one."""
+    """From the beginning of the clip, where its first picture is shown, to the end of its last."""
     warning: str | None
     """What could not be decoded, in one line; None where all went well."""
     file_frames: int | None = None
     """How many pictures of the file decode; None unless the effort was ``whole``."""
+    start_seconds: float = 0.0
+    """Where in the file the clip begins."""

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard, sparse
-from lora_deploy.clips.clip import DecodedClip, Effort, Frames
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Frames, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.packets import (
     PacketList,
@@ -30,10 +30,10 @@ from lora_deploy.clips.packets import (
 )
 from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import (
+    Part,
     last_step_seconds,
     mend_timeline,
-    nearest_frames,
-    sample_times,
+    part_of,
     usual_step_seconds,
 )
 from lora_deploy.clips.units import VideoPacket
@@ -53,17 +53,27 @@ class _Pass:
     damaged_frames: int = 0
 
 
-def decode(path: Path, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
+def decode(
+    path: Path,
+    contract: PixelContract,
+    effort: Effort = "exact",
+    stretch: Stretch = WHOLE_FILE,
+) -> DecodedClip:
     """Open a file and decode the frames that ``contract`` asks for, in this process.
 
     Raises:
         ClipError: As `guard.open_clip` and `decode_file`.
     """
     with guard.open_clip(path) as file:
-        return decode_file(file, contract, effort)
+        return decode_file(file, contract, effort, stretch)
 
 
-def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
+def decode_file(
+    file: BinaryIO,
+    contract: PixelContract,
+    effort: Effort = "exact",
+    stretch: Stretch = WHOLE_FILE,
+) -> DecodedClip:
     """Decode the frames of an open file that ``contract`` asks for.
 
     Pictures are turned, and have the proportions, as a player shows them; HDR becomes SDR. A file
@@ -74,6 +84,8 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
         file: As `guard.open_clip` gives it.
         contract: Which frames, and how large.
         effort: How much of the file to work through.
+        stretch: The part of the file that becomes the clip, as if it were all of it. Its pictures
+            are decoded from the key frame before; ``whole`` goes through the whole file still.
 
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
@@ -83,11 +95,11 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
             packets = read_packets(container, stream)
             plan = None
             if effort != "whole":
-                plan = sparse.plan_for(packets, stream, contract, nearby=effort == "fast")
-                if plan and losses(packets, plan.duration_seconds):
+                plan = sparse.plan_for(packets, stream, contract, stretch, nearby=effort == "fast")
+                if plan and losses(packets, plan.file_seconds):
                     plan = None  # something is lost, so look at everything
             if plan is None:
-                clip = _decode_whole(file, stream, packets, contract)
+                clip = _decode_whole(file, stream, packets, contract, stretch)
                 return clip if effort == "whole" else replace(clip, file_frames=None)
             with replayed(file, stream, packets) as (again, replay):
                 pictures = sparse.carry_out(
@@ -95,21 +107,26 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
                 )
         if pictures is None:
             # With a fresh decoder, so that nothing of the attempt is left in it.
-            return replace(decode_file(file, contract, "whole"), file_frames=None)
+            return replace(decode_file(file, contract, "whole", stretch), file_frames=None)
     return DecodedClip(
         frames=np.concatenate([pictures[tick] for tick in plan.chosen]),
         times_seconds=plan.times_seconds,
-        duration_seconds=plan.duration_seconds,
-        warning=None,
+        duration_seconds=plan.part.duration_seconds,
+        warning=told(plan.part.shortfall()),
+        start_seconds=plan.part.start_seconds,
     )
 
 
 def _decode_whole(
-    file: BinaryIO, stream: VideoStream, packets: PacketList, contract: PixelContract
+    file: BinaryIO,
+    stream: VideoStream,
+    packets: PacketList,
+    contract: PixelContract,
+    stretch: Stretch,
 ) -> DecodedClip:
     """Decode everything, and choose from what really decodes."""
     # 1. Guess from the packets what will be chosen.
-    guessed = _guess(packets, contract)
+    guessed = _guess(packets, contract, stretch)
     # 2. Decode all, keep what was guessed.
     with replayed(file, stream, packets) as (again, replay):
         seen = _decode_pass(again, replay, contract, keep_ticks=guessed)
@@ -119,7 +136,8 @@ def _decode_whole(
     timeline = mend_timeline(seen.pts_seconds)
     duration_seconds = timeline[-1] + last_step_seconds(seen.last_frame_seconds, timeline)
     guard.check_duration(duration_seconds)
-    chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
+    part = part_of(stretch, duration_seconds)
+    chosen = part.chosen(contract, timeline)
     missing = set(chosen) - seen.kept.keys()
     if missing:
         with opened(file) as (container, fresh):
@@ -128,14 +146,15 @@ def _decode_whole(
                 seen.kept |= _decode_pass(again, replay, contract, keep_positions=missing).kept
     return DecodedClip(
         frames=np.concatenate([seen.kept[position] for position in chosen]),
-        times_seconds=tuple(timeline[position] for position in chosen),
-        duration_seconds=duration_seconds,
-        warning=_warning(seen, packets, duration_seconds),
+        times_seconds=part.times(timeline, chosen),
+        duration_seconds=part.duration_seconds,
+        warning=_warning(seen, packets, duration_seconds, part),
         file_frames=len(seen.pts_seconds),
+        start_seconds=part.start_seconds,
     )
 
 
-def _guess(packets: PacketList, contract: PixelContract) -> set[int]:
+def _guess(packets: PacketList, contract: PixelContract, stretch: Stretch) -> set[int]:
     """Ticks of the frames that will most likely be chosen."""
     ticks = sorted(
         tick
@@ -147,7 +166,9 @@ def _guess(packets: PacketList, contract: PixelContract) -> set[int]:
     timeline = mend_timeline([seconds(tick, packets.time_base) for tick in ticks])
     duration_seconds = timeline[-1] + usual_step_seconds(timeline)
     guard.check_duration(duration_seconds)
-    return {ticks[at] for at in nearest_frames(sample_times(contract, duration_seconds), timeline)}
+    if stretch.start_seconds >= duration_seconds:
+        return set()  # whether it is beyond the end is seen when all is decoded
+    return {ticks[at] for at in part_of(stretch, duration_seconds).chosen(contract, timeline)}
 
 
 def _decode_pass(
@@ -194,10 +215,10 @@ def _frames(
         yield from frames
 
 
-def _warning(seen: _Pass, packets: PacketList, duration_seconds: float) -> str | None:
+def _warning(seen: _Pass, packets: PacketList, duration_seconds: float, part: Part) -> str | None:
     found = []
     if seen.failed_packets:
         found.append(f"{seen.failed_packets} damaged pieces of the video could not be decoded")
     if seen.damaged_frames:
         found.append(f"{seen.damaged_frames} pictures of the video are damaged")
-    return told([*found, *losses(packets, duration_seconds)])
+    return told([*found, *losses(packets, duration_seconds), *part.shortfall()])

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
-from lora_deploy.clips.clip import DecodedClip, Effort, Frames
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Frames, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.packets import (
     PacketList,
@@ -35,10 +35,10 @@ from lora_deploy.clips.packets import (
 from lora_deploy.clips.picture import believed_aspect, hdr_transfer, orientation
 from lora_deploy.clips.sampling import (
     TIE_SECONDS,
+    Part,
     last_step_seconds,
     mend_timeline,
-    nearest_frames,
-    sample_times,
+    part_of,
 )
 from lora_deploy.clips.transforms import resize_and_crop, resized_size
 from lora_deploy.clips.units import VideoPacket
@@ -77,7 +77,8 @@ class _Plan:
     chosen: Sequence[int]
     """Numbers of the frames of the clip, counted as they are shown."""
     times_seconds: tuple[float, ...]
-    duration_seconds: float
+    part: Part
+    """Of the file, that the clip is made of."""
     warning: str | None
     frames: int
     """That the file shows."""
@@ -91,7 +92,12 @@ class _Plan:
     """Width of such a picture's pixel by its height."""
 
 
-def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact") -> DecodedClip:
+def decode_file(
+    file: BinaryIO,
+    contract: PixelContract,
+    effort: Effort = "exact",
+    stretch: Stretch = WHOLE_FILE,
+) -> DecodedClip:
     """Decode the frames of an open file that ``contract`` asks for, with decord.
 
     The frames that `lora_deploy.clips.decode.decode_file` gives, or an error that names the other
@@ -102,6 +108,7 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
         file: As `guard.open_clip` gives it.
         contract: Which frames, and how large.
         effort: ``fast`` scales in the decoder; ``whole`` decodes every picture.
+        stretch: The part of the file that becomes the clip, as if it were all of it.
 
     Raises:
         ClipError: The file gives no clip; see its kind. Nothing else is raised for any content.
@@ -109,14 +116,15 @@ def decode_file(file: BinaryIO, contract: PixelContract, effort: Effort = "exact
     with only_clip_errors():
         data = _read(file)
         # From the same bytes that decord will see: what PyAV refuses never reaches decord.
-        plan = _plan_for(io.BytesIO(data), contract)
+        plan = _plan_for(io.BytesIO(data), contract, stretch)
         frames = _decoded(data, plan, contract, effort)
     return DecodedClip(
         frames=frames,
         times_seconds=plan.times_seconds,
-        duration_seconds=plan.duration_seconds,
+        duration_seconds=plan.part.duration_seconds,
         warning=plan.warning,
         file_frames=plan.frames if effort == "whole" else None,
+        start_seconds=plan.part.start_seconds,
     )
 
 
@@ -132,7 +140,7 @@ def _read(file: BinaryIO) -> bytes:
     return data
 
 
-def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
+def _plan_for(file: BinaryIO, contract: PixelContract, stretch: Stretch) -> _Plan:
     """Read the packets, decode the first picture, and choose."""
     with opened(file) as (container, stream):
         formats = set(container.format.name.split(","))
@@ -156,15 +164,16 @@ def _plan_for(file: BinaryIO, contract: PixelContract) -> _Plan:
     last_seconds = packets.durations[shown[-1]] * float(packets.time_base)
     duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
     guard.check_duration(duration_seconds)
-    chosen = nearest_frames(sample_times(contract, duration_seconds), timeline)
+    part = part_of(stretch, duration_seconds)
+    chosen = part.chosen(contract, timeline)
     known = tuple(pts for pts in pts_seconds if pts is not None)
     numbered = len(known) == len(packets.ticks) and _seeks_hold(packets, shown, formats, codec)
     sideways = turns % 2 == 1
     return _Plan(
         chosen=chosen,
-        times_seconds=tuple(timeline[number] for number in chosen),
-        duration_seconds=duration_seconds,
-        warning=told(losses(packets, duration_seconds)),
+        times_seconds=part.times(timeline, chosen),
+        part=part,
+        warning=told([*losses(packets, duration_seconds), *part.shortfall()]),
         frames=len(shown),
         packets=len(packets.ticks),
         pts_seconds=known if numbered else None,

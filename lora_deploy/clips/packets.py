@@ -16,11 +16,9 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
+from lora_deploy.clips.sampling import SHORTFALL_WARNED
 from lora_deploy.clips.units import VideoPacket, holds_picture, independent
 from lora_deploy.errors import ClipError
-
-SHORTFALL_WARNED = 0.1
-"""Warn where more than this part of the promised duration did not decode."""
 
 KEPT_BYTES = 64 << 20
 """Packets of a file up to this size stay in memory; a larger one is read a second time."""

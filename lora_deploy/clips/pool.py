@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from lora_deploy.clips import guard, wire
-from lora_deploy.clips.clip import DecodedClip, Effort
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
@@ -119,22 +119,28 @@ class DecodePool:
         self._alive: set[_Worker] = set()
         self._closed = False
 
-    def submit(self, path: Path, contract: PixelContract) -> Future[DecodedClip]:
-        """Decode a file when a worker is free; the future raises `ClipError` for a bad one.
+    def submit(
+        self, path: Path, contract: PixelContract, stretch: Stretch | None = None
+    ) -> Future[DecodedClip]:
+        """Decode a file, or a part of it, when a worker is free.
+
+        The future raises `ClipError` for a bad file.
 
         Where the decoder itself is found to give wrong frames, all raise a `DecoderError`.
         """
-        return self._threads.submit(self._decode, path, contract)
+        return self._threads.submit(self._decode, path, contract, stretch or WHOLE_FILE)
 
-    def decode(self, path: Path, contract: PixelContract) -> DecodedClip:
-        """Decode a file and wait for it.
+    def decode(
+        self, path: Path, contract: PixelContract, stretch: Stretch | None = None
+    ) -> DecodedClip:
+        """Decode a file, or a part of it, and wait for the clip.
 
         Raises:
             ClipError: The file gives no clip; ``timeout`` where it took too long.
             DecodersUnavailableError: No decoding process can be started on this computer.
             DecoderError: The decoder gives wrong frames of clips that are known.
         """
-        return self.submit(path, contract).result()
+        return self.submit(path, contract, stretch).result()
 
     def prove(self) -> DecoderProof:
         """See whether the decoder gives the right frames of known clips, through a worker as always.
@@ -152,18 +158,31 @@ class DecodePool:
 
         Only `DECODED_AHEAD` clips wait beside those that are being decoded, however many there are.
         """
+        return self._in_order((path, Path(path), contract, WHOLE_FILE) for path in paths)
+
+    def stretches_in_order(
+        self, path: Path, contract: PixelContract, stretches: Iterable[Stretch]
+    ) -> Iterator[DecodedClip | ClipError]:
+        """Decode many parts of one file, as `in_order` decodes files."""
+        jobs = (("", path, contract, stretch) for stretch in stretches)
+        return (outcome for _, outcome in self._in_order(jobs))
+
+    def _in_order(
+        self, jobs: Iterable[tuple[str, Path, PixelContract, Stretch]]
+    ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
+        """What became of each job, with the name it was given under."""
         waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
 
         def first() -> tuple[str, DecodedClip | ClipError]:
-            path, decoding = waiting.popleft()
+            name, decoding = waiting.popleft()
             try:
-                return path, decoding.result()
+                return name, decoding.result()
             except ClipError as error:
-                return path, error
+                return name, error
 
         try:
-            for path in paths:
-                waiting.append((path, self.submit(Path(path), contract)))
+            for name, path, contract, stretch in jobs:
+                waiting.append((name, self.submit(path, contract, stretch)))
                 if len(waiting) > self.workers + DECODED_AHEAD:
                     yield first()
             while waiting:
@@ -212,33 +231,33 @@ class DecodePool:
                 self._prove()
                 _PROVED.add(kind)
 
-    def _decode(self, path: Path, contract: PixelContract) -> DecodedClip:
+    def _decode(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
         with guard.open_clip(path) as file:  # what may not be opened needs neither worker nor proof
             self._prove_once()
-            return self._clip_of(file, contract, self.options.deadline_seconds)
+            return self._clip_of(file, contract, stretch, self.options.deadline_seconds)
 
     def _decode_known(self, path: Path, contract: PixelContract) -> DecodedClip:
         deadline_seconds = min(self.options.deadline_seconds, PROOF_DEADLINE_SECONDS)
         with guard.open_clip(path) as file:
-            return self._clip_of(file, contract, deadline_seconds)
+            return self._clip_of(file, contract, WHOLE_FILE, deadline_seconds)
 
     def _clip_of(
-        self, file: BinaryIO, contract: PixelContract, deadline_seconds: float
+        self, file: BinaryIO, contract: PixelContract, stretch: Stretch, deadline_seconds: float
     ) -> DecodedClip:
-        answer = self._ask(file.fileno(), contract, deadline_seconds)
+        answer = self._ask(file.fileno(), contract, stretch, deadline_seconds)
         if isinstance(answer, wire.Answer):
             raise ClipError(answer.error_kind, answer.error)
         return answer
 
     def _ask(
-        self, descriptor: int, contract: PixelContract, deadline_seconds: float
+        self, descriptor: int, contract: PixelContract, stretch: Stretch, deadline_seconds: float
     ) -> DecodedClip | wire.Answer:
         while True:
             worker = self._worker()
             until = time.monotonic() + deadline_seconds
             try:
-                wire.send_job(worker.connection, contract, descriptor)
-                answer = wire.receive_answer(worker.connection, contract, until)
+                wire.send_job(worker.connection, contract, stretch, descriptor)
+                answer = wire.receive_answer(worker.connection, contract, stretch, until)
             except wire.Deadline:
                 self._end(worker)
                 raise ClipError(

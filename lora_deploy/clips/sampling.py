@@ -1,11 +1,13 @@
 """Which times of a video make a clip: arithmetic only, no decoding and no files."""
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from lora_deploy.clips.clip import Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ClipError
 
@@ -21,6 +23,9 @@ fall together, and without this the same clip would give other frames in another
 
 FALLBACK_STEP_SECONDS = 1 / 25
 """Spacing of frames in a file from which none can be told."""
+
+SHORTFALL_WARNED = 0.1
+"""Warn where more than this part of what was promised or asked for is not there."""
 
 
 def uniform(duration_seconds: float, frames: int) -> list[float]:
@@ -54,6 +59,76 @@ def sample_times(contract: PixelContract, duration_seconds: float) -> list[float
     if contract.sampling == "middle_frame":
         return middle_frame(duration_seconds, contract.frames)
     return uniform(duration_seconds, contract.frames)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a file whose length is known; without a stretch, all of the file."""
+
+    start_seconds: float
+    """From the file's first frame."""
+    duration_seconds: float
+    reaches_end: bool
+    """Whether it goes on to the end of the file."""
+    missing_seconds: float
+    """Of what was asked for, after the end of the file."""
+
+    @property
+    def end_seconds(self) -> float:
+        """From the file's first frame."""
+        return self.start_seconds + self.duration_seconds
+
+    def chosen(self, contract: PixelContract, timeline: Sequence[float]) -> list[int]:
+        """Positions in ``timeline``, that of the file, of the frames that ``contract`` asks for.
+
+        They are those on the screen at the contract's times; the first may have begun before.
+        """
+        times = sample_times(contract, self.duration_seconds)
+        return nearest_frames([self.start_seconds + time for time in times], timeline)
+
+    def begun(self, timeline: Sequence[float]) -> range:
+        """Positions of the frames that begin within the part."""
+        first = bisect_left(timeline, self.start_seconds - TIE_SECONDS)
+        end = bisect_left(timeline, self.end_seconds - TIE_SECONDS, first)
+        return range(first, len(timeline) if self.reaches_end else end)
+
+    def times(self, timeline: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
+        """When frames appear, in seconds from the beginning of the part."""
+        return tuple(max(timeline[at] - self.start_seconds, 0.0) for at in chosen)
+
+    def shortfall(self) -> list[str]:
+        """That the file ends long before the stretch does, in words."""
+        asked_seconds = self.duration_seconds + self.missing_seconds
+        if self.missing_seconds <= SHORTFALL_WARNED * asked_seconds:
+            return []
+        return [
+            f"the video ends after {self.end_seconds:.2f} seconds, before the end of the part "
+            f"that was asked for ({self.start_seconds + asked_seconds:.2f} seconds)"
+        ]
+
+
+def part_of(stretch: Stretch, duration_seconds: float) -> Part:
+    """The part that ``stretch`` is of a file of this length.
+
+    Raises:
+        ClipError: The file has no length, or ``not_found``: it ends before the stretch begins.
+    """
+    length_seconds = _checked_length(duration_seconds)
+    start_seconds = stretch.start_seconds
+    if start_seconds >= length_seconds:
+        raise ClipError(
+            "not_found",
+            f"the part that was asked for begins after {start_seconds:.2f} seconds, and the video "
+            f"ends after {length_seconds:.2f}; choose an earlier one",
+        )
+    asked_seconds = length_seconds if stretch.end_seconds is None else stretch.end_seconds
+    end_seconds = min(asked_seconds, length_seconds)
+    return Part(
+        start_seconds=start_seconds,
+        duration_seconds=end_seconds - start_seconds,
+        reaches_end=asked_seconds >= length_seconds,
+        missing_seconds=asked_seconds - end_seconds,
+    )
 
 
 def nearest_frames(times: Sequence[float], pts_seconds: Sequence[float]) -> list[int]:

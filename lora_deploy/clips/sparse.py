@@ -15,16 +15,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard
-from lora_deploy.clips.clip import Frames
+from lora_deploy.clips.clip import WHOLE_FILE, Frames, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.packets import PacketList, seconds
 from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import (
     SWAP_REACH,
+    Part,
     last_step_seconds,
     mend_timeline,
-    nearest_frames,
-    sample_times,
+    part_of,
     usual_step_seconds,
 )
 from lora_deploy.clips.units import VideoPacket, referenced
@@ -49,10 +49,13 @@ class Plan:
     chosen: tuple[int, ...]
     """Ticks of the pictures of the clip, in order."""
     times_seconds: tuple[float, ...]
-    """When each of them appears, from the first picture of the file."""
-    duration_seconds: float
-    stretches: tuple[tuple[int, int], ...]
-    """First and last position of the packets of each stretch that is decoded in one go."""
+    """When each of them appears, from the beginning of ``part``."""
+    file_seconds: float
+    """How long the whole file is."""
+    part: Part
+    """Of the file, that the clip is made of."""
+    runs: tuple[tuple[int, int], ...]
+    """First and last position of the packets of each run that is decoded in one go."""
     positions: dict[int, int]
     """Tick of each picture that is shown to the position of its packet."""
 
@@ -62,7 +65,12 @@ class _DoubtError(Exception):
 
 
 def plan_for(
-    packets: PacketList, stream: VideoStream, contract: PixelContract, *, nearby: bool
+    packets: PacketList,
+    stream: VideoStream,
+    contract: PixelContract,
+    stretch: Stretch = WHOLE_FILE,
+    *,
+    nearby: bool,
 ) -> Plan | None:
     """What to decode for ``contract``; None where the packets can't be relied on.
 
@@ -70,11 +78,12 @@ def plan_for(
         packets: What `read_packets` gave for ``stream``.
         stream: The stream that will be decoded.
         contract: How many pictures.
+        stretch: Of which part of the file.
         nearby: In place of a wanted picture from which no other is predicted take the one before or
             after it where that must be decoded anyway; not in files too large to keep.
 
     Raises:
-        ClipError: ``too_long``.
+        ClipError: ``too_long``; ``not_found`` where the file ends before the stretch begins.
     """
     positions = _positions(packets)
     if positions is None:
@@ -84,16 +93,18 @@ def plan_for(
     last_seconds = seconds(packets.durations[positions[ticks[-1]]], packets.time_base)
     duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
     guard.check_duration(duration_seconds)
-    shown = nearest_frames(sample_times(contract, duration_seconds), timeline)
+    part = part_of(stretch, duration_seconds)
+    shown = part.chosen(contract, timeline)
     if nearby and packets.kept is not None:
         places = [positions[tick] for tick in ticks]
-        shown = _neighbours(shown, timeline, [packets.kept[at] for at in places], stream)
+        shown = _neighbours(shown, timeline, [packets.kept[at] for at in places], stream, part)
     wanted = {positions[ticks[at]] for at in shown}
     return Plan(
         chosen=tuple(ticks[at] for at in shown),
-        times_seconds=tuple(timeline[at] for at in shown),
-        duration_seconds=duration_seconds,
-        stretches=_stretches(wanted, packets, enter=stream.codec_context.name in _ENTERED),
+        times_seconds=part.times(timeline, shown),
+        file_seconds=duration_seconds,
+        part=part,
+        runs=_runs(wanted, packets, enter=stream.codec_context.name in _ENTERED),
         positions=positions,
     )
 
@@ -125,7 +136,7 @@ def carry_out(
     numbered = enumerate(replay)
     interlaced = stream.codec_context.field_order > _PROGRESSIVE
     try:
-        for first, last in plan.stretches:
+        for first, last in plan.runs:
             seen = 0
             entry_tick = packets.ticks[first] if first else None
             before: int | None = None
@@ -179,9 +190,7 @@ def _positions(packets: PacketList) -> dict[int, int] | None:
     return positions
 
 
-def _stretches(
-    wanted: set[int], packets: PacketList, *, enter: bool
-) -> tuple[tuple[int, int], ...]:
+def _runs(wanted: set[int], packets: PacketList, *, enter: bool) -> tuple[tuple[int, int], ...]:
     """For each wanted packet the way to it from the last entry before it, joined where they touch.
 
     A picture that is shown before the entry that it follows is predicted from before that.
@@ -210,16 +219,18 @@ def _neighbours(
     timeline: Sequence[float],
     pictures: Sequence[VideoPacket],
     stream: VideoStream,
+    part: Part,
 ) -> list[int]:
     """For each picture from which no other is predicted a near one that must be decoded anyway."""
     furthest = 1.5 * usual_step_seconds(timeline)
+    allowed = part.begun(timeline)  # where the part ends there may be more of the file
 
     def near(at: int) -> int:
         if referenced(pictures[at], stream):
             return at
         for other in (at - 1, at + 1):
             if (
-                0 <= other < len(timeline)
+                other in allowed
                 and abs(timeline[other] - timeline[at]) <= furthest
                 and referenced(pictures[other], stream)
             ):
@@ -236,7 +247,7 @@ def _decoded(
     last: int,
     wanted: set[int],
 ) -> Iterator[VideoFrame]:
-    """The pictures of one stretch, in the order shown; unwanted ones may be missing."""
+    """The pictures of one run, in the order shown; unwanted ones may be missing."""
     context = stream.codec_context
     skips = (
         context.name in _SKIPPING
@@ -257,7 +268,7 @@ def _decoded(
 
 
 def _shown_between(first: int, last: int, packets: PacketList) -> int:
-    """How many pictures the packets of a stretch announce, from the time of its first one on."""
+    """How many pictures the packets of a run announce, from the time of its first one on."""
     entry_tick = packets.ticks[first] if first else None
     return sum(
         not packets.hidden[at] and (entry_tick is None or (packets.ticks[at] or 0) >= entry_tick)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import LATEST_SECONDS, DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.errors import ClipErrorKind
@@ -29,7 +29,7 @@ def _one_printable_line(text: str) -> str:
 
 
 Told = Annotated[str, Field(max_length=1000), AfterValidator(_one_printable_line)]
-Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=LATEST_SECONDS)]
 
 
 class WireError(Exception):
@@ -48,6 +48,9 @@ class Job(_Message):
     """One clip to decode; its open file travels with it."""
 
     contract: PixelContract
+    start_seconds: Seconds
+    """Of the stretch of the file that is the clip."""
+    end_seconds: Seconds | None
 
 
 class Ready(_Message):
@@ -68,21 +71,24 @@ class Answer(_Message):
     error: Told = "none"
 
 
-def send_job(to: socket.socket, contract: PixelContract, descriptor: int) -> None:
+def send_job(to: socket.socket, contract: PixelContract, stretch: Stretch, descriptor: int) -> None:
     """Send a job with its open file."""
-    content = Job(contract=contract).model_dump_json().encode()
+    job = Job(
+        contract=contract, start_seconds=stretch.start_seconds, end_seconds=stretch.end_seconds
+    )
+    content = job.model_dump_json().encode()
     # In one message with its length: the descriptor goes with the first byte.
     socket.send_fds(to, [_HEAD.pack(len(content)) + content], [descriptor])
 
 
-def receive_job(from_: socket.socket) -> tuple[PixelContract, int] | None:
+def receive_job(from_: socket.socket) -> tuple[PixelContract, Stretch, int] | None:
     """Wait for the next job and its file's descriptor; None when the pool has closed its end."""
     head, descriptors, _, _ = socket.recv_fds(from_, _HEAD.size, 1)
     if not head:
         return None
     head += _receive(from_, _HEAD.size - len(head), None)
     job = Job.model_validate_json(_receive(from_, _HEAD.unpack(head)[0], None))
-    return job.contract, descriptors[0]
+    return job.contract, Stretch(job.start_seconds, job.end_seconds), descriptors[0]
 
 
 def send(to: socket.socket, message: Ready | Answer, pixels: memoryview | None = None) -> None:
@@ -103,7 +109,7 @@ def receive_ready(from_: socket.socket, until: float) -> Ready:
 
 
 def receive_answer(
-    from_: socket.socket, contract: PixelContract, until: float
+    from_: socket.socket, contract: PixelContract, stretch: Stretch, until: float
 ) -> DecodedClip | Answer:
     """Wait for the answer to a job; an `Answer` is an error.
 
@@ -116,6 +122,8 @@ def receive_answer(
     times_seconds = answer.times_seconds
     if len(times_seconds) != contract.frames or list(times_seconds) != sorted(times_seconds):
         raise WireError("the times are not those of a clip")
+    if answer.duration_seconds > stretch.longest_seconds:
+        raise WireError("the clip is longer than what was asked for")
     frames = np.empty(contract.frames_shape, np.uint8)
     _receive_into(from_, frames.data.cast("B"), until)
     return DecodedClip(
@@ -124,6 +132,7 @@ def receive_answer(
         duration_seconds=answer.duration_seconds,
         warning=answer.warning,
         file_frames=answer.file_frames,
+        start_seconds=stretch.start_seconds,
     )
 
 

@@ -51,11 +51,11 @@ def main() -> None:
     wire.send(connection, wire.Ready(fence=raised))
     # 4. Clip after clip.
     while (job := wire.receive_job(connection)) is not None:
-        contract, descriptor = job
+        contract, stretch, descriptor = job
         try:
             with os.fdopen(descriptor, "rb") as file:
                 file.seek(0)  # a worker that died over it may have left it anywhere
-                clip = decoder.decode_file(file, contract, options["effort"])
+                clip = decoder.decode_file(file, contract, options["effort"], stretch)
         except Exception as error:
             if not isinstance(error, ClipError):  # a fault of ours, and still only one clip
                 text = f"the decoder could not cope with the file ({type(error).__name__})"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.clips import pool, transforms
+from lora_deploy.clips.clip import Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import AnswersNotFiniteError, CountsDifferError
 
@@ -74,13 +75,15 @@ class Recogniser:
     unknown_threshold: float | None = None
     """A clip whose best label is less probable is `UNKNOWN`; None names every clip."""
 
-    def classify(self, path: str | Path, *, top_k: int = 5) -> Prediction:
-        """Decode a video file and say what happens in it.
+    def classify(
+        self, path: str | Path, *, top_k: int = 5, stretch: Stretch | None = None
+    ) -> Prediction:
+        """Decode a video file, or a part of it, and say what happens in it.
 
         Raises:
             ClipError: The file gives no clip; the error's ``kind`` says why.
         """
-        clip = pool.shared().decode(Path(path), self.contract)
+        clip = pool.shared().decode(Path(path), self.contract, stretch)
         logits = self.logits(clip.frames[None])[0]
         return self.predict(
             logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning
@@ -116,6 +119,16 @@ class Recogniser:
             rows.append(logits[:clips])
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Logits [..., labels] as probabilities, at the model's temperature.
+
+        Raises:
+            AnswersNotFiniteError: They are no numbers.
+        """
+        if not np.isfinite(logits).all():
+            raise AnswersNotFiniteError("the model answers NaN or infinity to a clip")
+        return softmax(logits / self.temperature)
+
     def predict(
         self,
         logits: NDArray[np.float32],
@@ -129,9 +142,7 @@ class Recogniser:
         Raises:
             AnswersNotFiniteError: They are no numbers.
         """
-        if not np.isfinite(logits).all():
-            raise AnswersNotFiniteError("the model answers NaN or infinity to a clip")
-        probabilities = softmax(logits / self.temperature)
+        probabilities = self.probabilities(logits)
         order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
         ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)
         label, score = ranked[0]
