@@ -41,8 +41,8 @@ _VIDEO_ID = re.compile(r"[0-9A-Za-z_-]{11}")
 _VIDEO_PATH = re.compile(r"/(?:shorts|embed|live|v|e)/([^/]+)/?")
 _NO_VIDEO_IDS = frozenset({"videoseries", "live_stream"})
 """Words of eleven letters that stand where an id would, and mean a playlist and a channel."""
-_CLOCK = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?")
-_COLONS = re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2}(?:\.\d{1,3})?)")
+_CLOCK = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?", re.ASCII)
+_COLONS = re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2}(?:\.\d{1,3})?)", re.ASCII)
 _LISTS = {
     "playlist": "a playlist",
     "results": "a search",
