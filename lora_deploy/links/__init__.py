@@ -61,7 +61,7 @@ def fetch(
     """
     target = read_link(link, hosts=limits.hosts, youtube=limits.youtube)
     bounds = errand.Bounds(
-        hosts=limits.hosts,
+        hosts=tuple(host.lower() for host in limits.hosts),
         max_bytes=limits.max_bytes,
         max_seconds=limits.max_seconds,
         deadline_seconds=limits.deadline_seconds,
