@@ -135,6 +135,12 @@ class OverrideError(SettingsError):
     )
 
 
+class ListedHostError(SettingsError):
+    """A host that is listed for links, and could be the host of none."""
+
+    remedy = "give the full name of a public host and nothing else, as in videos.example.org"
+
+
 # Data -------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """What a link asks for: shapes that are taken, and everything else refused before any connection."""
 
+import dataclasses
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_deploy.errors import LinkError
+from lora_deploy.errors import LinkError, ListedHostError
 from lora_deploy.links import LinkLimits, fetch
 from lora_deploy.links.link import File, Stretch, Video, read_link, seconds_of
 from tests.sockets import watched
@@ -177,11 +179,27 @@ def test_a_computer_named_by_its_number_is_refused_in_every_spelling(
     assert {link: kind for link, kind in kinds.items() if kind != "address"} == {}
 
 
-def test_numbers_stay_refused_where_an_operator_lists_them(tmp_path: Path, listener: int) -> None:
-    numbers = ("127.0.0.1", "localhost", "2130706433", "::1", "[::1]", "0x7f000001")
-    for host in numbers:
-        link = f"http://{host}/clip.mp4"
-        assert refused(link, tmp_path, hosts=numbers) in ("address", "malformed")
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f000001", "localhost", "a.local"])
+def test_numbers_and_local_names_stay_refused_where_they_are_listed(host: str) -> None:
+    with pytest.raises(LinkError) as caught:
+        read_link(f"http://{host}/clip.mp4", hosts=(host,))
+    assert caught.value.kind == "address"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "127.0.0.1", "[::1]", "::1", "localhost", "0x7f000001", "intranet", "*.example.org",
+     "https://videos.example.org", "videos.example.org/", "videos.example.org:443", "a@b.example",
+     "videos.example.org.", "b\u00fccher.example", "youtu.be", "www.youtube.com"],
+)  # fmt: skip
+def test_a_host_that_no_link_could_have_can_not_be_listed(host: str) -> None:
+    with pytest.raises(ListedHostError, match="can't be listed"):
+        LinkLimits(hosts=("videos.example.org", host))
+
+
+def test_a_host_may_be_listed_in_any_case() -> None:
+    limits = LinkLimits(hosts=("Videos.Example.org",))
+    assert isinstance(read_link("https://videos.example.org/a.mp4", hosts=limits.hosts), File)
 
 
 @pytest.mark.parametrize(
@@ -327,3 +345,21 @@ def test_no_text_does_more_than_being_refused(text: str) -> None:
         with suppress(LinkError):
             target = read_link(link, hosts=HOSTS)
             assert isinstance(target, Video) or target.host in HOSTS
+
+
+def test_the_limits_in_the_documentation_are_the_real_ones() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "links.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, flags=re.MULTILINE))
+    real = {field.name: field.default for field in dataclasses.fields(LinkLimits)}
+    assert set(said) == set(real)
+    for name, value in real.items():
+        told = (
+            "none"
+            if value == ()
+            else f"{value:,}"
+            if type(value) is int
+            else f"{value:g}"
+            if type(value) is float
+            else str(value)
+        )
+        assert said[name].strip("`") == told, name
