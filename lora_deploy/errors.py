@@ -142,6 +142,12 @@ class TimelineOptionsError(SettingsError):
     remedy = "take windows about as long as the clips that the model learnt from, and a stride of half of that"
 
 
+class ListedHostError(SettingsError):
+    """A host that is listed for links, and could be the host of none."""
+
+    remedy = "give the full name of a public host and nothing else, as in videos.example.org"
+
+
 # Data -------------------------------------------------------------------------------------------
 
 

@@ -80,7 +80,7 @@ def redirect(location: str, number: int = 302) -> Reply:
 
 
 def content(body: bytes, **headers: str) -> Reply:
-    return lambda handler: handler.send(body, **headers)
+    return lambda handler: handler.send(body, 200, **headers)
 
 
 def page() -> Reply:

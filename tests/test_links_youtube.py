@@ -32,6 +32,10 @@ def refusal(out: Path, link: str = VIDEO, limits: LinkLimits = LIMITS) -> LinkEr
     return caught.value
 
 
+def asked_players(web: Web) -> list[str]:
+    return [path for _, path in web.requests if "/youtubei/v1/player" in path]
+
+
 def test_a_video_comes_whole_and_is_decoded(web: Web, out: Path, link_clip: bytes) -> None:
     fetched = fetch(f"{VIDEO}&t=2&end=7", out, limits=LIMITS)
     assert list(out.iterdir()) == [fetched.path]
@@ -165,6 +169,14 @@ def test_without_a_javascript_runtime_a_video_may_come_all_the_same(
 ) -> None:
     monkeypatch.setattr(errand, "_javascript", lambda: None)
     fetch(VIDEO, out, limits=LIMITS)
+    assert len(asked_players(web)) == 1
+
+
+def test_with_a_javascript_runtime_more_of_youtube_is_asked(web: Web, out: Path) -> None:
+    if errand._javascript() is None:
+        pytest.skip("no deno is installed")
+    fetch(VIDEO, out, limits=LIMITS)
+    assert len(asked_players(web)) > 1  # yt-dlp has found deno, and its scripts for it
 
 
 # Which videos -------------------------------------------------------------------------------------

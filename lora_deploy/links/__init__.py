@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_deploy.links import errand
-from lora_deploy.links.link import read_link
+from lora_deploy.links.link import check_host, read_link
 
 __all__ = ["Fetched", "LinkLimits", "fetch"]
 
 
 @dataclass(frozen=True)
 class LinkLimits:
-    """What may be fetched, and how much of it."""
+    """What may be fetched, and how much of it.
+
+    Raises:
+        ListedHostError: One of ``hosts`` is no full name of a public host.
+    """
 
     hosts: tuple[str, ...] = ()
     """Other hosts than YouTube's, from which plain files are fetched; each name in full."""
@@ -25,6 +29,10 @@ class LinkLimits:
     """Pixels of the short side that are enough; the smallest format with as many is fetched."""
     youtube: bool = True
     """Whether links to YouTube are opened."""
+
+    def __post_init__(self) -> None:
+        for host in self.hosts:
+            check_host(host)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def fetch(
     """
     target = read_link(link, hosts=limits.hosts, youtube=limits.youtube)
     bounds = errand.Bounds(
-        hosts=limits.hosts,
+        hosts=tuple(host.lower() for host in limits.hosts),
         max_bytes=limits.max_bytes,
         max_seconds=limits.max_seconds,
         deadline_seconds=limits.deadline_seconds,

@@ -53,7 +53,7 @@ def _run(errand: Errand, answers: IO[str]) -> Done:
     else:
         from lora_deploy.links import plain
 
-        closed = gate.Gate(domains=None, program=None)
+        closed = gate.Gate(domains=errand.hosts, program=None)
         fetch = plain.fetch_file
     closed.close()
     try:

@@ -17,13 +17,13 @@ _WORDS: tuple[tuple[LinkErrorKind, str], ...] = (
         r"members.only|members on level|channel's members|join this channel|(?:youtube|music) premium|"
         r"requires? payment|purchase|\brent(?:al)?\b|paid (?:content|video)",
     ),
-    ("private", r"private video|video is private|is private"),
+    ("private", r"private video|\bis private"),
     (
         "region",
         r"(?:your|this) (?:country|region|location)|geo.?restrict|georestrict",
     ),
     ("premiere", r"premieres? (?:in|will)|live event will begin|will begin (?:in|shortly)"),
-    ("live", r"live event has not|is live|live stream is (?:on|offline)"),
+    ("live", r"live event has not|\bis live\b|live stream is (?:on|offline)"),
     ("busy", r"try again later|rate.limited|too many requests"),
     ("no_format", r"\bdrm\b|requested format|no video formats|only images are available"),
     (
@@ -34,7 +34,7 @@ _WORDS: tuple[tuple[LinkErrorKind, str], ...] = (
     ("sign_in", r"sign in|log ?in|cookies"),
 )
 
-_UNEXPECTED = re.compile(r"please report this issue|unable to extract|failed to extract|bug")
+_UNEXPECTED = re.compile(r"please report this issue|unable to extract|failed to extract|\bbug\b")
 
 
 def kind_of_text(text: str) -> LinkErrorKind:

@@ -145,6 +145,8 @@ def _told(refused: Refused, target: Video | File, bounds: Bounds) -> LinkError:
 def _take(fetched: Path, folder: Path, target: Video | File, bounds: Bounds) -> Path:
     """Move the file to its place, if it is one, no larger than allowed, and may be a video."""
     try:
+        if fetched.is_symlink():
+            raise ClipError("forbidden", "a link to another file")
         guard.open_clip(fetched).close()
     except ClipError:
         raise _told(Refused(kind="not_video"), target, bounds) from None

@@ -32,11 +32,11 @@ class Closed(PermissionError):
 class Gate:
     """Keeps what was refused, because libraries wrap or swallow the error."""
 
-    def __init__(self, *, domains: Collection[str] | None, program: Path | None) -> None:
+    def __init__(self, *, domains: Collection[str], program: Path | None) -> None:
         """Nothing is closed yet.
 
         Args:
-            domains: Names that may be looked up, with all below them; None for any.
+            domains: Names that may be looked up, with all below them.
             program: The one that may be started.
         """
         self.refused: list[str] = []
@@ -63,8 +63,6 @@ class Gate:
             self._refuse(ADDRESS)
 
     def _look_at_name(self, name: object) -> None:
-        if self._domains is None:
-            return
         host = name.decode("latin-1") if isinstance(name, bytes) else str(name)
         if not any(host == one or host.endswith(f".{one}") for one in self._domains):
             self._refuse(NAME)

@@ -11,9 +11,11 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from lora_deploy.errors import (
     LinkAddressError,
+    LinkError,
     LinkFormError,
     LinkHostError,
     LinkTimesError,
+    ListedHostError,
     NotOneVideoError,
 )
 
@@ -41,8 +43,8 @@ _VIDEO_ID = re.compile(r"[0-9A-Za-z_-]{11}")
 _VIDEO_PATH = re.compile(r"/(?:shorts|embed|live|v|e)/([^/]+)/?")
 _NO_VIDEO_IDS = frozenset({"videoseries", "live_stream"})
 """Words of eleven letters that stand where an id would, and mean a playlist and a channel."""
-_CLOCK = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?")
-_COLONS = re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2}(?:\.\d{1,3})?)")
+_CLOCK = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?", re.ASCII)
+_COLONS = re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2}(?:\.\d{1,3})?)", re.ASCII)
 _LISTS = {
     "playlist": "a playlist",
     "results": "a search",
@@ -105,10 +107,24 @@ def read_link(link: str, *, hosts: Collection[str] = (), youtube: bool = True) -
         return File(url, host, _stretch(parts.fragment, ""))
     allowed = [*(["YouTube"] if youtube else []), *hosts]
     raise LinkHostError(
-        f"links to {host} are not opened here, only to {' and '.join(allowed)}"
+        f"links to {host} are not opened here, only to {', '.join(allowed)}"
         if allowed
         else "links are not opened here"
     )
+
+
+def check_host(host: str) -> None:
+    """See whether a host that an operator lists could be the host of any link.
+
+    Raises:
+        ListedHostError: It could not, so listing it would change nothing.
+    """
+    try:
+        name = _host(SplitResult("https", host, "", "", ""))
+    except LinkError as error:
+        raise ListedHostError(f"{host!r} can't be listed for links: {error.found}") from None
+    if name in YOUTUBE_HOSTS:
+        raise ListedHostError(f"{host!r} can't be listed for links: its videos are no plain files")
 
 
 def _with_scheme(link: str) -> str:

@@ -42,6 +42,8 @@ def fetch_file(errand: Errand, tell: Callable[[float], None]) -> Done:
     """
     try:
         return asyncio.run(_fetch(errand, tell))
+    except httpx.InvalidURL as error:  # it reads where a redirect leads to, even if it is not to go
+        raise Refusal("redirect", log=str(error)) from None
     except httpx.TransportError as error:
         kind = "no_network" if isinstance(error, httpx.ConnectError) else "refused"
         raise Refusal(kind, log=str(error)) from None  # type: ignore[arg-type]

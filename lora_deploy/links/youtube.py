@@ -58,6 +58,8 @@ def fetch_video(errand: Errand, tell: Callable[[float], None]) -> Done:
 def _fetch(downloader: "_Downloader", errand: Errand) -> Done:
     """Ask what the video is, see whether it may be fetched, and only then fetch it."""
     found = downloader.extract_info(errand.url, download=False, process=False)
+    if found is None:
+        raise Refusal("outdated", log="nothing was extracted")
     _look_at(found, errand)
     downloader.process_ie_result(found, download=True)
     path = next(Path().glob(f"{_NAME}.*"), None)
