@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_deploy.artifact import adapter_record, bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
+from lora_deploy.artifact.bundle import BundleManifest
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.errors import (
@@ -168,6 +169,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         if (folder / bundle.MODEL).is_dir():
             _tell_form(folder, found, "torch", "torch", "fp32")
         for name in manifest.adapters:
+            _tell_adapter_graph(folder, manifest, name, found)
             _tell_adapter(folder / bundle.ADAPTERS / name, found, f"adapter {name}")
             with found.looking_at(f"adapter {name}"):
                 _, liveness = _trained_stage().open_on_base(
@@ -197,6 +199,23 @@ def _tell_form(folder: Path, found: Checkup, part: str, backend: str, precision:
             "opens, with the labels and pixels of the manifest, and answers with "
             f"{len(recogniser.labels)} numbers",
         )
+
+
+def _tell_adapter_graph(
+    folder: Path, manifest: BundleManifest, adapter: str, found: Checkup
+) -> None:
+    """Whether the graph that takes adapters opens with one and answers, where there is such a graph."""
+    part = "adapter graph"
+    if bundle.ADAPTER_GRAPH not in manifest.files:
+        return
+    if not is_installed("onnxruntime"):
+        found.shrug(part, "not looked at: onnxruntime is not installed")
+        return
+    with found.looking_at(part):
+        load = import_backend("lora_deploy.runtime.load", purpose="to open a bundle").load
+        for form in ("unmerged", "base"):
+            _check_answer(load(folder, backend="onnxruntime", form=form, adapter=adapter))
+        found.tell(part, f"opens and answers, with the adapter {adapter} and without its update")
 
 
 def _check_answer(recogniser: Any) -> None:

@@ -377,7 +377,7 @@ def _ask_about_clips(
                 if noise is not None or truth is not None or _are_two(here, beside):
                     found.tell(here.form.name, "; ".join(said))
                 else:
-                    found.shrug(here.form.name, "; ".join([*said, _unproved(beside)]))
+                    found.shrug(here.form.name, "; ".join([*said, _unproved(here, beside)]))
                 first = first or (here if is_trained else None)
         if chain.answers and chain.void is not None:
             found.findings.append(Finding("clips", False, f"the proof is void: {chain.void}"))
@@ -402,7 +402,9 @@ def _are_two(here: _Here, beside: _Here | None) -> bool:
     return beside is not None and beside.made_of != here.made_of
 
 
-def _unproved(beside: _Here | None) -> str:
+def _unproved(here: _Here, beside: _Here | None) -> str:
+    if here.truth is not None:
+        return "nothing recorded to hold it against"
     if beside is None:
         return "nothing recorded to hold it against; others are held against it"
     return f"made of the same file as {beside.form.name}, so that proves nothing of the file"

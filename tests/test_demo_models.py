@@ -51,7 +51,8 @@ def test_every_form_of_a_bundle_is_listed_the_three_usual_ones_first(full_bundle
     choices = Choices([full_bundle])
     assert [choice.name for choice in choices.all[:3]] == ["merged", "unmerged", "base"]
     assert {choice.name for choice in choices.all[3:]} == {
-        "openvino-fp32", "torch-fp32", "onnxruntime-fp16", "onnxruntime-int8", "openvino-int8",
+        "openvino-fp32", "torch-fp32", "unmerged-onnxruntime", "base-onnxruntime",
+        "onnxruntime-fp16", "onnxruntime-int8", "openvino-int8",
         *(["openvino-bf16"] if has_bf16() else []),
     }  # fmt: skip
     assert choices.default.name == "merged"
@@ -71,8 +72,9 @@ def test_every_choice_opens_as_what_it_says_and_answers_a_real_clip(
         assert (recogniser.backend.name, recogniser.backend.form) == (choice.backend, choice.form)
         answers[choice.name] = recogniser.logits(frames_of(recogniser, clip))
     expected = load(full_bundle).classify(clip).logits
-    for name in ("merged", "unmerged", "torch-fp32", "openvino-fp32"):
+    for name in ("merged", "unmerged", "torch-fp32", "openvino-fp32", "unmerged-onnxruntime"):
         np.testing.assert_allclose(answers[name][0], expected, atol=1e-4)
+    np.testing.assert_allclose(answers["base-onnxruntime"], answers["base"], atol=1e-4)
     assert np.abs(answers["base"] - answers["unmerged"]).max() > 0.1
 
 
@@ -185,6 +187,23 @@ def test_what_is_not_installed_is_said_and_not_replaced(
         with pytest.raises(MissingPackageError, match="torch"):
             choices.open(name)
     assert choices.default.name == "merged"
+
+
+def test_without_pytorch_the_adapter_graph_is_the_unmerged_model(
+    full_bundle: Path, four_actions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = Path(four_actions.read_text().splitlines()[1].split(",")[0])
+    forms = ("unmerged", "base")
+    expected = [load(full_bundle, form=form, backend="torch").classify(clip) for form in forms]
+    hide(monkeypatch, "torch")
+    choices = Choices([full_bundle])
+    for form, answer in zip(forms, expected, strict=True):
+        [choice] = [one for one in choices.all if one.name == form]
+        assert (choice.backend, choice.missing) == ("onnxruntime", None)
+        found = choices.open(form).classify(clip)
+        np.testing.assert_allclose(found.logits, answer.logits, atol=1e-4)
+        with pytest.raises(MissingPackageError, match="torch"):
+            choices.open(f"{form}-torch")
 
 
 def test_without_onnxruntime_merged_is_the_next_one_that_runs_here(

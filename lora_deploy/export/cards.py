@@ -5,8 +5,15 @@ from html import escape
 
 import yaml
 
-from lora_deploy.artifact.bundle import ADAPTERS, CERTIFICATE_PAGE, MANIFEST, MODEL, ONNX
-from lora_deploy.proof.certificate import Certificate, Link
+from lora_deploy.artifact.bundle import (
+    ADAPTER_NAME,
+    ADAPTERS,
+    CERTIFICATE_PAGE,
+    MANIFEST,
+    MODEL,
+    ONNX,
+)
+from lora_deploy.proof.certificate import ADAPTER_GRAPH, Certificate, Link
 from lora_deploy.proof.wording import (
     calibration_sentences,
     compiled,
@@ -72,12 +79,19 @@ def _head(trained: Trained) -> str:
 
 
 def _commands(certificate: Certificate) -> list[str]:
-    """One line for each compiled form."""
-    forms = [found for link in certificate.links if (found := compiled(link.forms[1]))]
-    return [
+    """One line for each compiled form, and one for the adapter graph."""
+    proved = [link.forms[1] for link in certificate.links]
+    forms = [found for form in proved if (found := compiled(form))]
+    lines = [
         f"lora-deploy classify THIS_FOLDER clip.mp4 --backend {backend} --precision {precision}"
         for backend, precision in dict.fromkeys(forms)
     ]
+    if ADAPTER_GRAPH in proved:
+        lines.append(
+            "lora-deploy classify THIS_FOLDER clip.mp4 --backend onnxruntime "
+            f"--adapter {ADAPTER_NAME}"
+        )
+    return lines
 
 
 def _proved(certificate: Certificate) -> list[str]:

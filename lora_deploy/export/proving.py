@@ -23,7 +23,6 @@ from lora_deploy.export.plan import Plan
 from lora_deploy.export.timing import speed_of
 from lora_deploy.export.verify import answers_without_adapter, liveness_of, mark_skipped
 from lora_deploy.export.write_forms import (
-    ADAPTER_NAME,
     CalibrationClips,
     flop_per_clip,
     write_float32,
@@ -170,12 +169,12 @@ class Proving:
 
     def _prove_adapter_graph(self, name: str, off: Answers) -> None:
         """Hold the graph against the trained adapter, and without its update against the base."""
-        write_adapter_graph(self._stage, self._trained, ADAPTER_NAME, fuse=self._plan.fuse)
+        write_adapter_graph(self._stage, self._trained, bundle.ADAPTER_NAME, fuse=self._plan.fuse)
         manifest = self.vouch()
 
         def form(called: str, which: Literal["unmerged", "base"]) -> Form:
             def opened() -> Answering:
-                graph = open_adapter_graph(self._stage, manifest, ADAPTER_NAME, which)
+                graph = open_adapter_graph(self._stage, manifest, bundle.ADAPTER_NAME, which)
                 return as_recogniser(self._stage, manifest, graph)
 
             return Form(called, _or_unreadable(opened))
@@ -305,7 +304,7 @@ def _vouch(
         base=trained.base,
         forms=forms,
         flop_per_clip=flop_per_clip,
-        adapters=(ADAPTER_NAME,) if trained.kind == "lora" else (),
+        adapters=(bundle.ADAPTER_NAME,) if trained.kind == "lora" else (),
         files=bundle.record_files(stage),
         versions=installed_versions(),
     )

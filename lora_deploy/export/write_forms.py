@@ -37,8 +37,6 @@ from lora_deploy.runtime.trained import MERGED_MARK, Trained
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_NAME = "default"
-
 
 def write_float32(stage: Path, trained: Trained, plan: Plan) -> None:
     """Write ``model/``, ``adapters/`` and the float32 graphs: plain, and fused where it is asked for."""
@@ -55,7 +53,7 @@ def write_float32(stage: Path, trained: Trained, plan: Plan) -> None:
     if any(form.file == bundle.FUSED for form in plan.forms):
         onnx.save_model(fused(onnx.load(stage / bundle.ONNX)).model, stage / bundle.FUSED)
     if trained.adapter_files:
-        _copy_adapter(trained, stage / bundle.ADAPTERS / ADAPTER_NAME)
+        _copy_adapter(trained, stage / bundle.ADAPTERS / bundle.ADAPTER_NAME)
 
 
 def _merged(trained: Trained) -> PreTrainedModel:

@@ -106,17 +106,17 @@ def read_onnx_adapter(path: Path) -> dict[str, NDArray[np.float32]]:
     """
     try:
         values = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
-        kinds = {name: value.data_type() for name, value in values.items()}
-        if other := sorted(name for name, kind in kinds.items() if kind != _FLOAT):
-            raise AdapterShapeError(
-                f"the ONNX adapter's {other[0]} is a {kinds[other[0]]}; needed: {_FLOAT}"
-            )
-        return {name: np.array(value.numpy()) for name, value in values.items()}
-    except RuntimeError as error:
+    except Exception as error:  # a name that is no UTF-8 fails in a way of its own
         version = onnxruntime.__version__
         raise GraphError(
             f"ONNX Runtime {version} can't open the ONNX adapter: it is torn, or no such file"
         ) from error
+    for name, value in values.items():
+        if value.data_type() != _FLOAT:
+            raise AdapterShapeError(
+                f"the ONNX adapter's {name} is a {value.data_type()}; needed: {_FLOAT}"
+            )
+    return {name: np.array(value.numpy()) for name, value in values.items()}
 
 
 def check_adapter(brought: Mapping[str, NDArray[np.float32]], takes: Mapping[str, Shape]) -> None:
