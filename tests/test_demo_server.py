@@ -418,7 +418,9 @@ def asked_for_ever() -> list[Any]:
     noted: list[Any] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if (event == "socket.getaddrinfo" and arguments[0] not in (None, "127.0.0.1")) or (event == "socket.connect" and arguments[1][0] != "127.0.0.1"):
+        if (event == "socket.getaddrinfo" and arguments[0] not in (None, "127.0.0.1")) or (
+            event == "socket.connect" and arguments[1][0] != "127.0.0.1"
+        ):
             noted.append(arguments)
 
     sys.addaudithook(hook)

@@ -144,24 +144,21 @@ class _Rewriting:
 def trimmed_info(body: bytes) -> bytes:
     """What the interface of the page is, without snippets of code and examples.
 
-    Gradio writes the host that the first visitor called it by into the snippets, and keeps them; its
-    examples are addresses of other hosts.
+    Gradio writes the host that the first visitor called it by into the snippets, and keeps them for
+    all; its examples are addresses of other hosts.
     """
     try:
         info = json.loads(body)
         for endpoint in info["named_endpoints"].values():
-            _trim_endpoint(endpoint)
+            endpoint.pop("code_snippets", None)
+            for parameter in endpoint["parameters"]:
+                parameter["example_input"] = None
+            for value in endpoint["returns"]:
+                value.pop("example_input", None)
         info["unnamed_endpoints"] = {}
     except (ValueError, KeyError, AttributeError, TypeError):  # an error message
         return body
     return json.dumps(info).encode()
-
-
-def _trim_endpoint(endpoint: dict[str, Any]) -> None:
-    endpoint.pop("code_snippets", None)
-    for value in [*endpoint.get("parameters", []), *endpoint.get("returns", [])]:
-        if "example_input" in value:
-            value["example_input"] = None
 
 
 def _trimmed_in_page(found: re.Match[bytes]) -> bytes:

@@ -179,6 +179,8 @@ def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
     _configure_queue(blocks, settings)
     rest.validate_queue_settings()
     blocks.config = blocks.get_config_file()
+    for component in blocks.config["components"]:
+        component["example_inputs"] = None  # addresses of other hosts
 
 
 def _configure_queue(blocks: gradio.Blocks, settings: DemoSettings) -> None:
