@@ -115,6 +115,8 @@ def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pu
     app = App.create_app(
         blocks, app_kwargs={"lifespan": lambda app: _life(app, uploads, watch)}, mcp_server=False
     )
+    for component in blocks.config["components"]:
+        component["example_inputs"] = None  # addresses of other hosts
     policy = PagePolicy(settings.framed_by, has_scripts=_has_scripts(blocks))
     blocks.app = app
     blocks._queue.set_server_app(app)
@@ -178,9 +180,6 @@ def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
     rest._set_html_css_theme_variables()
     _configure_queue(blocks, settings)
     rest.validate_queue_settings()
-    blocks.config = blocks.get_config_file()
-    for component in blocks.config["components"]:
-        component["example_inputs"] = None  # addresses of other hosts
 
 
 def _configure_queue(blocks: gradio.Blocks, settings: DemoSettings) -> None:
