@@ -87,5 +87,12 @@ def listening() -> Iterator[Listener]:
 
 
 def visitors_files(folder: Path) -> list[Path]:
-    """Files in the upload folder that don't belong to a page."""
-    return [path for path in folder.rglob("*") if path.is_file() and "kept" not in path.parts]
+    """Files in the upload folder that don't belong to a page.
+
+    Without empty ones: ``gradio.File`` makes one at each use, which is swept.
+    """
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "kept" not in path.parts and path.stat().st_size
+    ]
