@@ -99,6 +99,8 @@ class Guarded:
         self._body = body
         self.status = 0
         """Of the answer; 0 while there is none."""
+        self.is_too_large = False
+        """Whether the answer was that; it is not sent on, for ours to be."""
 
     async def __call__(self, message: Message) -> None:
         """Send a part on, or not."""
@@ -106,4 +108,6 @@ class Guarded:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-        await self._send(message)
+            self.is_too_large = self.status == 413
+        if not self.is_too_large:
+            await self._send(message)

@@ -45,6 +45,8 @@ _SHOWN = {
 }
 """What a browser may show of visitors' files; all others it may only save."""
 
+_NO_ROOM = "many files are here already: please try again in some minutes"
+
 _STRIPPED = (b"x-gradio-server",)
 """By which Gradio would believe a visitor about its own address."""
 
@@ -106,7 +108,8 @@ class Door:
         except Turned as turned:
             self._watch.rejected(turned.reason)
             answer = JSONResponse({"detail": turned.text}, turned.status, turned.headers)
-            await body.drain(self._settings.max_upload_bytes, _DRAIN_SECONDS)
+            if body.cut != "slow":
+                await body.drain(self._settings.max_upload_bytes, _DRAIN_SECONDS)
         except Exception as error:  # Gradio has answered that something failed
             if not body.is_gone:
                 self._watch.rejected("fault")
@@ -225,22 +228,21 @@ class Door:
         if expected > most:
             raise Turned(413, "too_large", too_large)
         guarded = Guarded(send, body)
-        with self._uploads.room_for(expected) as is_room:
-            if not is_room:
-                raise Turned(
-                    503, "no_room", "many files are here already: please try again in some minutes"
-                )
-            body.limit(expected, IDLE_SECONDS / 2)
-            try:
+        try:
+            with self._uploads.room_for(expected) as is_room:
+                if not is_room:
+                    raise Turned(503, "no_room", _NO_ROOM)
+                body.limit(expected, IDLE_SECONDS / 2)
                 await self._app(scope, body, guarded)
-            except Exception:
-                if not body.cut:  # else it is about the missing rest
-                    raise
-            finally:
-                if guarded.status != 200:
-                    self._uploads.clear_torn()
+        except Exception:
+            if not body.cut:  # else it is about the missing rest
+                raise
+        finally:
+            self._uploads.clear_torn()
         if body.cut:
             raise _cut_off(body, too_large)
+        if guarded.is_too_large:
+            raise Turned(413, "too_large", too_large)
         if guarded.status == 200:
             self._watch.uploaded(body.bytes)
 

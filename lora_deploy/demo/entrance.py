@@ -142,7 +142,7 @@ def check_origin(headers: Headers) -> None:
     if site in ("same-origin", "none"):
         return
     origin = urlsplit(headers.get("origin", "")).netloc
-    ours = (headers.get("host", ""), headers.get("x-forwarded-host", ""))
+    ours = {headers.get("host"), headers.get("x-forwarded-host")}
     if site is not None or ("origin" in headers and origin not in ours):
         raise Turned(403, "origin", "this request comes from another site's page")
 

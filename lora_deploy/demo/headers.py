@@ -18,16 +18,25 @@ _POLICY = (
 )
 
 
-def content_policy(framed_by: Sequence[str], script: str = "'none'") -> str:
-    """The content security policy; ``script`` says what may run beside files of this server."""
-    frames = " ".join(("'self'", *framed_by))
-    return "; ".join(
-        (
-            *_POLICY,
-            f"script-src 'self' {script}".replace(" 'none'", ""),
-            f"frame-ancestors {frames}",
-        )
-    )
+class PagePolicy:
+    """The content security policy; it lets run what comes from this server, and scripts with a mark.
+
+    Args:
+        framed_by: Other origins that may show the page in a frame.
+        has_scripts: Whether texts may be made functions of, as Gradio does with a page's own.
+    """
+
+    def __init__(self, framed_by: Sequence[str], *, has_scripts: bool = False) -> None:
+        self._frames = " ".join(("frame-ancestors 'self'", *framed_by))
+        self._scripts = "script-src 'self'" + (" 'unsafe-eval'" if has_scripts else "")
+
+    def without_scripts(self) -> str:
+        """For all answers but the page."""
+        return "; ".join((*_POLICY, "script-src 'self'", self._frames))
+
+    def with_mark(self, mark: str) -> str:
+        """For the page whose script elements bear ``mark``, which nobody could guess."""
+        return "; ".join((*_POLICY, f"{self._scripts} 'nonce-{mark}'", self._frames))
 
 
 class SafeHeaders:
@@ -35,7 +44,7 @@ class SafeHeaders:
 
     def __init__(self, framed_by: Sequence[str]) -> None:
         self._headers = {
-            "content-security-policy": content_policy(framed_by),
+            "content-security-policy": PagePolicy(framed_by).without_scripts(),
             "x-content-type-options": "nosniff",
             "referrer-policy": "same-origin",
             "permissions-policy": "camera=(self), microphone=(self), geolocation=(), payment=(), usb=()",

@@ -7,7 +7,6 @@ where a path should. Here the folder has a public name, and nothing else is a fi
 import json
 import re
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +14,7 @@ from urllib.parse import quote
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_deploy.demo.headers import content_policy
+from lora_deploy.demo.headers import PagePolicy
 from lora_deploy.demo.uploads import PUBLIC, Uploads
 
 _REWRITTEN = ("application/json", "text/html", "text/plain", "text/event-stream")
@@ -79,30 +78,26 @@ class PublicNames:
 class OpaqueMessages:
     """Innermost of Gradio's middleware, so that what it sees is not compressed yet."""
 
-    def __init__(self, app: ASGIApp, *, folder: Path, framed_by: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, folder: Path, policy: PagePolicy) -> None:
         self._app = app
         self._public = PublicNames(folder)
-        self._framed_by = framed_by
+        self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._app(
-            scope, receive, _Rewriting(scope["path"], self._public, self._framed_by, send)
-        )
+        await self._app(scope, receive, _Rewriting(scope["path"], self._public, self._policy, send))
 
 
 class _Rewriting:
     """Sends a response on with public names; all but streams are held until they are complete."""
 
-    def __init__(
-        self, path: str, public: PublicNames, framed_by: Sequence[str], send: Send
-    ) -> None:
+    def __init__(self, path: str, public: PublicNames, policy: PagePolicy, send: Send) -> None:
         self._send = send
         self._public = public
-        self._framed_by = framed_by
+        self._policy = policy
         self._is_info = path.rstrip("/").endswith("/gradio_api/info")
         self._start: Message | None = None
         self._kind = ""
@@ -140,7 +135,7 @@ class _Rewriting:
     def _page(self, body: bytes, headers: MutableHeaders) -> bytes:
         """Gradio's page, whose own scripts alone may run."""
         mark = secrets.token_urlsafe(16)
-        headers["content-security-policy"] = content_policy(self._framed_by, f"'nonce-{mark}'")
+        headers["content-security-policy"] = self._policy.with_mark(mark)
         body = _INFO.sub(_trimmed_in_page, _FOREIGN_META.sub(b"", body))
         # Within a script, Gradio writes no such character of what is not its own.
         return body.replace(b"<script", f'<script nonce="{mark}"'.encode())
@@ -149,24 +144,21 @@ class _Rewriting:
 def trimmed_info(body: bytes) -> bytes:
     """What the interface of the page is, without snippets of code and examples.
 
-    Gradio writes the host that the first visitor called it by into the snippets, and keeps them; its
-    examples are addresses of other hosts.
+    Gradio writes the host that the first visitor called it by into the snippets, and keeps them for
+    all; its examples are addresses of other hosts.
     """
     try:
         info = json.loads(body)
         for endpoint in info["named_endpoints"].values():
-            _trim_endpoint(endpoint)
+            endpoint.pop("code_snippets", None)
+            for parameter in endpoint["parameters"]:
+                parameter["example_input"] = None
+            for value in endpoint["returns"]:
+                value.pop("example_input", None)
         info["unnamed_endpoints"] = {}
     except (ValueError, KeyError, AttributeError, TypeError):  # an error message
         return body
     return json.dumps(info).encode()
-
-
-def _trim_endpoint(endpoint: dict[str, Any]) -> None:
-    endpoint.pop("code_snippets", None)
-    for value in [*endpoint.get("parameters", []), *endpoint.get("returns", [])]:
-        if "example_input" in value:
-            value["example_input"] = None
 
 
 def _trimmed_in_page(found: re.Match[bytes]) -> bytes:

@@ -45,7 +45,10 @@ ROUTES = (
     _route("page", "/gradio_api/info/?"),
     _route("static", "(/gradio_api)?/theme[.]css"),
     _route("static", "/favicon[.]ico"),
-    _route("static", r"/(static|assets|svelte)(/[A-Za-z0-9_@-][A-Za-z0-9_@.-]*)+"),
+    # Without its ffmpeg: 31 MB that each visitor's browser would fetch, to cut a video there.
+    _route(
+        "static", r"/(assets|svelte|static/(?!ffmpeg/)[a-z]+)(/[A-Za-z0-9_@-][A-Za-z0-9_@.-]*)+"
+    ),
     _route("stream", f"/gradio_api/heartbeat/{_SESSION}", "GET"),
     _route("stream", "/gradio_api/queue/data", "GET"),
     _route("stream", "/gradio_api/upload_progress", "GET"),

@@ -10,16 +10,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio
 import uvicorn
 from gradio.route_utils import CustomCORSMiddleware
-from gradio.routes import App
+from gradio.routes import App, file_upload_statuses
 from gradio.utils import get_theme
 from starlette.middleware import Middleware
 
 from lora_deploy.demo.door import Door, Pulse
+from lora_deploy.demo.headers import PagePolicy
 from lora_deploy.demo.opaque import OpaqueMessages
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import Uploads, settle
@@ -38,6 +39,8 @@ _SESSIONS = 200
 _SWEEP_SECONDS = 15.0
 
 _STARTED_SECONDS = 60.0
+
+Made = TypeVar("Made")
 
 Told = Callable[[str], None]
 
@@ -87,6 +90,23 @@ def application(
     blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse | None = None
 ) -> Door:
     """The page as an ASGI application, for a server of your own."""
+    return in_a_loop(lambda: _application(blocks, settings, watch, pulse or Pulse()))
+
+
+def in_a_loop(make: Callable[[], Made]) -> Made:
+    """Make something of Gradio's, which leaves event loops open where none is running."""
+
+    async def making() -> Made:
+        return make()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(making())
+    return make()
+
+
+def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse) -> Door:
     folder = settle()
     _configure(blocks, settings)
     uploads = Uploads(
@@ -95,6 +115,9 @@ def application(
     app = App.create_app(
         blocks, app_kwargs={"lifespan": lambda app: _life(app, uploads, watch)}, mcp_server=False
     )
+    for component in blocks.config["components"]:
+        component["example_inputs"] = None  # addresses of other hosts
+    policy = PagePolicy(settings.framed_by, has_scripts=_has_scripts(blocks))
     blocks.app = app
     blocks._queue.set_server_app(app)
     app.user_middleware = [
@@ -104,7 +127,7 @@ def application(
             for one in app.user_middleware
             if getattr(one, "cls", None) is not CustomCORSMiddleware
         ),
-        Middleware(OpaqueMessages, folder=folder, framed_by=settings.framed_by),
+        Middleware(OpaqueMessages, folder=folder, policy=policy),
     ]
     watch.follow("queue_length", "Requests that wait", lambda: len(blocks._queue))
     watch.follow("upload_folder_bytes", "Files of visitors on the disk", uploads.used_bytes)
@@ -115,8 +138,13 @@ def application(
         watch=watch,
         uploads=uploads,
         names=frozenset(name for name in names if isinstance(name, str)),
-        pulse=pulse or Pulse(),
+        pulse=pulse,
     )
+
+
+def _has_scripts(blocks: gradio.Blocks) -> bool:
+    """Whether the page has JavaScript of its own, which Gradio makes functions of in the browser."""
+    return bool(blocks.js) or any(fn.js for fn in blocks.fns.values())
 
 
 def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
@@ -152,7 +180,6 @@ def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
     rest._set_html_css_theme_variables()
     _configure_queue(blocks, settings)
     rest.validate_queue_settings()
-    blocks.config = blocks.get_config_file()
 
 
 def _configure_queue(blocks: gradio.Blocks, settings: DemoSettings) -> None:
@@ -192,6 +219,7 @@ async def _sweep_for_ever(blocks: gradio.Blocks, uploads: Uploads, watch: Watch)
         for names in blocks.temp_file_sets:  # Gradio remembers each file for ever
             names.difference_update(str(file) for file in gone)
         _forget_sessions(blocks)
+        _forget_uploads()
 
 
 def _forget_sessions(blocks: gradio.Blocks) -> None:
@@ -203,6 +231,14 @@ def _forget_sessions(blocks: gradio.Blocks) -> None:
         )
         if not waiting and session not in queue.pending_messages_per_session:
             del queue.pending_event_ids_session[session]
+
+
+def _forget_uploads() -> None:
+    """Gradio keeps the progress of an upload until somebody asks for it."""
+    progress = file_upload_statuses._statuses
+    for number, (name, tracker) in enumerate(reversed(list(progress.items()))):
+        if tracker.is_done or number > CONNECTIONS:
+            progress.pop(name, None)
 
 
 class _Server(uvicorn.Server):

@@ -17,6 +17,9 @@ PUBLIC = "uploads"
 IDLE_SECONDS = 60.0
 """A file that is still arriving grows; one that does not for so long was given up."""
 
+_MOST_FILES = 5_000
+"""Of visitors, however small: each costs time whenever the folder is looked through."""
+
 _SPARE_BYTES = 64 << 20
 """Of the disk that visitors can't fill."""
 
@@ -75,14 +78,15 @@ class Uploads:
 
     def used_bytes(self) -> int:
         """What visitors' files take now."""
-        return sum(_size(file) for file in _files(self.folder) if file not in self._ours)
+        return sum(_size(file) for file in self._theirs())
+
+    def _theirs(self) -> list[Path]:
+        return [file for file in _files(self.folder) if file not in self._ours]
 
     @contextmanager
     def room_for(self, size_bytes: int) -> Iterator[bool]:
         """Set room apart while an upload arrives; yields whether there is any."""
-        taken = self.used_bytes() + self._expected_bytes
-        free = shutil.disk_usage(self.folder).free - self._expected_bytes
-        if taken + size_bytes > self._most_bytes or free < size_bytes + _SPARE_BYTES:
+        if not self._has_room_for(size_bytes):
             yield False
             return
         self._expected_bytes += size_bytes
@@ -92,6 +96,16 @@ class Uploads:
         finally:
             self._arriving -= 1
             self._expected_bytes -= size_bytes
+
+    def _has_room_for(self, size_bytes: int) -> bool:
+        theirs = self._theirs()
+        taken = sum(map(_size, theirs)) + self._expected_bytes
+        free = shutil.disk_usage(self.folder).free - self._expected_bytes
+        return (
+            len(theirs) < _MOST_FILES
+            and taken + size_bytes <= self._most_bytes
+            and free >= size_bytes + _SPARE_BYTES
+        )
 
     def real(self, public: str) -> Path | None:
         """The file that a visitor calls ``public``; None for anything else than one in the folder."""
@@ -109,9 +123,7 @@ class Uploads:
         """Delete what is too old or was given up, and say which."""
         now = self._clock()
         gone = []
-        for file in _files(self.folder):
-            if file in self._ours:
-                continue
+        for file in self._theirs():
             arriving = file.parent == self.folder  # finished ones lie in a folder each
             with suppress(OSError):
                 age = now - file.stat().st_mtime
@@ -132,9 +144,8 @@ class Uploads:
 
     def clear(self) -> None:
         """Delete everything that visitors sent."""
-        for file in _files(self.folder):
-            if file not in self._ours:
-                file.unlink(missing_ok=True)
+        for file in self._theirs():
+            file.unlink(missing_ok=True)
         self._remove_empty_folders(float("inf"))
 
     def _remove_empty_folders(self, now: float) -> None:
