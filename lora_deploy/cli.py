@@ -506,6 +506,94 @@ def bench(
             click.echo(f"{path} written", err=True)
 
 
+@commands.command()
+@click.argument("models", metavar="[MODEL]...", nargs=-1, type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes any."
+)
+@click.option("--examples", type=FOLDER, help="Clips that visitors may try.")
+@click.option(
+    "--login",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with USER:PASSWORD a line; needed where others can reach the page.",
+)
+@click.option("--without-login", is_flag=True, help="Let everybody in who reaches the address.")
+@click.option("--share", is_flag=True, help="Ask Gradio's relay for a public link.")
+@click.option("--no-links", is_flag=True, help="Fetch nothing from YouTube.")
+@click.option(
+    "--link-host",
+    "link_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Also fetch plain video files from this host; may be repeated.",
+)
+@click.option(
+    "--max-upload", type=click.IntRange(min=1), default=200, show_default=True, metavar="MB"
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Requests that are worked on; 20 more may wait.",
+)
+@click.option(
+    "--most-opened",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Forms that are kept in memory.",
+)
+@click.option("--root-path", default="", help="Where a reverse proxy shows the page, as in /clips.")
+def demo(
+    *,
+    models: tuple[Path, ...],
+    host: str,
+    port: int,
+    examples: Path | None,
+    login: Path | None,
+    without_login: bool,
+    share: bool,
+    no_links: bool,
+    link_hosts: tuple[str, ...],
+    max_upload: int,
+    at_once: int,
+    most_opened: int,
+    root_path: str,
+) -> None:
+    """Show a web page that classifies uploads, recordings and YouTube links.
+
+    MODEL is a RUN or a BUNDLE; without one it is the example bundle.
+    """
+    from lora_deploy.extras import import_backend
+
+    stage = import_backend(
+        "lora_deploy.demo.launch", "gradio", "prometheus_client", purpose="for the web page"
+    )
+    from lora_deploy.demo.settings import DemoSettings, read_login
+
+    settings = DemoSettings(
+        host=host,
+        port=port,
+        login=() if login is None else read_login(login),
+        without_login=without_login,
+        share=share,
+        links=not no_links,
+        link_hosts=link_hosts,
+        max_upload_bytes=max_upload * 1_000_000,
+        at_once=at_once,
+        root_path=root_path,
+    )
+    stage.run_demo(
+        models,
+        settings,
+        examples=examples,
+        most_opened=most_opened,
+        ready=lambda address: click.echo(f"the page is at {address} (Ctrl-C ends it)"),
+    )
+
+
 def _print(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:
     if as_json:
         click.echo(texts.as_json(value.as_dict()))

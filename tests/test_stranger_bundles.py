@@ -19,6 +19,7 @@ from lora_deploy import cli
 from lora_deploy.artifact import adapter_record
 from lora_deploy.artifact.bundle import (
     CERTIFICATE,
+    EXAMPLE,
     MANIFEST,
     ONNX,
     read_bundle_manifest,
@@ -27,7 +28,6 @@ from lora_deploy.artifact.bundle import (
 )
 from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import read_json
-from lora_deploy.bench.measure import EXAMPLE
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.errors import (
     AdapterConfigError,

@@ -22,6 +22,9 @@ from lora_deploy.artifact.manifest import (
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError, ManifestError
 
+EXAMPLE = Path(__file__).parents[1] / "assets" / "example-bundle"
+"""What is opened where a command needs a model and none is named."""
+
 MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
 FUSED = "onnx/model.ort.onnx"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from lora_deploy.artifact.bundle import EXAMPLE
 from lora_deploy.bench import forms as all_forms
 from lora_deploy.bench import room
 from lora_deploy.bench.forms import EAGER, MeasuredForm, Subject, read_subject
@@ -35,8 +36,6 @@ from lora_deploy.progress import Progress, silent
 from lora_deploy.versions import installed_versions
 
 logger = logging.getLogger(__name__)
-
-EXAMPLE = Path(__file__).parents[1] / "assets" / "example-bundle"
 
 ROUNDS = 10
 

@@ -5,7 +5,7 @@ frames in another order, so only the order can tell the two apart. None of them 
 the motions that the embedded base was pre-trained on (``train/embedded_base``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +28,8 @@ GESTURES: tuple[str, ...] = tuple(label for pair in PAIRS for label in pair)
 SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 FRAMES_PER_SECOND = 12
 _FRAMES = (16, 24)  # a clip has between these many frames: 1.3 to 2 seconds
+
+SECONDS_IN_SEQUENCE = 2
 
 _REACH = (0.09, 0.18)  # how far a gesture goes from its middle, in frame widths
 
@@ -128,6 +130,19 @@ def write_example(
         if on_clip is not None:
             on_clip(written, len(planned))
     return folder
+
+
+def write_sequence(path: Path, gestures: Sequence[str], *, seed: int = 0) -> None:
+    """Write one longer clip: gestures after each other, each filling `SECONDS_IN_SEQUENCE`.
+
+    A shorter one rests in its last picture.
+    """
+    count = SECONDS_IN_SEQUENCE * FRAMES_PER_SECOND
+    drawn = []
+    for place_in_sequence, gesture in enumerate(gestures):
+        frames = render_gesture(gesture, np.random.default_rng((seed, place_in_sequence)))
+        drawn += [frames, np.repeat(frames[-1:], count - len(frames), axis=0)]
+    _write_h264(path, np.concatenate(drawn))
 
 
 def _write_h264(path: Path, frames: Frames) -> None:

@@ -78,23 +78,29 @@ class PublicNames:
 class OpaqueMessages:
     """Innermost of Gradio's middleware, so that what it sees is not compressed yet."""
 
-    def __init__(self, app: ASGIApp, *, folder: Path, policy: PagePolicy) -> None:
+    def __init__(self, app: ASGIApp, *, folder: Path, policy: PagePolicy, head: str = "") -> None:
+        """``head`` is HTML for the end of the page's head; its scripts may run."""
         self._app = app
         self._public = PublicNames(folder)
         self._policy = policy
+        self._head = head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, _Rewriting(scope["path"], self._public, self._policy, send))
+        rewriting = _Rewriting(scope["path"], self._public, self._policy, self._head, send)
+        await self._app(scope, receive, rewriting)
 
 
 class _Rewriting:
     """Sends a response on with public names; all but streams are held until they are complete."""
 
-    def __init__(self, path: str, public: PublicNames, policy: PagePolicy, send: Send) -> None:
+    def __init__(
+        self, path: str, public: PublicNames, policy: PagePolicy, head: str, send: Send
+    ) -> None:
+        self._head = head
         self._send = send
         self._public = public
         self._policy = policy
@@ -137,6 +143,7 @@ class _Rewriting:
         mark = secrets.token_urlsafe(16)
         headers["content-security-policy"] = self._policy.with_mark(mark)
         body = _INFO.sub(_trimmed_in_page, _FOREIGN_META.sub(b"", body))
+        body = body.replace(b"</head>", self._head.encode() + b"</head>", 1)
         # Within a script, Gradio writes no such character of what is not its own.
         return body.replace(b"<script", f'<script nonce="{mark}"'.encode())
 

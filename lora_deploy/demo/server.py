@@ -50,7 +50,8 @@ def serve(
 ) -> None:
     """Serve the page until SIGTERM or Ctrl-C; then finish what is being worked on, and return.
 
-    Look is taken from ``blocks.theme``, ``css``, ``js`` and ``head``, where those are set.
+    Look is taken from ``blocks.theme``, ``css`` and ``js``, where those are set; ``blocks.head`` goes
+    into the page as it is sent, because what Gradio adds to it in the browser may not run.
 
     Args:
         blocks: The page.
@@ -108,6 +109,7 @@ def in_a_loop(make: Callable[[], Made]) -> Made:
 
 def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse) -> Door:
     folder = settle()
+    head, blocks.head = blocks.head or "", None
     _configure(blocks, settings)
     uploads = Uploads(
         folder, most_bytes=settings.folder_bytes, keep_seconds=settings.keep_files_seconds
@@ -127,7 +129,7 @@ def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pu
             for one in app.user_middleware
             if getattr(one, "cls", None) is not CustomCORSMiddleware
         ),
-        Middleware(OpaqueMessages, folder=folder, policy=policy),
+        Middleware(OpaqueMessages, folder=folder, policy=policy, head=head),
     ]
     watch.follow("queue_length", "Requests that wait", lambda: len(blocks._queue))
     watch.follow("upload_folder_bytes", "Files of visitors on the disk", uploads.used_bytes)

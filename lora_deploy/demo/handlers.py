@@ -1,0 +1,188 @@
+"""What happens when a control is used: values in, pieces of the page out. Only errors' words reach a visitor."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lora_deploy.classify.timeline import Timeline, TimelineOptions
+from lora_deploy.clips.clip import Stretch
+from lora_deploy.demo import views
+from lora_deploy.demo.answers import Answer, Studio
+from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.watch import RequestWatch, Watch
+from lora_deploy.errors import ClipError, LinkError, LoraDeployError
+from lora_deploy.links import LinkLimits, fetch
+from lora_deploy.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+OUR_FAULT = "Something went wrong here, and it is not your fault; the operator finds it in the log."
+
+CHOOSE_FIRST = "Choose a video first: upload one, record one, or paste a link."
+
+MOST_WINDOWS = 240
+"""Of one timeline on the page; a visitor waits for it."""
+
+Keep = Callable[[Path], str]
+"""Puts a file where the page may show it, and gives its new path."""
+
+
+class Problem(Exception):
+    """Why there is no answer, in a sentence for the visitor, and whose control caused it."""
+
+    def __init__(self, sentence: str, *, kind: str, of_clip: bool) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.of_clip = of_clip
+        """Whether the video is to blame; else the form of the model."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of the video is asked about, as two number fields hold it."""
+
+    start_seconds: float | None
+    end_seconds: float | None
+
+    @property
+    def stretch(self) -> Stretch | None:
+        """None for the whole of it."""
+        if not self.start_seconds and self.end_seconds is None:
+            return None
+        return Stretch(self.start_seconds or 0.0, self.end_seconds)
+
+
+class Handlers:
+    """One method a control."""
+
+    def __init__(self, studio: Studio, settings: DemoSettings, watch: Watch, keep: Keep) -> None:
+        """Take over what all visitors share."""
+        self.studio = studio
+        self._settings = settings
+        self._watch = watch
+        self.keep = keep
+
+    def classify(self, video: str | None, name: str, part: Part) -> tuple[str, str]:
+        """The answer, and the frames that were seen, both as HTML.
+
+        Raises:
+            Problem: There is none.
+        """
+        if video is None:
+            return views.waiting(), ""
+        found = self.ask(video, name, part)
+        return views.answer(found), views.frames(found)
+
+    def ask(self, video: str | None, name: str, part: Part, top_k: int = 5) -> Answer:
+        """What one form says of a video.
+
+        Raises:
+            Problem: There is no answer.
+        """
+        with self._request("classify") as request:
+            return self.studio.classify(
+                _chosen(video), name, top_k=top_k, stretch=part.stretch, stage=request.stage
+            )
+
+    def compare(self, video: str | None, names: Sequence[str], part: Part) -> tuple[str, str]:
+        """The answers side by side, and the frames that were seen, both as HTML.
+
+        Raises:
+            Problem: There is none.
+        """
+        with self._request("compare") as request:
+            if len(names) < 2:
+                raise Problem("Tick two forms or more.", kind="too_few_forms", of_clip=False)
+            found = self.studio.compare(
+                _chosen(video), names, stretch=part.stretch, stage=request.stage
+            )
+        return views.comparison(found), views.frames(found.answers[0])
+
+    def timeline(
+        self,
+        video: str | None,
+        name: str,
+        window_seconds: float,
+        stride_seconds: float,
+        progress: Progress = silent,
+    ) -> Timeline:
+        """Label the whole video, piece by piece; pieces that overlap are smoothed.
+
+        Raises:
+            Problem: It can't be done.
+        """
+        with self._request("timeline") as request:
+            options = TimelineOptions(
+                window_seconds=window_seconds,
+                stride_seconds=stride_seconds,
+                at_most_windows=MOST_WINDOWS,
+                smoothing_windows=3 if stride_seconds < window_seconds else 1,
+            )
+            return self.studio.timeline(
+                _chosen(video), name, options=options, progress=progress, stage=request.stage
+            )
+
+    def segment_frames(self, video: str | None, name: str, found: Timeline, chosen: int) -> str:
+        """The frames of one segment as the form sees them, as HTML.
+
+        Raises:
+            Problem: The video is gone.
+        """
+        segment = found.segments[chosen]
+        with self._request("segment") as request, request.stage("decode"):
+            stretch = Stretch(segment.start_seconds, segment.end_seconds)
+            clip = self.studio.frames_of(_chosen(video), name, stretch)
+        return views.segment(segment, clip)
+
+    def fetch(self, link: str, progress: Callable[[float], None]) -> tuple[str, Part]:
+        """Fetch a linked video; where the page may show it, and the part that the link names.
+
+        Raises:
+            Problem: It can't be fetched.
+        """
+        limits = LinkLimits(
+            hosts=self._settings.link_hosts,
+            max_bytes=self._settings.max_upload_bytes,
+            max_seconds=self._settings.max_link_seconds,
+        )
+        with self._request("link") as request, TemporaryDirectory() as folder:
+            with request.stage("fetch"):
+                fetched = fetch(link, Path(folder), limits=limits, progress=progress)
+            shown = self.keep(fetched.path)
+        return shown, Part(fetched.start_seconds, fetched.end_seconds)
+
+    @contextmanager
+    def _request(self, endpoint: str) -> Iterator[RequestWatch]:
+        """Count the request, and turn whatever goes wrong into a `Problem`."""
+        try:
+            with self._watch.request(endpoint) as request:
+                try:
+                    yield request
+                except Problem as problem:
+                    request.failed(problem.kind)
+                    raise
+        except Problem:
+            raise
+        except (ClipError, LinkError) as error:
+            raise Problem(_sentence(error), kind=error.kind, of_clip=True) from error
+        except LoraDeployError as error:
+            raise Problem(
+                _sentence(error), kind=error.name or type(error).__name__, of_clip=False
+            ) from error
+        except Exception as error:
+            logger.exception("a request failed through a fault of ours")
+            raise Problem(OUR_FAULT, kind="fault", of_clip=False) from error
+
+
+def _chosen(video: str | None) -> Path:
+    if video is None:
+        raise Problem(CHOOSE_FIRST, kind="no_video_chosen", of_clip=True)
+    return Path(video)
+
+
+def _sentence(error: LoraDeployError) -> str:
+    text = error.found[:1].upper() + error.found[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
