@@ -147,6 +147,7 @@ class Handlers:
             hosts=self._settings.link_hosts,
             max_bytes=self._settings.max_upload_bytes,
             max_seconds=self._settings.max_link_seconds,
+            youtube=self._settings.links,
         )
         with self._request("link") as request, TemporaryDirectory() as folder:
             with request.stage("fetch"):
@@ -184,5 +185,7 @@ def _chosen(video: str | None) -> Path:
 
 
 def _sentence(error: LoraDeployError) -> str:
-    text = error.found[:1].upper() + error.found[1:]
+    # What to do about a link is for the visitor, about a model for whoever runs the page.
+    told = str(error) if isinstance(error, LinkError) else error.found
+    text = told[:1].upper() + told[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -29,7 +29,7 @@ CSS = """
 --ld-bar:#2f6fb5;--ld-track:#e3e8ee}
 .dark{--ld-good:#79d8a0;--ld-good-bg:#14301f;--ld-bad:#ffa299;--ld-bad-bg:#421c18;--ld-warn:#f3c76f;--ld-warn-bg:#382c12;
 --ld-bar:#6ea6e6;--ld-track:#38404c}
-.gradio-container{max-width:78rem!important;margin:0 auto!important;font-variant-numeric:tabular-nums;
+.gradio-container{width:100%;max-width:78rem!important;margin:0 auto!important;font-variant-numeric:tabular-nums;
 .block:has(.md:empty){display:none}
 /* Its trimming and its way back fetch a converter from another site; the fields beside it choose a part. */
 #ld-video [aria-label^="Trim video"],#ld-video [aria-label^="Reset video"]{display:none}

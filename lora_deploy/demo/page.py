@@ -16,6 +16,7 @@ from lora_deploy.demo.answers import Studio
 from lora_deploy.demo.examples import Example
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.uploads import settle
 from lora_deploy.demo.watch import Watch
 from lora_deploy.progress import Advance, Progress
 
@@ -54,6 +55,7 @@ def make_page(
         watch: Is told of every request.
         examples: Gives clips that a visitor may try; asked when the page is there, as it may take a while.
     """
+    settle()
     page = gr.Blocks(title=TITLE, analytics_enabled=False)
 
     def keep(path: Path) -> str:

@@ -81,8 +81,8 @@ def frames(found: Answer) -> str:
 def strip(pictures: NDArray[np.uint8], times_seconds: Sequence[float]) -> str:
     """Frames [frames, height, width, 3] side by side with their times."""
     figures = "".join(
-        f'<figure><img alt="Frame at {_clock(time)}" src="{_jpeg(picture)}">'
-        f"<figcaption>{_clock(time)}</figcaption></figure>"
+        f'<figure><img alt="Frame at {clock(time)}" src="{picture_address(picture)}">'
+        f"<figcaption>{clock(time)}</figcaption></figure>"
         for picture, time in zip(pictures, times_seconds, strict=True)
     )
     height, width = pictures.shape[1:3]
@@ -95,7 +95,7 @@ def strip(pictures: NDArray[np.uint8], times_seconds: Sequence[float]) -> str:
 def examples(clips: Sequence[Example], chooser: str) -> str:
     """Clips to try, each a button with a picture."""
     buttons = "".join(
-        f'<button type=button data-choose={index}><img alt="" src="{_jpeg(one.picture)}">'
+        f'<button type=button data-choose={index}><img alt="" src="{picture_address(one.picture)}">'
         f"<span>{shown(one.name)}</span></button>"
         for index, one in enumerate(clips)
     )
@@ -147,11 +147,11 @@ def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
     rows = "".join(
         f"<li><button type=button data-choose={index} aria-pressed={str(index == chosen).lower()}>"
         f'<i class=ld-dot style="{_hue(one.label, found.labels)}" aria-hidden=true></i>'
-        f"<span>{_clock(one.start_seconds)} – {_clock(one.end_seconds)}</span>"
+        f"<span>{clock(one.start_seconds)} – {clock(one.end_seconds)}</span>"
         f"<b>{shown(one.label)}</b><span>{_percent(one.score)}</span></button></li>"
         for index, one in enumerate(found.segments)
     )
-    marks = "".join(f"<span>{_clock(whole * part / 4)}</span>" for part in range(5))
+    marks = "".join(f"<span>{clock(whole * part / 4)}</span>" for part in range(5))
     warning = _note(f"About this file: {found.warning}.", "warn") if found.warning else ""
     return (
         f'<div class=ld-timeline data-chooser={chooser}><div class=ld-strip role=group aria-label="Labels over time">{pieces}'
@@ -164,14 +164,14 @@ def segment(chosen: Segment, clip: DecodedClip) -> str:
     """What the model sees of one segment."""
     times_seconds = [clip.start_seconds + time for time in clip.times_seconds]
     return (
-        f"<h3>{shown(chosen.label)}, {_clock(chosen.start_seconds)} – {_clock(chosen.end_seconds)}"
+        f"<h3>{shown(chosen.label)}, {clock(chosen.start_seconds)} – {clock(chosen.end_seconds)}"
         f"</h3>{strip(clip.frames, times_seconds)}"
     )
 
 
 def _told(segment: Segment) -> str:
     return (
-        f"{segment.label}, {_clock(segment.start_seconds)} to {_clock(segment.end_seconds)}, "
+        f"{segment.label}, {clock(segment.start_seconds)} to {clock(segment.end_seconds)}, "
         f"{_percent(segment.score)}"
     )
 
@@ -183,7 +183,8 @@ def _hue(label: str, labels: Sequence[str]) -> str:
     return f"--hue:{(labels.index(label) * _GOLDEN_ANGLE) % 360:.0f};--much:60%"
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> str:
+def picture_address(picture: NDArray[np.uint8]) -> str:
+    """A frame [height, width, 3] as the address of a small picture that is in the address itself."""
     image = Image.fromarray(picture)
     image.thumbnail((FRAME_SIDE, FRAME_SIDE))
     content = io.BytesIO()
@@ -221,7 +222,7 @@ def _small(difference: float) -> str:
     return f"{difference:.1e}" if difference < 0.001 else f"{difference:.3f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """``0:03.2``: minutes, seconds and tenths; hours where there are any."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
