@@ -225,7 +225,9 @@ def test_a_link_that_is_refused_says_why_beside_the_link(
     assert link_servers.events("connect") == link_servers.events("resolve") == []
 
 
-@pytest.mark.parametrize("name", ["malformed/zero_byte_from_repo.webm", "attack/hls_passwd_named.mp4"])
+@pytest.mark.parametrize(
+    "name", ["malformed/zero_byte_from_repo.webm", "attack/hls_passwd_named.mp4"]
+)
 def test_a_broken_file_says_so_beside_the_video(
     chromium: Browser, page: str, media: Path, name: str, clip: Path
 ) -> None:

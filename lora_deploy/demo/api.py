@@ -24,8 +24,8 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
     with gr.Row(visible=False):
         clip, link = clip_video(), gr.Textbox(max_length=2000)
         form = gr.Textbox(default, max_length=200)
-        top_k = gr.Number(5, precision=0, minimum=1)
-        start, end = gr.Number(None), gr.Number(None)
+        top_k = gr.Number(5, precision=0)
+        start, end = gr.Number(0), gr.Number(0)
         window_seconds, stride_seconds = gr.Number(2.0), gr.Number(2.0)
         answer = gr.JSON()
         endpoint = gr.Button()
@@ -34,10 +34,10 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         video: str | None,
         form: str,
         top_k: int,
-        start_seconds: float | None,
-        end_seconds: float | None,
+        start_seconds: float,
+        end_seconds: float,
     ) -> Json:
-        """Say what happens in a video, or between two times of it, by one form of the model."""
+        """Say what happens in a video, or between two times of it (0 is its end), by one form."""
         return _row(
             lambda: _as_row(handlers.ask(video, form, Part(start_seconds, end_seconds), int(top_k)))
         )

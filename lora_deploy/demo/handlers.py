@@ -49,10 +49,10 @@ class Part:
 
     @property
     def stretch(self) -> Stretch | None:
-        """None for the whole of it."""
-        if not self.start_seconds and self.end_seconds is None:
+        """None for the whole of it; an end of 0 is the end of the video."""
+        if not self.start_seconds and not self.end_seconds:
             return None
-        return Stretch(self.start_seconds or 0.0, self.end_seconds)
+        return Stretch(self.start_seconds or 0.0, self.end_seconds or None)
 
 
 class Handlers:

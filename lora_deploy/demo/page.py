@@ -63,6 +63,7 @@ def make_page(
 
     handlers = Handlers(studio, settings, watch, keep)
     with page:
+        api.add_endpoints(handlers, clip_video)  # first, so that the names are theirs
         _html(_head(studio), "ld-head")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=260):
@@ -78,7 +79,6 @@ def make_page(
                     _timeline_tab(handlers, clip)
                 with gr.Tab("About", id="about") as about_tab:
                     _about_tab(studio, about_tab)
-        api.add_endpoints(handlers, clip_video)
     vars(page).update(theme=look.THEME, head=look.HEAD)
     return page
 
