@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ _ONE_PICTURE = PixelContract(frames=1, short_side=16, crop_height=16, crop_width
 """The least that tells how long a file is."""
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,7 @@ def window_stretches(
     # A thousandth, so that no last window begins where the one before it does but for rounding.
     count = math.ceil(room_seconds / stride_seconds - 1e-3)
     starts = [number * stride_seconds for number in range(count)] + [room_seconds]
-    return stride_seconds, [
-        Stretch(start, min(start + options.window_seconds, duration_seconds)) for start in starts
-    ]
+    return stride_seconds, [Stretch(start, start + options.window_seconds) for start in starts]
 
 
 def _widened(windows: int, stride_seconds: float, options: TimelineOptions) -> str | None:
@@ -217,9 +217,8 @@ def segments(
     probabilities = np.array([window.probabilities for window in windows])  # [windows, labels]
     named = _named(probabilities, recogniser.unknown_threshold or 0.0, options)
     middles = [(window.start_seconds + window.end_seconds) / 2 for window in windows]
-    start_seconds, first = 0.0, 0
-    for label, group in groupby(named):
-        behind = first + len(list(group))
+    start_seconds = 0.0
+    for label, (first, behind) in _runs(named):
         last = behind == len(windows)
         end_seconds = duration_seconds if last else (middles[behind - 1] + middles[behind]) / 2
         of_group = probabilities[first:behind]
@@ -230,7 +229,7 @@ def segments(
             label=UNKNOWN if label is None else recogniser.labels[label],
             score=float(score.mean()),
         )
-        start_seconds, first = end_seconds, behind
+        start_seconds = end_seconds
 
 
 def _smoothed(probabilities: Floats, windows: int) -> Floats:
@@ -266,19 +265,28 @@ def _named(
 ) -> Sequence[int | None]:
     """The label of each window; None where it is not known.
 
-    A label is known from ``threshold`` on and until ``lead`` below it, if it reaches the threshold
-    in the mean: no segment is named for less than a clip would be.
+    Windows below ``threshold`` are known still where they fall by no more than ``lead`` and better
+    ones of their label beside them make up for it in the mean: no segment is named for less than a
+    clip would be.
     """
     smoothed = _smoothed(probabilities, options.smoothing_windows)
-    named: list[int | None] = []
-    for at, label in enumerate(_chosen(smoothed, options.lead)):
-        stands = bool(named) and named[-1] == label
-        least = threshold - options.lead if stands else threshold
-        named.append(label if smoothed[at, label] >= least else None)
-    first = 0
-    for of_group, group in groupby(tuple(named)):
-        behind = first + len(list(group))
-        if of_group is not None and probabilities[first:behind, of_group].mean() < threshold:
+    chosen = _chosen(smoothed, options.lead)
+    named: list[int | None] = list(chosen)
+    for label, (first, behind) in _runs(chosen):
+        scores = smoothed[first:behind, label]
+        for is_below, (begin, end) in _runs((scores < threshold).tolist()):
+            if is_below and scores[begin:end].min() < threshold - options.lead:
+                named[first + begin : first + end] = [None] * (end - begin)
+    for known, (first, behind) in _runs(tuple(named)):
+        if known is not None and probabilities[first:behind, known].mean() < threshold:
             named[first:behind] = [None] * (behind - first)
-        first = behind
     return named
+
+
+def _runs(values: Sequence[T]) -> Iterator[tuple[T, tuple[int, int]]]:
+    """Each run of equal values: the value, its first position and the one behind its last."""
+    first = 0
+    for value, group in groupby(values):
+        behind = first + len(list(group))
+        yield value, (first, behind)
+        first = behind
