@@ -260,6 +260,10 @@ def test_a_host_may_be_listed_in_any_case() -> None:
         "https://youtu.be/dQw4w9WgXcQ https://evil.example/",
         "https://youtu.be/dQw4w9WgXcQ\u200b",
         "\ufeffhttps://youtu.be/dQw4w9WgXcQ",
+        "https://videos.example.org/a\\b.mp4",
+        'https://videos.example.org/a"b.mp4',
+        "https://videos.example.org/<b>.mp4",
+        "https://videos.example.org/{a}.mp4",
         "https://[youtu.be/dQw4w9WgXcQ",
         "https://youtu.be]/dQw4w9WgXcQ",
         "https://intranet/clip.mp4",
@@ -271,6 +275,29 @@ def test_a_host_may_be_listed_in_any_case() -> None:
 )
 def test_what_is_no_plain_web_address_is_refused(link: str, tmp_path: Path, listener: int) -> None:
     assert refused(link, tmp_path) in ("malformed", "address")
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ("https://user@youtu.be/dQw4w9WgXcQ", "a user name"),
+        ("https://youtu.be:8443/dQw4w9WgXcQ", "a port"),
+        ("https://youtu.be./dQw4w9WgXcQ", "no host"),
+        ("https://youtu.be/" + "a" * 2048, "2,065 characters"),
+        ("https://youtu.be/a b", "characters that no address"),
+        ("ftp://youtu.be/dQw4w9WgXcQ", "does not begin with"),
+        ("https://127.0.0.1/", "by its number"),
+        ("https://example.com/", "only to YouTube, videos.example.org"),
+        ("https://www.youtube.com/@someone", "a channel"),
+        ("https://www.youtube.com/playlist?list=PL1", "a playlist"),
+        ("https://www.youtube.com/results?search_query=cats", "a search"),
+        ("https://www.youtube.com/feed/trending", "no video"),
+        ("https://youtu.be/dQw4w9WgXcQ?t=9&end=3", "ends at 3 and begins at 9"),
+    ],
+)
+def test_the_reason_is_told(link: str, reason: str) -> None:
+    with pytest.raises(LinkError, match=re.escape(reason)):
+        read_link(link, hosts=("videos.example.org",))
 
 
 def test_files_of_listed_hosts_are_taken() -> None:
