@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora_deploy.errors import LinkError, ListedHostError
 from lora_deploy.links import LinkLimits, fetch
-from lora_deploy.links.link import File, Stretch, Video, read_link, seconds_of
+from lora_deploy.links.link import File, LinkTimes, Video, read_link, seconds_of
 from tests.sockets import watched
 
 ID = "dQw4w9WgXcQ"
@@ -81,7 +81,7 @@ def test_every_shape_of_a_video_becomes_the_one_address(link: str) -> None:
     target = read_link(link)
     assert isinstance(target, Video)
     assert target.url == f"https://www.youtube.com/watch?v={ID}"
-    assert target.stretch == Stretch()
+    assert target.times == LinkTimes()
 
 
 @pytest.mark.parametrize(
@@ -303,10 +303,10 @@ def test_the_reason_is_told(link: str, reason: str) -> None:
 def test_files_of_listed_hosts_are_taken() -> None:
     link = read_link("HTTPS://Videos.Example.ORG/a/b.mp4?x=1#t=10,20", hosts=HOSTS)
     assert link == File(
-        "https://videos.example.org/a/b.mp4?x=1", "videos.example.org", Stretch(10.0, 20.0)
+        "https://videos.example.org/a/b.mp4?x=1", "videos.example.org", LinkTimes(10.0, 20.0)
     )
     plain = read_link("http://xn--bcher-kva.example/x.mp4?t=5", hosts=HOSTS)
-    assert plain.stretch == Stretch()  # that question is the host's own
+    assert plain.times == LinkTimes()  # that question is the host's own
 
 
 def test_youtube_can_be_switched_off(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_start_and_end_of_a_link_are_honoured(
         f"https://www.youtube.com/embed/{ID}?{times}",
         f"https://youtu.be/{ID}#{times}",
     ):
-        assert read_link(link).stretch == Stretch(start, end)
+        assert read_link(link).times == LinkTimes(start, end)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,22 @@ def test_a_progress_that_raises_ends_the_fetching(web: Web, out: Path) -> None:
     assert list(out.iterdir()) == []
 
 
+def test_it_ends_in_silence_too(web: Web, out: Path) -> None:
+    web.media = loopback.endless(b"", pause_seconds=0.1)
+    told: list[float] = []
+
+    def stop(part: float) -> None:
+        told.append(part)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fetch(VIDEO, out, limits=LIMITS, progress=stop)
+    assert time.monotonic() - started < 10
+    assert list(out.iterdir()) == []
+
+
 # Which format -------------------------------------------------------------------------------------
 
 
@@ -425,6 +441,15 @@ def test_a_name_that_turns_private_on_the_way_is_not_connected_to(
     link_servers.names["r1.googlevideo.com"] = [[address]]
     assert refusal(out).kind == "address"
     assert web.media_requests() == []
+
+
+def test_what_youtube_says_counts_more_than_an_address_that_was_passed_over(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    link_servers.names["www.youtube.com"] = [["64:ff9b::7f00:1", loopback.PUBLIC]]
+    web.combined = web.adaptive = []
+    web.playability = {"status": "LOGIN_REQUIRED", "reason": "Sign in to confirm you’re not a bot"}
+    assert refusal(out).kind == "sign_in"
 
 
 def test_a_format_on_a_host_that_is_not_youtubes_is_not_fetched(web: Web, out: Path) -> None:
