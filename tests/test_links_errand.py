@@ -187,6 +187,11 @@ def test_what_it_says_is_taken_only_in_the_agreed_shape(
     assert refusal(out).kind == "unavailable"
 
 
+def test_a_line_without_end_is_not_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "while True: sys.stdout.write('x' * 65536)")
+    assert refusal(out, deadline_seconds=3.0).kind == "unavailable"
+
+
 @pytest.mark.parametrize(
     ("leaves", "kind"),
     [

@@ -1,5 +1,6 @@
 """Links to YouTube: a real yt-dlp with our options before a loopback YouTube that serves real clips."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -477,24 +478,47 @@ def test_a_certificate_of_another_host_is_not_taken(
 # What yt-dlp may not use --------------------------------------------------------------------------
 
 
-def test_proxies_settings_and_plugins_of_the_user_are_not_used(
+def test_proxies_and_settings_of_the_user_are_not_used(
     web: Web, out: Path, link_servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
-    plugin = home / ".config" / "yt-dlp" / "plugins" / "evil" / "yt_dlp_plugins" / "extractor"
-    plugin.mkdir(parents=True)
-    canary = tmp_path / "canary"
-    (plugin / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    home, canary = tmp_path / "home", tmp_path / "canary"
+    (home / ".config" / "yt-dlp").mkdir(parents=True)
     (home / ".config" / "yt-dlp" / "config").write_text(f"--exec 'touch {canary}'\n")
     (home / ".netrc").write_text("machine youtube login a password b\n")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     fetch(VIDEO, out, limits=LIMITS)
     assert not canary.exists()
     assert {event["address"] for event in link_servers.events("connect")} == {loopback.PUBLIC}
     assert not any("Authorization" in headers for headers in web.headers)
+
+
+def test_a_proxy_in_the_environment_of_the_process_itself_is_not_used_either(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    link_servers.change = (
+        f"import os; os.environ.update(dict.fromkeys({PROXIES}, 'http://127.0.0.1:9'))"
+    )
+    fetch(VIDEO, out, limits=LIMITS)
+    assert {event["address"] for event in link_servers.events("connect")} == {loopback.PUBLIC}
+
+
+PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+
+
+def test_plugins_of_yt_dlp_are_not_loaded(
+    web: Web, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "canary"
+    folder = tmp_path / "installed" / "yt_dlp_plugins" / "extractor"
+    folder.mkdir(parents=True)
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    places = [str(tmp_path / "installed"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    fetch(VIDEO, out, limits=LIMITS)
+    assert not canary.exists()
 
 
 def test_the_deno_that_comes_with_it_runs_behind_the_gate(
