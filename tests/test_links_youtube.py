@@ -353,6 +353,22 @@ def test_a_body_without_end_is_cut_off_at_the_limit(
     assert time.monotonic() - started < 30
 
 
+def test_the_kernel_holds_a_file_that_nothing_else_has_stopped(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    web.media = loopback.endless()
+    link_servers.change = """
+from lora_deploy.links import youtube
+real = youtube._options
+def unguarded(errand, tell):
+    options = real(errand, tell)
+    del options["progress_hooks"], options["max_filesize"]
+    return options
+youtube._options = unguarded
+"""
+    assert refusal(out, limits=LinkLimits(max_bytes=1_000_000)).kind == "too_large"
+
+
 def test_a_size_that_is_announced_too_large_is_not_fetched(web: Web, out: Path) -> None:
     web.media = loopback.short(bytes(1000), announced=300 << 20)
     error = refusal(out)
