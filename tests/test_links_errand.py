@@ -13,6 +13,7 @@ import pytest
 
 from lora_deploy.errors import LinkError
 from lora_deploy.links import LinkLimits, errand, fetch
+from tests.loopback_web import VIDEO, Servers, endless
 
 LINK = "https://youtu.be/dQw4w9WgXcQ"
 
@@ -60,8 +61,8 @@ time.sleep(600)
 """,
     )
     started = time.monotonic()
-    assert refusal(out, deadline_seconds=2.0).kind == "timeout"
-    assert time.monotonic() - started < 4
+    assert refusal(out, deadline_seconds=5.0).kind == "timeout"
+    assert time.monotonic() - started < 9
     until = time.monotonic() + 5
     while any(map(is_alive, json.loads(pids.read_text()))) and time.monotonic() < until:
         time.sleep(0.02)
@@ -87,29 +88,26 @@ print(json.dumps({{"do": "refused", "kind": "sign_in"}}), flush=True)
     assert not is_alive(int(pids.read_text()))
 
 
-def test_it_ends_when_the_process_that_asked_is_killed(tmp_path: Path) -> None:
+def test_it_ends_when_the_process_that_asked_is_killed(
+    link_servers: Servers, out: Path, tmp_path: Path
+) -> None:
+    link_servers.web.media = endless(pause_seconds=0.1)
+    pid = tmp_path / "pid"
+    link_servers.change = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))"
     program = f"""
-import sys
 from pathlib import Path
 from lora_deploy.links import LinkLimits, errand, fetch
-command = [sys.executable, "-c", '''
-import os, sys, time
-from lora_deploy.clips.fence import die_with_parent
-from lora_deploy.links.messages import Errand
-die_with_parent(Errand.model_validate_json(sys.stdin.readline()).parent_pid)
-open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
-time.sleep(600)
-''']
-errand._child_command = lambda: command
-fetch({LINK!r}, Path({str(tmp_path)!r}), limits=LinkLimits())
+errand._child_command = lambda: {link_servers.command()!r}
+fetch({VIDEO!r}, Path({str(out)!r}), limits=LinkLimits())
 """
     asking = subprocess.Popen([sys.executable, "-c", program])
-    until = time.monotonic() + 30
-    pid = tmp_path / "pid"
-    while not (pid.exists() and pid.read_text()) and time.monotonic() < until:
-        time.sleep(0.02)
+    until = time.monotonic() + 60
+    while not link_servers.web.media_requests() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert is_alive(int(pid.read_text()))
     asking.kill()
     asking.wait()
+    until = time.monotonic() + 5
     while is_alive(int(pid.read_text())) and time.monotonic() < until:
         time.sleep(0.02)
     assert not is_alive(int(pid.read_text()))
@@ -185,6 +183,11 @@ def test_what_it_says_is_taken_only_in_the_agreed_shape(
 ) -> None:
     instead(monkeypatch, f"sys.stdout.write({says!r}); sys.stdout.flush()")
     assert refusal(out).kind == "unavailable"
+
+
+def test_a_line_without_end_is_not_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "while True: sys.stdout.write('x' * 65536)")
+    assert refusal(out, deadline_seconds=3.0).kind == "unavailable"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora_deploy.errors import LinkError, ListedHostError
 from lora_deploy.links import LinkLimits, fetch
-from lora_deploy.links.link import File, Stretch, Video, read_link, seconds_of
+from lora_deploy.links.link import File, LinkTimes, Video, read_link, seconds_of
 from tests.sockets import watched
 
 ID = "dQw4w9WgXcQ"
@@ -81,7 +81,7 @@ def test_every_shape_of_a_video_becomes_the_one_address(link: str) -> None:
     target = read_link(link)
     assert isinstance(target, Video)
     assert target.url == f"https://www.youtube.com/watch?v={ID}"
-    assert target.stretch == Stretch()
+    assert target.times == LinkTimes()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +260,10 @@ def test_a_host_may_be_listed_in_any_case() -> None:
         "https://youtu.be/dQw4w9WgXcQ https://evil.example/",
         "https://youtu.be/dQw4w9WgXcQ\u200b",
         "\ufeffhttps://youtu.be/dQw4w9WgXcQ",
+        "https://videos.example.org/a\\b.mp4",
+        'https://videos.example.org/a"b.mp4',
+        "https://videos.example.org/<b>.mp4",
+        "https://videos.example.org/{a}.mp4",
         "https://[youtu.be/dQw4w9WgXcQ",
         "https://youtu.be]/dQw4w9WgXcQ",
         "https://intranet/clip.mp4",
@@ -273,13 +277,36 @@ def test_what_is_no_plain_web_address_is_refused(link: str, tmp_path: Path, list
     assert refused(link, tmp_path) in ("malformed", "address")
 
 
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ("https://user@youtu.be/dQw4w9WgXcQ", "a user name"),
+        ("https://youtu.be:8443/dQw4w9WgXcQ", "a port"),
+        ("https://youtu.be./dQw4w9WgXcQ", "no host"),
+        ("https://youtu.be/" + "a" * 2048, "2,065 characters"),
+        ("https://youtu.be/a b", "characters that no address"),
+        ("ftp://youtu.be/dQw4w9WgXcQ", "does not begin with"),
+        ("https://127.0.0.1/", "by its number"),
+        ("https://example.com/", "only to YouTube, videos.example.org"),
+        ("https://www.youtube.com/@someone", "a channel"),
+        ("https://www.youtube.com/playlist?list=PL1", "a playlist"),
+        ("https://www.youtube.com/results?search_query=cats", "a search"),
+        ("https://www.youtube.com/feed/trending", "no video"),
+        ("https://youtu.be/dQw4w9WgXcQ?t=9&end=3", "ends at 3 and begins at 9"),
+    ],
+)
+def test_the_reason_is_told(link: str, reason: str) -> None:
+    with pytest.raises(LinkError, match=re.escape(reason)):
+        read_link(link, hosts=("videos.example.org",))
+
+
 def test_files_of_listed_hosts_are_taken() -> None:
     link = read_link("HTTPS://Videos.Example.ORG/a/b.mp4?x=1#t=10,20", hosts=HOSTS)
     assert link == File(
-        "https://videos.example.org/a/b.mp4?x=1", "videos.example.org", Stretch(10.0, 20.0)
+        "https://videos.example.org/a/b.mp4?x=1", "videos.example.org", LinkTimes(10.0, 20.0)
     )
     plain = read_link("http://xn--bcher-kva.example/x.mp4?t=5", hosts=HOSTS)
-    assert plain.stretch == Stretch()  # that question is the host's own
+    assert plain.times == LinkTimes()  # that question is the host's own
 
 
 def test_youtube_can_be_switched_off(tmp_path: Path) -> None:
@@ -319,7 +346,7 @@ def test_start_and_end_of_a_link_are_honoured(
         f"https://www.youtube.com/embed/{ID}?{times}",
         f"https://youtu.be/{ID}#{times}",
     ):
-        assert read_link(link).stretch == Stretch(start, end)
+        assert read_link(link).times == LinkTimes(start, end)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +358,7 @@ def test_times_that_are_none_are_refused(times: str, tmp_path: Path) -> None:
     assert refused(f"https://youtu.be/{ID}?{times}", tmp_path) in ("times", "malformed")
 
 
-@given(st.integers(0, 277), st.integers(0, 59), st.integers(0, 59))
+@given(st.integers(0, 276), st.integers(0, 59), st.integers(0, 59))
 def test_all_ways_to_write_a_time_mean_the_same(hours: int, minutes: int, seconds: int) -> None:
     total = 3600 * hours + 60 * minutes + seconds
     assert seconds_of(f"{hours}h{minutes}m{seconds}s") == total

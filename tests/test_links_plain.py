@@ -309,6 +309,7 @@ def test_a_redirect_without_end_is_given_up(web: Web, out: Path) -> None:
 def test_a_redirect_to_nowhere_is_given_up(web: Web, out: Path) -> None:
     web.files["/clip.mp4"] = lambda handler: handler.send(b"", 302)
     assert refusal(out).kind == "redirect"
+    assert len(web.requests) == 1
 
 
 # What the user has set ----------------------------------------------------------------------------

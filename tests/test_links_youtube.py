@@ -1,5 +1,6 @@
 """Links to YouTube: a real yt-dlp with our options before a loopback YouTube that serves real clips."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,22 @@ def test_a_progress_that_raises_ends_the_fetching(web: Web, out: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fetch(VIDEO, out, limits=LIMITS, progress=stop)
+    assert list(out.iterdir()) == []
+
+
+def test_it_ends_in_silence_too(web: Web, out: Path) -> None:
+    web.media = loopback.endless(b"", pause_seconds=0.1)
+    told: list[float] = []
+
+    def stop(part: float) -> None:
+        told.append(part)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fetch(VIDEO, out, limits=LIMITS, progress=stop)
+    assert time.monotonic() - started < 10
     assert list(out.iterdir()) == []
 
 
@@ -336,6 +353,22 @@ def test_a_body_without_end_is_cut_off_at_the_limit(
     assert time.monotonic() - started < 30
 
 
+def test_the_kernel_holds_a_file_that_nothing_else_has_stopped(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    web.media = loopback.endless()
+    link_servers.change = """
+from lora_deploy.links import youtube
+real = youtube._options
+def unguarded(errand, tell):
+    options = real(errand, tell)
+    del options["progress_hooks"], options["max_filesize"]
+    return options
+youtube._options = unguarded
+"""
+    assert refusal(out, limits=LinkLimits(max_bytes=1_000_000)).kind == "too_large"
+
+
 def test_a_size_that_is_announced_too_large_is_not_fetched(web: Web, out: Path) -> None:
     web.media = loopback.short(bytes(1000), announced=300 << 20)
     error = refusal(out)
@@ -427,6 +460,15 @@ def test_a_name_that_turns_private_on_the_way_is_not_connected_to(
     assert web.media_requests() == []
 
 
+def test_what_youtube_says_counts_more_than_an_address_that_was_passed_over(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    link_servers.names["www.youtube.com"] = [["64:ff9b::7f00:1", loopback.PUBLIC]]
+    web.combined = web.adaptive = []
+    web.playability = {"status": "LOGIN_REQUIRED", "reason": "Sign in to confirm you’re not a bot"}
+    assert refusal(out).kind == "sign_in"
+
+
 def test_a_format_on_a_host_that_is_not_youtubes_is_not_fetched(web: Web, out: Path) -> None:
     web.combined = []
     web.adaptive = [loopback.media(1, width=854, height=480, host="evil.example.com")]
@@ -452,24 +494,47 @@ def test_a_certificate_of_another_host_is_not_taken(
 # What yt-dlp may not use --------------------------------------------------------------------------
 
 
-def test_proxies_settings_and_plugins_of_the_user_are_not_used(
+def test_proxies_and_settings_of_the_user_are_not_used(
     web: Web, out: Path, link_servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
-    plugin = home / ".config" / "yt-dlp" / "plugins" / "evil" / "yt_dlp_plugins" / "extractor"
-    plugin.mkdir(parents=True)
-    canary = tmp_path / "canary"
-    (plugin / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    home, canary = tmp_path / "home", tmp_path / "canary"
+    (home / ".config" / "yt-dlp").mkdir(parents=True)
     (home / ".config" / "yt-dlp" / "config").write_text(f"--exec 'touch {canary}'\n")
     (home / ".netrc").write_text("machine youtube login a password b\n")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     fetch(VIDEO, out, limits=LIMITS)
     assert not canary.exists()
     assert {event["address"] for event in link_servers.events("connect")} == {loopback.PUBLIC}
     assert not any("Authorization" in headers for headers in web.headers)
+
+
+def test_a_proxy_in_the_environment_of_the_process_itself_is_not_used_either(
+    web: Web, out: Path, link_servers: Servers
+) -> None:
+    link_servers.change = (
+        f"import os; os.environ.update(dict.fromkeys({PROXIES}, 'http://127.0.0.1:9'))"
+    )
+    fetch(VIDEO, out, limits=LIMITS)
+    assert {event["address"] for event in link_servers.events("connect")} == {loopback.PUBLIC}
+
+
+PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+
+
+def test_plugins_of_yt_dlp_are_not_loaded(
+    web: Web, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "canary"
+    folder = tmp_path / "installed" / "yt_dlp_plugins" / "extractor"
+    folder.mkdir(parents=True)
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    places = [str(tmp_path / "installed"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    fetch(VIDEO, out, limits=LIMITS)
+    assert not canary.exists()
 
 
 def test_the_deno_that_comes_with_it_runs_behind_the_gate(

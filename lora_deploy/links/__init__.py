@@ -62,7 +62,8 @@ def fetch(
         link: As a visitor gave it.
         folder: That the file is written to; nothing else is left there, and nothing on failure.
         limits: What may be fetched.
-        progress: Is told now and then how far it is, from 0 to 1; if it raises, the fetching ends.
+        progress: Is told twice a second or more how far it is, from 0 to 1; if it raises, the
+            fetching ends.
 
     Raises:
         LinkError: Named by the reason; a sentence that may be shown to whoever gave the link.
@@ -76,4 +77,4 @@ def fetch(
         height=limits.height,
     )
     path, title = errand.run(target, folder, bounds, progress)
-    return Fetched(path, title, target.stretch.start_seconds, target.stretch.end_seconds)
+    return Fetched(path, title, target.times.start_seconds, target.times.end_seconds)

@@ -17,6 +17,7 @@ _ROOM_BYTES = 1 << 20
 """Over the limit, so that it is this package that refuses, and the kernel only where that fails."""
 
 _PROCESSOR_SECONDS = 600
+_VAGUE = ("no_network", "refused", "outdated", "no_format", "no_javascript", "unavailable")
 _TELL_SECONDS = 0.2
 
 
@@ -59,10 +60,12 @@ def _run(errand: Errand, answers: IO[str]) -> Done:
     try:
         return fetch(errand, tell)
     except Exception as error:
-        if gate.ADDRESS in closed.refused:  # whatever a library made of it
-            raise Refusal("address", log=str(error)) from None
-        if gate.NAME in closed.refused:
-            raise Refusal("redirect", log=str(error)) from None
+        told = error.message if isinstance(error, Refusal) else None
+        if told is None or told.kind in _VAGUE:  # what a library made of the gate's refusal
+            if gate.ADDRESS in closed.refused:
+                raise Refusal("address", log=told.log if told else str(error)) from None
+            if gate.NAME in closed.refused:
+                raise Refusal("redirect", log=told.log if told else str(error)) from None
         raise
 
 

@@ -57,6 +57,9 @@ _SUFFIXES = frozenset(
         ".wmv",
     }
 )
+_BEAT_SECONDS = 0.5
+"""So often at least is the caller told something, and may end the errand by raising."""
+
 _FOR_THE_OPERATOR = ("outdated", "no_javascript", "unavailable")
 
 _MESSAGE: TypeAdapter[Progress | Done | Refused] = TypeAdapter(
@@ -119,7 +122,7 @@ def _errand(target: Video | File, scratch: Path, bounds: Bounds) -> Errand:
         kind="video" if isinstance(target, Video) else "file",
         url=target.url,
         hosts=tuple(bounds.hosts),
-        start_seconds=target.stretch.start_seconds,
+        start_seconds=target.times.start_seconds,
         max_bytes=bounds.max_bytes,
         max_seconds=bounds.max_seconds,
         height=bounds.height,
@@ -213,7 +216,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _messages(
     process: subprocess.Popen[bytes], until: float
 ) -> Iterator[Progress | Done | Refused]:
-    """What the process says, line by line, until it ends.
+    """What the process says, line by line, until it ends; in silence, how far it was, again.
 
     Raises:
         _Late: The time is over.
@@ -223,11 +226,14 @@ def _messages(
     descriptor = process.stdout.fileno()
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    waiting = b""
+    waiting, last = b"", Progress(part=0.0)
     while True:
         left = until - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if left <= 0:
             raise _Late
+        if not poll.poll(min(left, _BEAT_SECONDS) * 1000):
+            yield last
+            continue
         block = os.read(descriptor, MOST_LINE_BYTES)
         if not block:
             return
@@ -236,9 +242,11 @@ def _messages(
             raise _Lost("a line without end")
         for line in lines:
             try:
-                yield _MESSAGE.validate_json(line)
+                message = _MESSAGE.validate_json(line)
             except ValidationError:
                 raise _Lost("no message") from None
+            last = message if isinstance(message, Progress) else last
+            yield message
 
 
 def _javascript() -> Path | None:

@@ -57,7 +57,7 @@ _LISTS = {
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LinkTimes:
     """The part of the video that the link names; None where it says nothing."""
 
     start_seconds: float | None = None
@@ -69,7 +69,7 @@ class Video:
     """One video of YouTube."""
 
     video_id: str
-    stretch: Stretch
+    times: LinkTimes
 
     @property
     def url(self) -> str:
@@ -84,7 +84,7 @@ class File:
     url: str
     """Without the fragment."""
     host: str
-    stretch: Stretch
+    times: LinkTimes
 
 
 def read_link(link: str, *, hosts: Collection[str] = (), youtube: bool = True) -> Video | File:
@@ -104,7 +104,7 @@ def read_link(link: str, *, hosts: Collection[str] = (), youtube: bool = True) -
         return _video(parts, host)
     if host in {one.lower() for one in hosts}:
         url = parts._replace(scheme=parts.scheme.lower(), netloc=host, fragment="").geturl()
-        return File(url, host, _stretch(parts.fragment, ""))
+        return File(url, host, _times(parts.fragment, ""))
     allowed = [*(["YouTube"] if youtube else []), *hosts]
     raise LinkHostError(
         f"links to {host} are not opened here, only to {', '.join(allowed)}"
@@ -188,7 +188,7 @@ def _video(parts: SplitResult, host: str) -> Video:
         if parts.path.startswith("/@"):
             kind = "a channel"
         raise NotOneVideoError(f"the link leads to {kind} of YouTube")
-    return Video(video_id, _stretch(parts.query, parts.fragment))
+    return Video(video_id, _times(parts.query, parts.fragment))
 
 
 def _video_id(parts: SplitResult, host: str) -> str:
@@ -202,16 +202,16 @@ def _video_id(parts: SplitResult, host: str) -> str:
     return found[1] if found else ""
 
 
-def _stretch(query: str, fragment: str) -> Stretch:
+def _times(query: str, fragment: str) -> LinkTimes:
     """The times that ``t=``, ``start=`` and ``end=`` name; ``t=10,20`` is a start and an end."""
     said = {**_query(fragment), **_query(query)}
     start, _, end = _last(said, "t").removeprefix("npt:").partition(",")
     start = start or _last(said, "start") or _last(said, "time_continue")
     end = end or _last(said, "end")
-    stretch = Stretch(seconds_of(start) if start else None, seconds_of(end) if end else None)
-    if stretch.end_seconds is not None and stretch.end_seconds <= (stretch.start_seconds or 0.0):
+    times = LinkTimes(seconds_of(start) if start else None, seconds_of(end) if end else None)
+    if times.end_seconds is not None and times.end_seconds <= (times.start_seconds or 0.0):
         raise LinkTimesError(f"the link ends at {end} and begins at {start or '0'}")
-    return stretch
+    return times
 
 
 def seconds_of(text: str) -> float:

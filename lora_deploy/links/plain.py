@@ -1,9 +1,9 @@
 """One plain file of a listed host, through safehttpx's transport, which connects to a checked address.
 
 Runs in a fetching process only. safehttpx's own resolver is not used: it takes the first public of
-several addresses, lets carriers' networks, NAT64 and 6to4 pass, and asks a third party where it
-finds none; and its ``get`` holds a whole body in memory. Its transport drops timeouts, so the end
-of a silent server is the deadline that the parent process keeps.
+several addresses, holds carriers' networks, 6to4 and one cloud's metadata to be public, and asks a
+third party where it finds none; and its ``get`` holds a whole body in memory. Its transport drops
+timeouts, so the end of a silent server is the deadline that the parent process keeps.
 """
 
 import asyncio
@@ -99,6 +99,8 @@ async def _checked_address(url: str) -> str:
 
 def _redirect(url: str, location: str, errand: Errand) -> str:
     """Where to go on, if that place might have been the link itself."""
+    if not location:
+        raise Refusal("redirect", log="to nowhere")
     target = urldefrag(urljoin(url, location)).url
     try:
         link = read_link(target, hosts=errand.hosts, youtube=False)
