@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
 
 from lora_deploy.artifact import bundle
 from lora_deploy.errors import NotExportableError
 from lora_deploy.export.fuse import fused
-from lora_deploy.export.graph import FLOATS, Graph, copy_of, new_node
+from lora_deploy.export.graph import Graph, copy_of, new_node
 from lora_deploy.export.merge import merge
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter import delta_off
@@ -54,8 +56,7 @@ def write_adapter_graph(stage: Path, trained: Trained, name: str, *, fuse: bool)
     """
     if not isinstance(trained.model, PeftModel):
         raise TypeError("a model without an adapter has no adapter graph")
-    with delta_off(trained.model):
-        base = merge(trained.model)  # adds zeros
+    base, marks = marked_base(trained.model)
     path = stage / bundle.ADAPTER_GRAPH
     write_onnx(
         base,
@@ -66,10 +67,28 @@ def write_adapter_graph(stage: Path, trained: Trained, name: str, *, fuse: bool)
     )
     plain = onnx.load(path)
     lora, head = lora_factors(trained.model), head_tensors(trained.model)
-    model, inputs = with_adapter_inputs(fused(plain).model if fuse else plain, lora, head)
+    model = with_adapter_inputs(fused(plain).model if fuse else plain, lora, head, marks)
     onnx.checker.check_model(model, full_check=not fuse)  # it knows no operators of ONNX Runtime
     onnx.save_model(model, path)
-    write_onnx_adapter(stage / f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}", inputs)
+    path = stage / f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}"
+    write_onnx_adapter(path, adapter_for(model, lora, head))
+
+
+def marked_base(model: PeftModel) -> tuple[PreTrainedModel, dict[str, Array]]:
+    """A copy of the base, with noise for a head: by that its parts are known again in the graph.
+
+    The exporter leaves out a bias of zeros, and parts with equal values become one.
+    """
+    with delta_off(model):
+        base = merge(model)  # adds zeros
+    generator = torch.Generator().manual_seed(0)
+    marks = {}
+    with torch.no_grad():
+        for name in head_tensors(model):
+            parameter = base.get_parameter(name)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            marks[name] = parameter.cpu().numpy().copy()
+    return base, marks
 
 
 def lora_factors(model: PeftModel) -> dict[str, tuple[Array, Array]]:
@@ -101,22 +120,20 @@ def with_adapter_inputs(
     model: onnx.ModelProto,
     lora: Mapping[str, tuple[Array, Array]],
     head: Mapping[str, Array],
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    marks: Mapping[str, Array],
+) -> onnx.ModelProto:
     """Have a graph of the base take what an adapter brings.
 
     Args:
-        model: Of the base under its trained head, plain or fused; it stays as it is.
+        model: Of the base that `marked_base` gives, plain or fused; it stays as it is.
         lora: As `lora_factors` gives them.
         head: As `head_tensors` gives them.
-
-    Returns:
-        The graph, and by the names of its new inputs what this adapter brings.
+        marks: What stands in their places.
 
     Raises:
         NotExportableError: A layer or a part of the head is not found in the graph.
     """
     graph = Graph(copy_of(model))
-    taken: dict[str, Array] = {}
     nodes = list(graph.nodes)
     for layer, (a, b) in lora.items():
         node = _product(nodes, layer)
@@ -124,10 +141,23 @@ def with_adapter_inputs(
         nodes[nodes.index(node) + 1 : nodes.index(node) + 1] = _added(node, layer, *names)
         _take(graph, names[0], np.zeros((a.shape[0], 1), np.float32), (a.shape[0], RANK))
         _take(graph, names[1], np.zeros((1, b.shape[1]), np.float32), (RANK, b.shape[1]))
-        taken |= dict(zip(names, (a, b), strict=True))
-    taken |= _head_inputs(graph, nodes, head)
+    _take_head(graph, nodes, head, marks)
     graph.rebuild(nodes)
-    return graph.model, taken
+    return graph.model
+
+
+def adapter_for(
+    model: onnx.ModelProto, lora: Mapping[str, tuple[Array, Array]], head: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What an adapter brings to a graph that `with_adapter_inputs` made, by the names of its inputs."""
+    takes = {value.name for value in model.graph.input}
+    brought: dict[str, Array] = {}
+    for layer, (a, b) in lora.items():
+        brought |= {f"{layer}.lora_A": a, f"{layer}.lora_B": b}
+    for name, tensor in head.items():
+        turned = f"{name}.T" in takes
+        brought[f"{name}.T" if turned else name] = tensor.T if turned else tensor
+    return brought
 
 
 def _product(nodes: Sequence[onnx.NodeProto], layer: str) -> onnx.NodeProto:
@@ -157,37 +187,45 @@ def _added(node: onnx.NodeProto, layer: str, a: str, b: str) -> list[onnx.NodePr
     ]
 
 
-def _head_inputs(
-    graph: Graph, nodes: Sequence[onnx.NodeProto], head: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Make inputs of the head's parameters, wherever a node of their module takes one."""
-    modules: dict[str, dict[str, Array]] = {}
-    for name, tensor in head.items():
-        modules.setdefault(name.rpartition(".")[0], {})[name] = tensor
-    taken: dict[str, Array] = {}
-    met = set()
+def _take_head(
+    graph: Graph,
+    nodes: Sequence[onnx.NodeProto],
+    head: Mapping[str, Array],
+    marks: Mapping[str, Array],
+) -> None:
+    """Make inputs of the head's parameters, wherever a node takes what stands in the place of one."""
+    taken: dict[str, str] = {}
     for node in nodes:
         for at, value in enumerate(node.input):
             stored = graph.constant(value)
-            if stored is None or graph.element_type(value) not in FLOATS:
+            name = None if stored is None else _marked(stored, marks)
+            if stored is None or name is None:
                 continue
-            here = modules.get(node.name.rpartition("/")[0], {})
-            same = [name for name, tensor in here.items() if np.array_equal(tensor, stored)]
-            turned = [name for name, tensor in here.items() if np.array_equal(tensor.T, stored)]
-            if len(found := dict.fromkeys([*same, *turned])) != 1:
-                continue
-            (name,) = found
-            met.add(name)
-            whole = name if same else f"{name}.T"
-            if whole not in taken:
-                taken[whole] = stored.astype(np.float32)
-                _take(graph, whole, taken[whole], stored.shape)
+            straight = np.array_equal(stored, marks[name])
+            whole = name if straight else f"{name}.T"
+            if taken.setdefault(name, whole) != whole:
+                raise NotExportableError(
+                    f"{name} of the head is taken straight and turned in the exported graph, so one "
+                    "input can't be both"
+                )
+            if not graph.is_constant(whole):
+                _take(graph, whole, head[name] if straight else head[name].T, stored.shape)
             node.input[at] = whole
-    if lost := sorted(head.keys() - met):
+    if lost := sorted(head.keys() - taken.keys()):
         raise NotExportableError(
             f"{lost[0]} of the head is not found in the exported graph, so an adapter can't bring it"
         )
-    return taken
+
+
+def _marked(stored: NDArray[np.generic], marks: Mapping[str, Array]) -> str | None:
+    """Whose mark is stored, straight or turned."""
+    found = (
+        name
+        for name, mark in marks.items()
+        if mark.size == stored.size
+        and (np.array_equal(mark, stored) or np.array_equal(mark.T, stored))
+    )
+    return next(found, None)
 
 
 def _take(graph: Graph, name: str, default: Array, shape: Sequence[int | str]) -> None:
