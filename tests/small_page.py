@@ -40,6 +40,7 @@ class SmallPage:
             word.submit(self.wait, word, answer, api_name="timeline")
             word.change(self.leak, word, copy, api_name="leak")
             word.blur(self.hidden, word, answer, api_visibility="private", api_name="hidden")
+        assert isinstance(blocks, gradio.Blocks)
         return blocks
 
     def classify(self, file: str | None, word: str) -> tuple[dict[str, Any], str | None]:
