@@ -203,6 +203,19 @@ def test_each_script_of_the_page_bears_the_mark_of_its_policy(visitor: httpx.Cli
     assert len(marks) == 2
 
 
+def test_texts_become_functions_only_where_the_page_needs_it(visitor: httpx.Client) -> None:
+    assert "unsafe-eval" not in visitor.get("/").headers["content-security-policy"]
+    page = SmallPage()
+    with page.blocks:
+        gradio.HTML("<b>bars</b>")
+    with serving(page.blocks, DemoSettings(port=0), Watch()) as address:
+        policy = httpx.get(address).headers["content-security-policy"]
+        assert "script-src 'self' 'unsafe-eval' 'nonce-" in policy
+        assert (
+            "unsafe-eval" not in httpx.get(f"{address}/health").headers["content-security-policy"]
+        )
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/theme.css", "/gradio_api/runs", "/config"])
 def test_every_answer_has_the_safe_headers(path: str, visitor: httpx.Client) -> None:
     headers = visitor.get(path).headers

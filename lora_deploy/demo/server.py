@@ -160,8 +160,9 @@ def _log_in_place_of_printing(watch: Watch) -> None:
 
 
 def _has_scripts(blocks: gradio.Blocks) -> bool:
-    """Whether the page has JavaScript of its own, which Gradio makes functions of in the browser."""
-    return bool(blocks.js) or any(fn.js for fn in blocks.fns.values())
+    """Whether Gradio makes functions of texts in the browser: of JavaScript, of HTML's templates."""
+    has_html = any(isinstance(block, gradio.HTML) for block in blocks.blocks.values())
+    return has_html or bool(blocks.js) or any(fn.js for fn in blocks.fns.values())
 
 
 def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
