@@ -205,10 +205,7 @@ def test_each_script_of_the_page_bears_the_mark_of_its_policy(visitor: httpx.Cli
 
 def test_texts_become_functions_only_where_the_page_needs_it(visitor: httpx.Client) -> None:
     assert "unsafe-eval" not in visitor.get("/").headers["content-security-policy"]
-    page = SmallPage()
-    with page.blocks:
-        gradio.HTML("<b>bars</b>")
-    with serving(page.blocks, DemoSettings(port=0), Watch()) as address:
+    with serving(SmallPage(html=True).blocks, DemoSettings(port=0), Watch()) as address:
         policy = httpx.get(address).headers["content-security-policy"]
         assert "script-src 'self' 'unsafe-eval' 'nonce-" in policy
         assert (
