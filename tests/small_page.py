@@ -14,11 +14,13 @@ from lora_deploy.demo.uploads import settle
 class SmallPage:
     """Blocks with the endpoints ``classify`` (size of a file), ``timeline`` (slow) and ``leak``."""
 
-    def __init__(self, *, seconds: float = 0.0) -> None:
+    def __init__(self, *, seconds: float = 0.0, html: bool = False) -> None:
         self.gate = threading.Event()
         """``timeline`` answers when it is set."""
         self.seconds = seconds
         """That ``classify`` takes."""
+        self.html = html
+        """Whether it has a part with a template."""
         self.seen: list[str] = []
         """The paths that handlers were given."""
         self.at_once = 0
@@ -35,11 +37,14 @@ class SmallPage:
             answer = gradio.JSON()
             copy = gradio.File()
             button = gradio.Button("Classify")
+            if self.html:
+                gradio.HTML("<b>bars</b>")
             button.click(self.classify, [file, word], [answer, copy], api_name="classify")
             clip.change(self.note, clip, word, api_name="watch")
             word.submit(self.wait, word, answer, api_name="timeline")
             word.change(self.leak, word, copy, api_name="leak")
             word.blur(self.hidden, word, answer, api_visibility="private", api_name="hidden")
+        assert isinstance(blocks, gradio.Blocks)
         return blocks
 
     def classify(self, file: str | None, word: str) -> tuple[dict[str, Any], str | None]:

@@ -249,9 +249,13 @@ def test_one_line_is_for_all_endpoints_together() -> None:
     assert len(limits) == 1
 
 
-def test_the_log_tells_no_names_and_no_contents(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "lora_deploy"), visiting() as visitor:
+def test_the_log_tells_no_names_and_no_contents(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, "lora_deploy"), visiting() as visitor:
         public = upload(visitor, b"c0ntent", "holiday of ada.mp4")
+        assert call(visitor, "classify", "holiday", "what is no file") == ("error", {"error": None})
+        assert call(visitor, "leak", "/etc/passwd")[0] == "error"
         call(visitor, "classify", as_file(public), "my secret words")
         visitor.get("/gradio_api/file=uploads/holiday.mp4", headers={"user-agent": "netscape"})
         visitor.post("/gradio_api/call/classify", json={"data": [as_file("/etc/passwd"), "words"]})
@@ -261,7 +265,11 @@ def test_the_log_tells_no_names_and_no_contents(caplog: pytest.LogCaptureFixture
     ]
     assert ours
     events = [json.loads(line) for line in ours]
-    assert {event["event"] for event in events} == {"rejected"}
-    assert {event["reason"] for event in events} == {"not_found", "foreign_file"}
+    assert {event["event"] for event in events} == {"rejected", "fault"}
+    reasons = [event["reason"] for event in events if event["event"] == "rejected"]
+    assert reasons == ["not_found", "foreign_file", "not_found"]
+    faults = [event["error"] for event in events if event["event"] == "fault"]
+    assert faults == ["ValidationError", "InvalidPathError"]
+    assert "".join(capfd.readouterr()) == ""  # nor is anything printed
     for word in ("holiday", "words", "passwd", "127.0.0.1", "netscape", "such", str(settle())):
         assert word not in "\n".join(ours)

@@ -1,16 +1,16 @@
 """Logging in: who may come in, and that guessing is slow."""
 
+import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio_client
+import gradio_client  # type: ignore[import-untyped]
 import httpx
 import pytest
-from gradio_client.exceptions import AuthenticationError
+from gradio_client.exceptions import AuthenticationError  # type: ignore[import-untyped]
 
-from lora_deploy.demo import login as module
 from lora_deploy.demo.login import (
     COOKIE_SECONDS,
     TRIES,
@@ -58,13 +58,13 @@ def test_every_pair_is_compared_in_constant_time(
     login: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = []
-    real = module.hmac.compare_digest
+    real = hmac.compare_digest
 
     def compare(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return real(one, other)
 
-    monkeypatch.setattr(module.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     login.accepts("ada", "correct horse", "")
     login.accepts("a", "b" * 1000, "")
     assert compared == [(32, 32)] * 4

@@ -13,13 +13,15 @@ from urllib.parse import quote
 import gradio
 import httpx
 import pytest
+from gradio.routes import file_upload_statuses
 
+from lora_deploy.demo import server
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import keep, settle
 from lora_deploy.demo.watch import Watch
 from tests import demo_visitor
-from tests.demo_visitor import as_file, call, listening, upload
+from tests.demo_visitor import as_file, call, listening, start, upload
 from tests.small_page import SmallPage
 
 MOST = 100_000
@@ -201,6 +203,16 @@ def test_each_script_of_the_page_bears_the_mark_of_its_policy(visitor: httpx.Cli
     assert len(marks) == 2
 
 
+def test_texts_become_functions_only_where_the_page_needs_it(visitor: httpx.Client) -> None:
+    assert "unsafe-eval" not in visitor.get("/").headers["content-security-policy"]
+    with serving(SmallPage(html=True).blocks, DemoSettings(port=0), Watch()) as address:
+        policy = httpx.get(address).headers["content-security-policy"]
+        assert "script-src 'self' 'unsafe-eval' 'nonce-" in policy
+        assert (
+            "unsafe-eval" not in httpx.get(f"{address}/health").headers["content-security-policy"]
+        )
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/theme.css", "/gradio_api/runs", "/config"])
 def test_every_answer_has_the_safe_headers(path: str, visitor: httpx.Client) -> None:
     headers = visitor.get(path).headers
@@ -218,6 +230,55 @@ def test_a_frame_is_allowed_to_whom_the_operator_names() -> None:
         headers = httpx.get(address).headers
     assert "frame-ancestors 'self' https://huggingface.co" in headers["content-security-policy"]
     assert "x-frame-options" not in headers
+
+
+def test_a_visitor_can_not_tell_others_where_the_page_is() -> None:
+    settings = DemoSettings(port=0, without_login=True)
+    with (
+        serving(SmallPage().blocks, settings, Watch()) as address,
+        httpx.Client(base_url=address) as visitor,
+    ):
+        for header in ("host", "x-forwarded-host", "x-gradio-server"):
+            for path in ("/gradio_api/info", "/config", "/", "/theme.css"):
+                visitor.get(path, headers={header: "http://evil.example"})
+        texts = [visitor.get(path).text for path in ("/gradio_api/info", "/config", "/")]
+        assert not any("evil.example" in text for text in texts)
+        spoofed = visitor.get("/config", headers={"x-gradio-server": "http://evil.example"})
+        assert "evil.example" not in spoofed.text
+
+
+def test_more_connections_than_are_taken_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 5)
+    with serving(SmallPage().blocks, DemoSettings(port=0), Watch()) as address:
+        host, port = address.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(8)]
+        assert httpx.get(address).status_code == 503
+        for connection in held:
+            connection.close()
+        time.sleep(0.2)
+        assert httpx.get(address).status_code == 200
+
+
+def test_what_gradio_would_remember_for_ever_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_SWEEP_SECONDS", 0.1)
+    page = SmallPage()
+    with (
+        serving(page.blocks, DemoSettings(port=0), Watch()) as address,
+        httpx.Client(base_url=address, timeout=30) as visitor,
+    ):
+        queue = page.blocks._queue
+        queue.pending_messages_per_session.max_size = 2
+        for number in range(5):
+            call(visitor, "classify", None, str(number))
+            start(visitor, "classify", None, "never asked for")
+            form = {"files": ("a.mp4", b"1")}
+            visitor.post("/gradio_api/upload", params={"upload_id": f"id{number}"}, files=form)
+        time.sleep(1)
+        assert len(queue.pending_event_ids_session) <= 2
+        assert len(queue.event_analytics) <= 1
+        assert file_upload_statuses._statuses == {}
 
 
 # Files -------------------------------------------------------------------------------------------

@@ -23,8 +23,17 @@ def put(folder: Path, name: str, size: int = 10, *, age: float = 0.0) -> Path:
     return file
 
 
-def uploads(folder: Path, *, most: int = 1000, keep: float = 600) -> Uploads:
-    return Uploads(folder, most_bytes=most, keep_seconds=keep, clock=lambda: 1000.0)
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def uploads(
+    folder: Path, *, most: int = 1000, keep: float = 600, clock: Clock | None = None
+) -> Uploads:
+    return Uploads(folder, most_bytes=most, keep_seconds=keep, clock=clock or Clock())
 
 
 def test_what_is_too_old_goes_and_its_folder_after_it(folder: Path) -> None:
@@ -66,12 +75,16 @@ def test_the_end_of_a_server_leaves_files_of_the_page_alone(folder: Path) -> Non
 
 
 def test_room_is_bounded_by_what_is_there_and_what_arrives(folder: Path) -> None:
-    kept = uploads(folder, most=100)
+    clock = Clock()
+    kept = uploads(folder, most=100, clock=clock)
     put(folder, "a/clip.mp4", 60)
     with kept.room_for(40) as first, kept.room_for(1) as second:
         assert first
         assert not second
-    with kept.room_for(40) as again:
+    with kept.room_for(1) as at_once:  # the folder was not looked through again
+        assert not at_once
+    clock.now += 2
+    with kept.room_for(40) as again:  # for nothing arrived
         assert again
 
 
@@ -90,7 +103,7 @@ def test_visitors_can_not_fill_the_disk(folder: Path, monkeypatch: pytest.Monkey
     class Usage:
         free = module._SPARE_BYTES + 10
 
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr("lora_deploy.demo.uploads.shutil.disk_usage", lambda _: Usage)
     kept = uploads(folder)
     with kept.room_for(10) as fits, kept.room_for(1) as too_much:
         assert fits

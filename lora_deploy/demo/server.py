@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import socket
 import sys
@@ -9,11 +10,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, TypeVar
 
 import gradio
 import uvicorn
+from gradio import queueing, routes
 from gradio.route_utils import CustomCORSMiddleware
 from gradio.routes import App, file_upload_statuses
 from gradio.utils import get_theme
@@ -39,6 +41,8 @@ _SESSIONS = 200
 _SWEEP_SECONDS = 15.0
 
 _STARTED_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
@@ -119,6 +123,7 @@ def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pu
     )
     for component in blocks.config["components"]:
         component["example_inputs"] = None  # addresses of other hosts
+    _log_in_place_of_printing(watch)
     policy = PagePolicy(settings.framed_by, has_scripts=_has_scripts(blocks))
     blocks.app = app
     blocks._queue.set_server_app(app)
@@ -144,9 +149,22 @@ def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pu
     )
 
 
+def _log_in_place_of_printing(watch: Watch) -> None:
+    """Gradio prints what a handler raised, with the names of visitors' files; we log its kind."""
+
+    def log() -> None:
+        error = sys.exc_info()[1]
+        watch.log("fault", error=type(error).__name__)
+        logger.debug("a request failed", exc_info=True)
+
+    for module in (queueing, routes):
+        vars(module)["traceback"] = SimpleNamespace(print_exc=log)
+
+
 def _has_scripts(blocks: gradio.Blocks) -> bool:
-    """Whether the page has JavaScript of its own, which Gradio makes functions of in the browser."""
-    return bool(blocks.js) or any(fn.js for fn in blocks.fns.values())
+    """Whether Gradio makes functions of texts in the browser: of JavaScript, of HTML's templates."""
+    has_html = any(isinstance(block, gradio.HTML) for block in blocks.blocks.values())
+    return has_html or bool(blocks.js) or any(fn.js for fn in blocks.fns.values())
 
 
 def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
@@ -164,6 +182,7 @@ def _configure(blocks: gradio.Blocks, settings: DemoSettings) -> None:
     blocks.root_path = settings.root_path
     blocks.share = False  # another template, for Gradio's relay
     blocks.show_error = False
+    blocks.space_id = None  # of which the page would ask Hugging Face
     blocks.ssr_mode = False
     blocks.vibe_mode = False
     rest: Any = blocks  # of which Gradio tells no types
