@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio_client  # type: ignore[import-untyped]
+import gradio_client
 import httpx
 import pytest
-from gradio_client.exceptions import AuthenticationError  # type: ignore[import-untyped]
+from gradio_client.exceptions import AuthenticationError
 
 from lora_deploy.demo.login import (
     COOKIE_SECONDS,
