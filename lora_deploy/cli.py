@@ -514,7 +514,8 @@ def bench(
 )
 @click.option("--examples", type=FOLDER, help="Clips that visitors may try.")
 @click.option(
-    "--login",
+    "--login-file",
+    "login",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A file with USER:PASSWORD a line; needed where others can reach the page.",
 )

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
-    """A headless browser; without one the test skips, but not where one was promised."""
+    """A headless browser; without one the test skips, but not where one was promised.
+
+    For one module only: while Playwright runs, no other event loop can be started in its thread.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         reason = "no Chromium on this computer; on Debian and Ubuntu type: apt-get install chromium"

@@ -52,9 +52,15 @@ class Comparison:
     answers: tuple[Answer, ...]
 
     @property
+    def alike(self) -> tuple[Answer, ...]:
+        """Those that should give the same answer: all, but those whose adapter is off."""
+        with_adapter = tuple(one for one in self.answers if one.form != "base")
+        return with_adapter if len(with_adapter) > 1 else self.answers
+
+    @property
     def largest_difference(self) -> float | None:
-        """Of a label's probability between any two forms; None where their labels differ."""
-        first, *others = (answer.probabilities for answer in self.answers)
+        """Of a label's probability between any two that should be `alike`; None where labels differ."""
+        first, *others = (answer.probabilities for answer in self.alike)
         if any(other.keys() != first.keys() for other in others):
             return None
         table = np.array([[one[label] for label in first] for one in (first, *others)])
@@ -62,8 +68,8 @@ class Comparison:
 
     @property
     def same_label(self) -> bool:
-        """Whether all forms give the clip the same name."""
-        return len({answer.prediction.label for answer in self.answers}) == 1
+        """Whether all that should be `alike` give the clip the same name."""
+        return len({answer.prediction.label for answer in self.alike}) == 1
 
 
 @dataclass

@@ -105,6 +105,8 @@ border-bottom:1px solid var(--border-color-primary)!important;overflow-wrap:anyw
 .tab-container button{padding-inline:.7rem}
 @media (max-width:40rem){&,.main,.main>.wrap,main.contain{min-width:0!important;max-width:100%}
 #ld-card table{display:block;overflow-x:auto}
+.ld-examples{display:flex;overflow-x:auto;min-height:0;padding-bottom:.3rem}
+.ld-examples button{flex:0 0 4.8rem}
 .column{max-width:100%}
 .main.app{padding:.5rem!important}
 .tab-container button{padding-inline:.45rem;font-size:.92rem}

@@ -111,7 +111,8 @@ def comparison(found: Comparison) -> str:
     if difference is None:
         head = "These models know different labels, so only their answers can be compared."
     else:
-        same = "All give the same label" if found.same_label else "They do not give the same label"
+        who = "All" if found.alike == found.answers else "All with the adapter on"
+        same = f"{who} give the same label" if found.same_label else "The labels differ"
         head = f"{same}; probabilities differ by at most {_small(difference)}."
     columns = "".join(
         f"<section class=ld-column><h3>{escape(one.title)}</h3>"
