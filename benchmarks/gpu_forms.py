@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -49,7 +50,7 @@ KERNELS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Size:
     """How large everything is."""
 
@@ -75,7 +76,7 @@ TINY = Size(
         image_size=32, patch_size=8, num_frames=4, tubelet_size=2, hidden_size=32,
         num_hidden_layers=6, num_attention_heads=2, intermediate_size=64,
     ),
-    (1, 2), 2, 64, 3, 0.002,
+    (1, 2), 2, 64, 2, 0.002,
 )  # fmt: skip
 
 
@@ -108,15 +109,22 @@ class Measured:
 # Models ------------------------------------------------------------------------------------------
 
 
-def make_model(size: Size, device: torch.device) -> VideoMAEForVideoClassification:
-    """Random weights, the same each time."""
+@cache
+def pattern(size: Size) -> VideoMAEForVideoClassification:
+    """Random weights on the CPU, to be copied: making them takes seconds."""
     torch.manual_seed(0)
-    model = VideoMAEForVideoClassification(copy.deepcopy(size.config)).eval()
+    model = VideoMAEForVideoClassification(copy.deepcopy(size.config))
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(SPREAD_FACTOR)
-    return moved(model, device)
+    return model
+
+
+def make_model(size: Size, device: torch.device) -> VideoMAEForVideoClassification:
+    """Always the same weights."""
+    return moved(copy.deepcopy(pattern(size)), device)
 
 
 def moved(
@@ -336,6 +344,12 @@ def peak_of(measured: Measured, device: torch.device, weights: int = 0) -> Itera
         measured.peak_mb = peak / (1 << 20)
 
 
+def reason(error: Exception) -> str:
+    """Why something was not possible, for a cell of a table."""
+    said = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {said[0][:90]}".replace("|", "/")
+
+
 def bytes_of(model: nn.Module) -> int:
     """Of all weights."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
@@ -405,8 +419,8 @@ def infer(
                 with peak_of(row, device, weights):
                     run = make()
                     logits = run().float()
-            except RuntimeError as error:
-                row.not_possible = str(error).strip().splitlines()[0][:120]
+            except Exception as error:  # one form must not cost the others
+                row.not_possible = reason(error)
                 continue
             expected = logits.clone() if expected is None else expected
             row.difference = float((logits - expected).abs().max() / expected.abs().max())
@@ -426,6 +440,9 @@ def infer(
 
 # Training ----------------------------------------------------------------------------------------
 
+PROJECTIONS = ("query", "key", "value", "q_proj", "k_proj", "v_proj")
+"""Names of the layers that LoRA goes on, in one version of transformers or another."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -439,6 +456,12 @@ class Step:
     below: str = "as it comes"
     """What is done with the layers below the lowest adapter: ``as it comes``, ``no_grad`` or
     ``kept`` (their outputs are computed once, before the training)."""
+    low_adapter: bool = False
+    """Whether LoRA's own weights are as the base's; peft makes them float32."""
+    attention: str | None = None
+    """One of `KERNELS`, or PyTorch's choice."""
+    mended: bool = False
+    """Whether the patches are linear and the table of positions is on the device."""
 
 
 def steps(layers: int) -> list[Step]:
@@ -449,6 +472,16 @@ def steps(layers: int) -> list[Step]:
         Step("LoRA on all layers, float32", layers),
         Step("LoRA on all layers, float32 base under autocast", layers, autocast=True),
         Step("LoRA on all layers, bfloat16 base", layers, half),
+        Step("LoRA on all layers, all of it bfloat16", layers, half, low_adapter=True),
+        *(
+            Step(
+                f"LoRA on all layers, bfloat16 base, {name} attention", layers, half, attention=name
+            )
+            for name in KERNELS
+        ),
+        Step(
+            "LoRA on all layers, bfloat16 base, patches and table mended", layers, half, mended=True
+        ),
         Step(f"LoRA on the top {top}, float32", top),
         Step(f"LoRA on the top {top}, bfloat16 base", top, half),
         Step(
@@ -461,14 +494,26 @@ def steps(layers: int) -> list[Step]:
 def make_learner(size: Size, step: Step, device: torch.device) -> nn.Module:
     """The model with LoRA r=8 on q, k and v of its top layers, and a head that learns."""
     model = moved(make_model(size, device), step.base)
+    if step.mended:
+        with_linear_patches(model)
+        with_table_on_device(model)
     count = size.config.num_hidden_layers
+    upper = tuple(f".layer.{at}." for at in range(count - step.layers, count))
+    wanted = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.rpartition(".")[2] in PROJECTIONS
+        and any(layer in name for layer in upper)
+    ]
+    assert len(wanted) == 3 * step.layers, "q, k and v of each layer"
     learner = peft.get_peft_model(
         model,
         peft.LoraConfig(
-            r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["query", "key", "value"],
-            layers_to_transform=list(range(count - step.layers, count)), layers_pattern="layer",
+            r=8, lora_alpha=16, lora_dropout=0.0, target_modules=wanted,
             modules_to_save=["classifier"],
         ),
+        autocast_adapter_dtype=not step.low_adapter,
     )  # fmt: skip
     torch.manual_seed(1)
     with torch.no_grad():  # B is zero before the first step, and A would have no gradient
@@ -485,14 +530,19 @@ def features_below(
     """What the lowest ``count`` layers make of clips: [batch, patches, hidden]."""
     hidden: torch.Tensor = model.videomae.embeddings(clips, None)
     for layer in model.videomae.encoder.layer[:count]:
-        hidden = layer(hidden)
+        hidden = one_of(layer(hidden))
     return hidden
+
+
+def one_of(given: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """What a layer gives, which is a tuple in some versions."""
+    return given[0] if isinstance(given, tuple) else given
 
 
 def answer(model: VideoMAEForVideoClassification, count: int, hidden: torch.Tensor) -> torch.Tensor:
     """What the layers above ``count`` and the head make of that: logits [batch, labels]."""
     for layer in model.videomae.encoder.layer[count:]:
-        hidden = layer(hidden)
+        hidden = one_of(layer(hidden))
     if model.videomae.layernorm is not None:
         hidden = model.videomae.layernorm(hidden)
     pooled = hidden[:, 0] if model.fc_norm is None else model.fc_norm(hidden.mean(1))
@@ -505,6 +555,7 @@ class Training:
 
     def __init__(self, size: Size, step: Step, device: torch.device) -> None:
         self.step = step
+        self.kernel = only(KERNELS[step.attention]) if step.attention else any_kernel
         self.learner = make_learner(size, step, device)
         self.model: VideoMAEForVideoClassification = self.learner.get_base_model()  # type: ignore[operator]
         self.below = size.config.num_hidden_layers - step.layers
@@ -532,10 +583,11 @@ class Training:
         """One step, at a rate of 0 so that all ways stay comparable; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         kind = self.clips.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.step.autocast):
-            logits = self.logits()
-        loss = functional.cross_entropy(logits.float(), self.targets)
-        loss.backward()
+        with self.kernel():
+            with torch.autocast(kind, torch.bfloat16, enabled=self.step.autocast):
+                logits = self.logits()
+            loss = functional.cross_entropy(logits.float(), self.targets)
+            loss.backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -561,10 +613,10 @@ def train(size: Size, device: torch.device) -> list[Measured]:
             with peak_of(row, device):
                 training = Training(size, step, device)
                 row.loss = float(training.take())
-        except RuntimeError as error:
-            row.not_possible = str(error).strip().splitlines()[0][:120]
+            gradients = training.gradients()
+        except Exception as error:
+            row.not_possible = reason(error)
             continue
-        gradients = training.gradients()
         expected = exact.setdefault(step.layers, gradients)
         row.cosine = float(functional.cosine_similarity(gradients, expected, dim=0))
         training.optimizer.zero_grad(set_to_none=True)
@@ -633,11 +685,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exact_float_32()
     flops = flops_of_one_clip(size)
     inference, rate = infer(size, device, flops=flops, compile_too=options.compile)
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    training = [] if options.without_training else train(size, device)
-    about = {
+    about: dict[str, object] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -646,25 +694,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "gflop_per_clip": flops / 1e9,
         "gemm_side": size.gemm_side,
         "gemm_tflop_per_second": rate / 1e12,
-        "seconds": time.perf_counter() - begin,
     }
+    tell(options.out, about, inference, [], time.perf_counter() - begin)  # whatever comes after
+    if not options.without_training:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        training = train(size, device)
+        tell(options.out, about, inference, training, time.perf_counter() - begin)
+    print((options.out / "gpu_forms.md").read_text())
+
+
+def tell(
+    out: Path,
+    about: dict[str, object],
+    inference: Sequence[Measured],
+    training: Sequence[Measured],
+    seconds: float,
+) -> None:
+    """Write both files."""
     lines = [
         f"{about['device']}, torch {about['torch']}, transformers {about['transformers']}, "
-        f"peft {about['peft']}; {flops / 1e9:.1f} GFLOP a clip; "
-        f"a bf16 product of {size.gemm_side}³ reaches {rate / 1e12:.1f} TFLOP/s",
+        f"peft {about['peft']}; {about['gflop_per_clip']:.1f} GFLOP a clip; a bf16 product of "
+        f"{about['gemm_side']}³ reaches {about['gemm_tflop_per_second']:.1f} TFLOP/s",
         "",
         *table(inference, "Form"),
         "",
         *(table(training, "Step") if training else []),
         "",
-        f"{about['seconds']:.0f} s in all.",
+        f"{seconds:.0f} s in all.",
     ]
-    print("\n".join(lines))
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     rows = {"inference": inference, "training": training}
-    found = {**about, **{name: [asdict(row) for row in some] for name, some in rows.items()}}
-    (options.out / "gpu_forms.json").write_text(json.dumps(found, indent=1))
-    (options.out / "gpu_forms.md").write_text("\n".join(lines) + "\n")
+    found = {**about, "seconds": seconds}
+    found |= {name: [asdict(row) for row in some] for name, some in rows.items()}
+    (out / "gpu_forms.json").write_text(json.dumps(found, indent=1))
+    (out / "gpu_forms.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
