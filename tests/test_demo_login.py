@@ -98,6 +98,7 @@ def test_guessing_is_braked_from_everywhere_together(login: Login) -> None:
 def test_a_ticket_is_good_for_a_while_and_for_one_server(login: Login, clock: Clock) -> None:
     ticket = login.ticket()
     assert login.accepts_cookies(f"other=1; {login.cookie}={ticket}")
+    assert login.accepts_cookies(f'odd={{"a": [1,2]}}; b c; {login.cookie}={ticket}; \x80=é')
     until, _, signature = ticket.partition(".")
     other = Login(PAIRS, clock=clock)
     for wrong in (

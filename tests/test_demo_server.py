@@ -152,8 +152,9 @@ def test_a_queued_endpoint_can_not_be_run_past_the_queue(
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST"])
-def test_the_page_is_only_read(method: str, visitor: httpx.Client) -> None:
-    assert visitor.request(method, "/").status_code == 405
+def test_the_page_and_its_files_are_only_read(method: str, visitor: httpx.Client) -> None:
+    for path in ("/", "/theme.css", f"/gradio_api/file={upload(visitor)}"):
+        assert visitor.request(method, path).status_code == 405
 
 
 def test_no_reply_tells_a_path_of_the_server(visitor: httpx.Client) -> None:
