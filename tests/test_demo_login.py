@@ -252,6 +252,14 @@ def test_another_sites_page_can_do_nothing(headers: dict[str, str], visitor: htt
         assert (answer.status_code, "another site" in answer.text) == (403, True), path
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
+def test_another_sites_page_can_read_nothing(origin: str, visitor: httpx.Client) -> None:
+    asks = {"origin": origin, "access-control-request-method": "POST"}
+    for method, path in (("GET", "/config"), ("OPTIONS", "/gradio_api/upload"), ("GET", "/health")):
+        answer = visitor.request(method, path, headers=asks, auth=ADA)
+        assert not any(name.startswith("access-control") for name in answer.headers)
+
+
 def test_the_pages_own_requests_are_let_through(visitor: httpx.Client) -> None:
     own = str(visitor.base_url).rstrip("/")
     for headers in (

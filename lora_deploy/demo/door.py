@@ -107,7 +107,7 @@ class Door:
             self._watch.rejected(turned.reason)
             answer = JSONResponse({"detail": turned.text}, turned.status, turned.headers)
             if body.cut != "slow":
-                await body.drain(self._settings.max_upload_bytes, _DRAIN_SECONDS)
+                await body.drain(2 * self._settings.max_upload_bytes, _DRAIN_SECONDS)
         except Exception as error:  # Gradio has answered that something failed
             if not body.is_gone:
                 self._watch.rejected("fault")
