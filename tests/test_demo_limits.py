@@ -1,5 +1,6 @@
 """What visitors may send and keep: bounded whatever they say of it, and gone afterwards."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from lora_deploy.demo import door, server
+from lora_deploy.demo.bodies import Body
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import settle
@@ -213,6 +215,32 @@ def test_a_message_that_does_not_arrive_is_given_up(
         )
         monkeypatch.setattr(door, "_DRAIN_SECONDS", 0.2)
         assert status_of(connection) == 408
+
+
+def test_a_message_that_trickles_is_given_up() -> None:
+    async def trickle() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = Body(trickle)
+    begun = time.monotonic()
+    assert asyncio.run(body.whole(1_000_000, 0.2)) is None
+    assert body.cut == "slow"
+    assert time.monotonic() - begun < 5
+
+
+def test_who_sends_all_before_reading_is_told_what_was_wrong(shared: httpx.Client) -> None:
+    body, headers = form(b"x" * MOST * 2)
+    headers["content-length"] = str(len(body))
+    host, port = shared.base_url.host, shared.base_url.port or 0
+    with socket.create_connection((host, port), timeout=20) as connection:
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        line = f"POST /gradio_api/upload HTTP/1.1\r\nhost: {host}:{port}\r\n{head}\r\n"
+        connection.sendall(line.encode())
+        for part in in_parts(body):
+            connection.sendall(part)
+            time.sleep(0.005)  # else it may all have arrived before anybody looks
+        assert status_of(connection) == 413
 
 
 def test_so_many_work_at_once_and_so_many_wait() -> None:

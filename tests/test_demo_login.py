@@ -98,6 +98,7 @@ def test_guessing_is_braked_from_everywhere_together(login: Login) -> None:
 def test_a_ticket_is_good_for_a_while_and_for_one_server(login: Login, clock: Clock) -> None:
     ticket = login.ticket()
     assert login.accepts_cookies(f"other=1; {login.cookie}={ticket}")
+    assert login.accepts_cookies(f'odd={{"a": [1,2]}}; b c; {login.cookie}={ticket}; \x80=é')
     until, _, signature = ticket.partition(".")
     other = Login(PAIRS, clock=clock)
     for wrong in (
@@ -249,6 +250,14 @@ def test_another_sites_page_can_do_nothing(headers: dict[str, str], visitor: htt
     ):
         answer = visitor.post(path, headers=headers, auth=ADA)
         assert (answer.status_code, "another site" in answer.text) == (403, True), path
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
+def test_another_sites_page_can_read_nothing(origin: str, visitor: httpx.Client) -> None:
+    asks = {"origin": origin, "access-control-request-method": "POST"}
+    for method, path in (("GET", "/config"), ("OPTIONS", "/gradio_api/upload"), ("GET", "/health")):
+        answer = visitor.request(method, path, headers=asks, auth=ADA)
+        assert not any(name.startswith("access-control") for name in answer.headers)
 
 
 def test_the_pages_own_requests_are_let_through(visitor: httpx.Client) -> None:

@@ -152,8 +152,9 @@ def test_a_queued_endpoint_can_not_be_run_past_the_queue(
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST"])
-def test_the_page_is_only_read(method: str, visitor: httpx.Client) -> None:
-    assert visitor.request(method, "/").status_code == 405
+def test_the_page_and_its_files_are_only_read(method: str, visitor: httpx.Client) -> None:
+    for path in ("/", "/theme.css", f"/gradio_api/file={upload(visitor)}"):
+        assert visitor.request(method, path).status_code == 405
 
 
 def test_no_reply_tells_a_path_of_the_server(visitor: httpx.Client) -> None:
@@ -238,9 +239,10 @@ def test_a_visitor_can_not_tell_others_where_the_page_is() -> None:
         serving(SmallPage().blocks, settings, Watch()) as address,
         httpx.Client(base_url=address) as visitor,
     ):
-        for header in ("host", "x-forwarded-host", "x-gradio-server"):
+        for header in ("x-forwarded-host", "host", "x-gradio-server"):
             for path in ("/gradio_api/info", "/config", "/", "/theme.css"):
-                visitor.get(path, headers={header: "http://evil.example"})
+                told = visitor.get(path, headers={header: "evil.example"})
+                assert told.status_code == 200
         texts = [visitor.get(path).text for path in ("/gradio_api/info", "/config", "/")]
         assert not any("evil.example" in text for text in texts)
         spoofed = visitor.get("/config", headers={"x-gradio-server": "http://evil.example"})

@@ -19,7 +19,7 @@ from lora_deploy.demo.server import serve, serving
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.watch import Watch
 from lora_deploy.errors import AddressTakenError, NoPublicLinkError
-from tests.demo_visitor import start, upload
+from tests.demo_visitor import start, upload, visitors_files
 from tests.small_page import SmallPage
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,11 @@ def test_what_is_being_worked_on_is_finished_first(how: signal.Signals, tmp_path
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path: Path) -> None:
-    with running(tmp_path / "gate") as (process, url, _), httpx.Client(base_url=url) as visitor:
+    with (
+        running(tmp_path / "gate") as (process, url, folder),
+        httpx.Client(base_url=url) as visitor,
+    ):
+        upload(visitor)
         start(visitor, "timeline", "wave")
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.3)
@@ -124,9 +128,13 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path: Path) -> None:
             try:
                 httpx.get(f"{url}/health", timeout=1)
             except httpx.HTTPError:
-                return
+                break
             time.sleep(0.05)
-        raise AssertionError("the server still answers")
+        else:
+            raise AssertionError("the server still answers")
+        while visitors_files(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_nothing_leaves_this_computer_and_torch_is_not_there() -> None:

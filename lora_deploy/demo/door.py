@@ -69,7 +69,6 @@ class Door:
         watch: Counts who is turned away and what is uploaded.
         uploads: Where files go.
         names: The endpoints that may be called by name.
-        pulse: Says when no more work is taken.
     """
 
     def __init__(
@@ -80,14 +79,13 @@ class Door:
         watch: Watch,
         uploads: Uploads,
         names: frozenset[str],
-        pulse: Pulse,
     ) -> None:
         self._app = app
         self._settings = settings
         self._watch = watch
-        self._uploads = uploads
+        self.uploads = uploads
         self._names = names
-        self._pulse = pulse
+        self.pulse = Pulse()
         self._entrance = Entrance(settings, watch)
         self._safe = SafeHeaders(settings.framed_by)
 
@@ -109,7 +107,7 @@ class Door:
             self._watch.rejected(turned.reason)
             answer = JSONResponse({"detail": turned.text}, turned.status, turned.headers)
             if body.cut != "slow":
-                await body.drain(self._settings.max_upload_bytes, _DRAIN_SECONDS)
+                await body.drain(2 * self._settings.max_upload_bytes, _DRAIN_SECONDS)
         except Exception as error:  # Gradio has answered that something failed
             if not body.is_gone:
                 self._watch.rejected("fault")
@@ -135,7 +133,7 @@ class Door:
         headers = Headers(scope=scope)
         kind = found[0].kind if found else None
         if kind == "health":
-            stopping = self._pulse.is_stopping
+            stopping = self.pulse.is_stopping
             return JSONResponse(
                 {"status": "stopping" if stopping else "ok"}, 503 if stopping else 200
             )
@@ -168,7 +166,7 @@ class Door:
             raise Turned(405, "not_found", "this address is not asked so", allowed)
         if scope["method"] not in ("GET", "HEAD"):
             check_origin(Headers(scope=scope))
-        if route.adds_work and self._pulse.is_stopping:
+        if route.adds_work and self.pulse.is_stopping:
             raise Turned(503, "stopping", "the server is stopping: please try again in a minute")
         if match.groupdict().get("name") not in {None, *self._names}:
             raise Turned(404, "not_found", "no endpoint has this name")
@@ -187,7 +185,7 @@ class Door:
         return None
 
     def _file(self, public: str) -> Response:
-        file = self._uploads.real(public)
+        file = self.uploads.real(public)
         if file is None:
             raise Turned(404, "not_found", "there is no such file")
         shown = _SHOWN.get(file.suffix.lower())
@@ -204,7 +202,7 @@ class Door:
         if whole is None:
             raise _cut_off(body, f"this message has more than {MOST_JSON_BYTES} bytes")
         try:
-            real = json.dumps(with_real_files(json.loads(whole), self._uploads)).encode()
+            real = json.dumps(with_real_files(json.loads(whole), self.uploads)).encode()
         except ForeignFileError:
             raise Turned(400, "foreign_file", "a file must be uploaded first") from None
         except (ValueError, RecursionError):
@@ -229,7 +227,7 @@ class Door:
             raise Turned(413, "too_large", too_large)
         guarded = Guarded(send, body)
         try:
-            with self._uploads.room_for(expected) as is_room:
+            with self.uploads.room_for(expected) as is_room:
                 if not is_room:
                     raise Turned(503, "no_room", _NO_ROOM)
                 body.limit(expected, IDLE_SECONDS / 2)
@@ -238,7 +236,7 @@ class Door:
             if not body.cut:  # else it is about the missing rest
                 raise
         finally:
-            self._uploads.clear_torn()
+            self.uploads.clear_torn()
         if body.cut:
             raise _cut_off(body, too_large)
         if guarded.is_too_large:

@@ -8,7 +8,8 @@ import time
 from base64 import b64decode
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
+
+from starlette.requests import cookie_parser
 
 COOKIE_SECONDS = 12 * 3600
 """How long a browser stays logged in."""
@@ -86,13 +87,8 @@ class Login:
 
     def accepts_cookies(self, header: str) -> bool:
         """Whether a ``Cookie`` header holds a ticket of this server that is still good."""
-        try:
-            jar = SimpleCookie(header)
-        except CookieError:
-            return False
-        if self.cookie not in jar:
-            return False
-        until, _, signature = jar[self.cookie].value.partition(".")
+        # http.cookies stops at the first oddity, and other programs on this host set cookies too
+        until, _, signature = cookie_parser(header).get(self.cookie, "").partition(".")
         ours = hmac.compare_digest(signature.encode(), self._signature(until).encode())
         return ours and int(until) >= self._clock()
 

@@ -21,7 +21,7 @@ from gradio.routes import App, file_upload_statuses
 from gradio.utils import get_theme
 from starlette.middleware import Middleware
 
-from lora_deploy.demo.door import Door, Pulse
+from lora_deploy.demo.door import Door
 from lora_deploy.demo.headers import PagePolicy
 from lora_deploy.demo.opaque import OpaqueMessages
 from lora_deploy.demo.settings import DemoSettings
@@ -70,7 +70,10 @@ def serve(
     with _listening(settings) as (listener, url):
         server = _server(blocks, settings, watch)
         server.at_start = lambda: _announce(url, settings, watch, ready)
-        server.run([listener])
+        try:
+            server.run([listener])
+        finally:
+            server.door.uploads.clear()  # at a second signal, nobody else has
         watch.log("stopped")
         if server.failure is not None:
             raise server.failure
@@ -91,11 +94,9 @@ def serving(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> Iter
             thread.join(GRACE_SECONDS + _STARTED_SECONDS)
 
 
-def application(
-    blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse | None = None
-) -> Door:
-    """The page as an ASGI application, for a server of your own."""
-    return in_a_loop(lambda: _application(blocks, settings, watch, pulse or Pulse()))
+def application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> Door:
+    """The page as an ASGI application, for a server of your own; it runs its lifespan."""
+    return in_a_loop(lambda: _application(blocks, settings, watch))
 
 
 def in_a_loop(make: Callable[[], Made]) -> Made:
@@ -111,7 +112,7 @@ def in_a_loop(make: Callable[[], Made]) -> Made:
     return make()
 
 
-def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pulse: Pulse) -> Door:
+def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> Door:
     folder = settle()
     head, blocks.head = blocks.head or "", None
     _configure(blocks, settings)
@@ -145,7 +146,6 @@ def _application(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch, pu
         watch=watch,
         uploads=uploads,
         names=frozenset(name for name in names if isinstance(name, str)),
-        pulse=pulse,
     )
 
 
@@ -265,10 +265,11 @@ def _forget_uploads() -> None:
 class _Server(uvicorn.Server):
     """Stops in two steps: first no new work, then, when there is none left, not at all."""
 
-    def __init__(self, config: uvicorn.Config, blocks: gradio.Blocks, pulse: Pulse) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door, blocks: gradio.Blocks) -> None:
         super().__init__(config)
+        self.door = door
         self._blocks = blocks
-        self._pulse = pulse
+        self._pulse = door.pulse
         self._stopping_since = 0.0
         self.at_start: Callable[[], None] | None = None
         """Called in a thread when requests are taken."""
@@ -318,8 +319,7 @@ class _Server(uvicorn.Server):
 
 
 def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Server:
-    pulse = Pulse()
-    door = application(blocks, settings, watch, pulse)
+    door = application(blocks, settings, watch)
     config = uvicorn.Config(
         door,
         log_config=None,
@@ -330,7 +330,7 @@ def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Ser
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=2,
     )
-    return _Server(config, blocks, pulse)
+    return _Server(config, door, blocks)
 
 
 def _announce(url: str, settings: DemoSettings, watch: Watch, ready: Told | None) -> None:
