@@ -438,6 +438,12 @@ def test_a_redirect_to_elsewhere_is_not_followed(
     }  # fmt: skip
 
 
+def test_a_redirect_from_https_to_http_is_not_followed(web: Web, out: Path) -> None:
+    web.media = loopback.redirect("http://r1.googlevideo.com/videoplayback?itag=1")
+    assert refusal(out).kind == "redirect"
+    assert "1" not in web.media_requests()
+
+
 PRIVATE = ["127.0.0.1", "10.0.0.8", "169.254.169.254", "::1", "fd00:ec2::254", "64:ff9b::7f00:1"]
 
 
