@@ -91,7 +91,7 @@ print(json.dumps({{"do": "refused", "kind": "sign_in"}}), flush=True)
 def test_it_ends_when_the_process_that_asked_is_killed(
     link_servers: Servers, out: Path, tmp_path: Path
 ) -> None:
-    link_servers.web.media = endless(pause_seconds=0.1)
+    link_servers.web.media = endless(b"", pause_seconds=0.1)
     pid = tmp_path / "pid"
     link_servers.change = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))"
     program = f"""

@@ -69,6 +69,8 @@ def test_one_that_is_known_to_be_too_large_is_passed_over() -> None:
         {"protocol": "mhtml"},
         {"protocol": "rtmp"},
         {"protocol": "file"},
+        {"protocol": "http"},
+        {"url": "http://r1.googlevideo.com/x"},
         {"protocol": None},
         {"fragments": [{"url": "https://x/1"}]},
         {"has_drm": True},

@@ -87,6 +87,11 @@ def test_names_of_other_hosts_are_not_looked_up(name: str) -> None:
     assert behind_the_gate(f"socket.getaddrinfo({name.encode()!r}, 443)") == "Closed"
 
 
+@pytest.mark.parametrize("port", [22, 8443, "ssh", "443"])
+def test_names_are_not_looked_up_for_other_ports(port: int | str) -> None:
+    assert behind_the_gate(f"socket.getaddrinfo('example.org', {port!r})") == "Closed"
+
+
 @pytest.mark.parametrize("name", ["example.org", "www.example.org"])
 def test_names_that_are_listed_are_looked_up(name: str) -> None:
     attempt = f"""

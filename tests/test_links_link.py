@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_deploy.errors import LinkError, ListedHostError
+from lora_deploy.errors import LinkError, LinkTimesError, ListedHostError
 from lora_deploy.links import LinkLimits, fetch
 from lora_deploy.links.link import File, LinkTimes, Video, read_link, seconds_of
 from tests.sockets import watched
@@ -356,6 +356,12 @@ def test_start_and_end_of_a_link_are_honoured(
 )  # fmt: skip
 def test_times_that_are_none_are_refused(times: str, tmp_path: Path) -> None:
     assert refused(f"https://youtu.be/{ID}?{times}", tmp_path) in ("times", "malformed")
+
+
+@pytest.mark.parametrize("text", ["", "s", "m", "h", ":", "1:", ":30", "1:5", "1:2:3:04"])
+def test_a_time_without_its_numbers_is_none(text: str) -> None:
+    with pytest.raises(LinkTimesError):
+        seconds_of(text)
 
 
 @given(st.integers(0, 276), st.integers(0, 59), st.integers(0, 59))

@@ -49,7 +49,7 @@ def _run(errand: Errand, answers: IO[str]) -> Done:
         sys.modules["curl_cffi"] = None  # type: ignore[assignment]  # it connects past the gate
         from lora_deploy.links import youtube
 
-        closed = gate.Gate(domains=youtube.DOMAINS, program=errand.javascript)
+        closed = gate.Gate(domains=youtube.DOMAINS, program=errand.javascript, ports=youtube.PORTS)
         fetch: Callable[[Errand, Callable[[float], None]], Done] = youtube.fetch_video
     else:
         from lora_deploy.links import plain

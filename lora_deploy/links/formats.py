@@ -10,7 +10,7 @@ _CODECS = (("avc1", "h264"), ("vp9", "vp09", "vp8"), ("av01",))
 """In the order of preference: what every decoder reads at little cost comes first."""
 
 _CONTAINERS = ("mp4", "webm")
-_PROTOCOLS = ("https", "http")
+_PROTOCOL = "https"
 """One file from one address. Playlists of pieces (m3u8, DASH) would hand the network to others."""
 
 
@@ -52,12 +52,12 @@ def short_side(description: Mapping[str, Any]) -> int:
 
 def _is_usable(description: Mapping[str, Any]) -> bool:
     return (
-        description.get("protocol") in _PROTOCOLS
+        description.get("protocol") == _PROTOCOL
         and description.get("ext") in _CONTAINERS
         and not description.get("fragments")
         and not description.get("has_drm")
         and _codec(description) < len(_CODECS)
-        and str(description.get("url", "")).startswith(("https://", "http://"))
+        and str(description.get("url", "")).startswith("https://")
     )
 
 

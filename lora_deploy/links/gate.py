@@ -32,16 +32,20 @@ class Closed(PermissionError):
 class Gate:
     """Keeps what was refused, because libraries wrap or swallow the error."""
 
-    def __init__(self, *, domains: Collection[str], program: Path | None) -> None:
+    def __init__(
+        self, *, domains: Collection[str], program: Path | None, ports: Collection[int] = PORTS
+    ) -> None:
         """Nothing is closed yet.
 
         Args:
             domains: Names that may be looked up, with all below them.
             program: The one that may be started.
+            ports: For which names may be looked up.
         """
         self.refused: list[str] = []
         self._domains = domains
         self._program = program
+        self._ports = ports
 
     def close(self) -> None:
         """From now on, for good."""
@@ -51,7 +55,7 @@ class Gate:
         if event in _SENDING:
             self._look_at_address(arguments[1])
         elif event == "socket.getaddrinfo":
-            self._look_at_name(arguments[0])
+            self._look_at_name(arguments[0], arguments[1])
         elif event == "subprocess.Popen":
             self._look_at_program(arguments[0])
         elif event in _CLOSED:
@@ -62,8 +66,10 @@ class Gate:
         if not (isinstance(address, tuple) and is_open(str(address[0]), int(address[1]))):
             self._refuse(ADDRESS)
 
-    def _look_at_name(self, name: object) -> None:
+    def _look_at_name(self, name: object, port: object) -> None:
         host = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+        if port is not None and port not in self._ports:
+            self._refuse(NAME)
         if not any(host == one or host.endswith(f".{one}") for one in self._domains):
             self._refuse(NAME)
 

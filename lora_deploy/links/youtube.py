@@ -35,6 +35,8 @@ DOMAINS = frozenset(
 )
 """Whose names a fetching process looks up; with all below them."""
 
+PORTS = (443,)
+
 _BLOCK_BYTES = 1 << 16
 _ANSWER_SECONDS = 15.0
 _NAME = "clip"
