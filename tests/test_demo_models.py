@@ -29,6 +29,7 @@ from lora_deploy.errors import (
 from lora_deploy.runtime import open_bundle
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.ov import has_bf16
 
 
@@ -106,6 +107,19 @@ def test_two_visitors_do_not_open_one_form_twice(
         found = list(visitors.map(visit, names))
     assert sorted(opened) == sorted(set(names))
     assert len(set(map(id, found))) == len(set(names))
+
+
+def test_what_is_opened_has_answered_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    really = OnnxRuntimeBackend.logits
+
+    def watched(backend: OnnxRuntimeBackend, pixel_values: Any) -> Any:
+        shapes.append(pixel_values.shape)
+        return really(backend, pixel_values)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "logits", watched)
+    recogniser = Choices([bundle]).open("merged")
+    assert shapes == [(1, *recogniser.contract.pixel_values_shape)]
 
 
 def test_a_form_that_is_open_waits_for_no_other(
@@ -220,7 +234,7 @@ def test_without_onnxruntime_merged_is_the_next_one_that_runs_here(
 def test_another_form_than_was_asked_for_is_never_given(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choices = Choices([bundle])
+    choices = Choices([bundle], most_opened=1)
     monkeypatch.setattr(models, "load", lambda folder, **_: load(folder))
     with pytest.raises(ProviderFellBackError, match="torch base was asked for"):
         choices.open("base")
