@@ -1048,7 +1048,7 @@ class DemoSettingError(DemoError):
 class LoginNeededError(DemoError):
     """The web page would be open to everybody on a network, and nobody said that it may be."""
 
-    remedy = "set a login, say that none is needed, or listen on 127.0.0.1 only"
+    remedy = "name a file of users with --login-file, let everybody in with --without-login, or listen on 127.0.0.1"
 
 
 class LoginFileError(DemoError):

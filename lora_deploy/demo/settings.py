@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora_deploy import regular
 from lora_deploy.errors import DemoSettingError, LoginFileError, LoginNeededError
+from lora_deploy.links.link import check_host
 
 SHORTEST_PASSWORD = 8
 """Characters; the brake on guessing lets a stranger try a few thousand a day."""
@@ -21,6 +22,7 @@ class DemoSettings:
     Raises:
         LoginNeededError: The page would be open to a network, and nobody said that it may be.
         DemoSettingError: A value is outside what it may be.
+        ListedHostError: One of ``link_hosts`` is no full name of a public host.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +59,8 @@ class DemoSettings:
     def __post_init__(self) -> None:
         _check_ranges(self)
         _check_login(self.login)
+        for host in self.link_hosts:
+            check_host(host)
         if self.login and self.without_login:
             raise DemoSettingError("a login, and word that none is needed: one excludes the other")
         if self.is_public and not self.login and not self.without_login:
