@@ -1,6 +1,5 @@
 """The demo as a command: without PyTorch, without a network, several models, and what it says when it can't."""
 
-import json
 import os
 import re
 import signal
