@@ -43,15 +43,6 @@ TRAINING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def exact_float_32() -> Iterator[None]:
-    """Without TensorFloat-32, which PyTorch leaves on for convolutions."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few clips of each gesture."""

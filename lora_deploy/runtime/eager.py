@@ -43,7 +43,9 @@ class TorchBackend:
     def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch [batch_size, frames, 3, height, width]; returns [batch_size, labels]."""
         batch = torch.from_numpy(pixel_values).to(self._device)
-        result: NDArray[np.float32] = logits_of(self.model, batch).float().cpu().numpy()
+        # On a card PyTorch rounds what convolutions multiply to 10 bits, unless it is told not to.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            result: NDArray[np.float32] = logits_of(self.model, batch).float().cpu().numpy()
         return result
 
 
