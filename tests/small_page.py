@@ -30,7 +30,7 @@ class SmallPage:
         self.blocks = in_a_loop(self._blocks)
 
     def _blocks(self) -> gradio.Blocks:
-        with gradio.Blocks(analytics_enabled=False) as blocks:
+        with gradio.Blocks() as blocks:
             clip = gradio.Video(sources=["upload"])
             file = gradio.File()
             word = gradio.Textbox()
