@@ -68,7 +68,7 @@ def check(found: Crowd, *, rounds: int) -> None:
 
 async def emptied(folder: Path) -> None:
     async with asyncio.timeout(60):
-        while any(path.is_file() for path in folder.rglob("*")) and visitors_files(folder):
+        while visitors_files(folder):
             await asyncio.sleep(0.1)
 
 
