@@ -1,6 +1,7 @@
 """A visitor of the page over HTTP: uploads, calls an endpoint by name, and reads the answer."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -91,8 +92,12 @@ def visitors_files(folder: Path) -> list[Path]:
 
     Without empty ones: ``gradio.File`` makes one at each use, which is swept.
     """
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and "kept" not in path.parts and path.stat().st_size
-    ]
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return [file for file in files if "kept" not in file.parts and _size(file)]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # swept meanwhile
+        return 0

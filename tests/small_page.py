@@ -22,7 +22,7 @@ class SmallPage:
         self.html = html
         """Whether it has a part with a template."""
         self.seen: list[str] = []
-        """The paths that handlers were given."""
+        """The last paths that handlers were given."""
         self.at_once = 0
         self.most_at_once = 0
         self._lock = threading.Lock()
@@ -30,7 +30,7 @@ class SmallPage:
         self.blocks = in_a_loop(self._blocks)
 
     def _blocks(self) -> gradio.Blocks:
-        with gradio.Blocks(analytics_enabled=False) as blocks:
+        with gradio.Blocks() as blocks:
             clip = gradio.Video(sources=["upload"])
             file = gradio.File()
             word = gradio.Textbox()
@@ -55,15 +55,19 @@ class SmallPage:
             time.sleep(self.seconds)
             if file is None:
                 return {"word": word}, None
-            self.seen.append(file)
+            self._note(file)
             return {"size": Path(file).stat().st_size, "word": word}, file
         finally:
             with self._lock:
                 self.at_once -= 1
 
+    def _note(self, path: str) -> None:
+        self.seen.append(path)
+        del self.seen[:-100]
+
     def note(self, clip: str | None) -> str:
         if clip is not None:
-            self.seen.append(clip)
+            self._note(clip)
         return "seen"
 
     def wait(self, word: str) -> dict[str, str]:

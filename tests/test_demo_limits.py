@@ -231,7 +231,7 @@ def test_a_message_that_trickles_is_given_up() -> None:
 
 def test_who_sends_all_before_reading_is_told_what_was_wrong(shared: httpx.Client) -> None:
     body, headers = form(b"x" * MOST * 2)
-    headers["content-length"] = str(len(body))
+    headers |= {"content-length": str(len(body)), "connection": "close"}
     host, port = shared.base_url.host, shared.base_url.port or 0
     with socket.create_connection((host, port), timeout=20) as connection:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

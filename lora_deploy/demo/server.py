@@ -328,6 +328,8 @@ def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Ser
         lifespan="on",
         ws="none",
         limit_concurrency=CONNECTIONS,
+        # longer than programs and proxies do, or one asks on a connection that is just being closed
+        timeout_keep_alive=65,
         timeout_graceful_shutdown=2,
     )
     return _Server(config, door, blocks)

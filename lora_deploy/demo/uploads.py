@@ -103,6 +103,8 @@ class Uploads:
         finally:
             self._arriving -= 1
             self._expected_bytes -= size_bytes
+            if size_bytes > self._most_bytes / 100:  # it may have failed, so that is looked at
+                self._looked_at = -math.inf
             self._taken_bytes += size_bytes
             self._taken_files += 1
 
