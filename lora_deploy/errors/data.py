@@ -1,0 +1,130 @@
+"""Labelled clips that can't be used."""
+
+from lora_deploy.errors.root import LoraDeployError
+
+
+class DataError(LoraDeployError):
+    """Labelled clips that can't be used: folders, manifests, splits, labels, decoded frames."""
+
+
+class NoSuchDataError(DataError):
+    """Nothing is at the place that ``--data`` or ``--verify-on`` names."""
+
+    remedy = "give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data"
+
+
+class DataNotNamedError(DataError):
+    """No labelled clips were named, and the model has none of its own: only a RUN does."""
+
+    remedy = "name some with --data"
+
+
+class NoVideosError(DataError):
+    """A folder or a manifest without a video: what a folder holds is told by the endings of names."""
+
+    remedy = "put videos there (to train, in one subfolder per class), mend the endings of their names, or name files one by one"
+
+
+class EmptyClassError(DataError):
+    """A class folder in which no video is, so nothing could be learned of that class."""
+
+    remedy = "fill the folder or remove it"
+
+
+class FolderLayoutError(DataError):
+    """A data folder that mixes loose videos, classes and splits, so that labels can't be told."""
+
+    remedy = "put each video into CLASS/, or into train/CLASS/, val/CLASS/ or test/CLASS/"
+
+
+class FileNameError(DataError):
+    """A file or folder whose name is no UTF-8, which neither manifests nor reports can hold."""
+
+    remedy = "rename it"
+
+
+class ManifestFileError(DataError):
+    """A manifest of another kind than CSV and JSON Lines, or that can't be read as text."""
+
+    remedy = "save it as UTF-8 text with the ending .csv or .jsonl"
+
+
+class ManifestRowError(DataError):
+    """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
+
+    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+
+
+class ContradictingRowsError(DataError):
+    """One file stands in the manifest twice, with different labels, splits or groups."""
+
+    remedy = "keep one of the lines"
+
+
+class GroupInTwoSplitsError(DataError):
+    """Clips of one group (a person, a recording) are in several splits.
+
+    What is tested was then seen in training, and the accuracy is too good to be true.
+    """
+
+    remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class ClipsMissingError(DataError):
+    """The manifest names files that are not there."""
+
+    remedy = "copy them there, or mend their paths, which count from the manifest's folder"
+
+
+class SplitsNotNamedError(DataError):
+    """The data names no splits, so clips that the model learned from can't be told from others."""
+
+    remedy = "say --split all if it has seen none of them, or give the RUN's splits.csv with --data"
+
+
+class TooFewClassesError(DataError):
+    """There is only one label, so nothing can be told apart."""
+
+    remedy = "add clips of a second class beside the first"
+
+
+class UntrainedClassError(DataError):
+    """A class has clips to validate or to test, and none to train on."""
+
+    remedy = "give some of its clips the split train, or leave the class out"
+
+
+class EmptySplitError(DataError):
+    """The clips that are needed (to validate, to test, to prove) are none."""
+
+    remedy = "give some clips that split in the manifest's column, or name other clips with --data"
+
+
+class NothingDecodedError(DataError):
+    """Not one of the clips could be decoded, so there is nothing to learn or to measure."""
+
+    remedy = "`lora-deploy classify MODEL FOLDER` says of each file what is wrong with it"
+
+
+class OutputPlaceError(DataError):
+    """Rows can't be written there: no such folder, or an ending that names no format."""
+
+    remedy = "name a file in an existing folder: `lora-deploy classify MODEL FOLDER --out rows.csv`"
+
+
+class UnknownLabelError(DataError):
+    """The clips have labels that the model was not trained on."""
+
+    remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+
+
+class FrameCacheFullError(DataError):
+    """There is no room for the decoded frames, which a training reads instead of the videos."""
+
+    remedy = "free some space, or name a folder on another disk with --cache"
+
+
+class FrameCacheFolderError(DataError):
+    """The folder for the decoded frames can't be made, read or written."""
+
+    remedy = "name one that can be written with --cache"

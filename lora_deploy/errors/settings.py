@@ -1,0 +1,58 @@
+"""Settings and options that can't be obeyed."""
+
+from lora_deploy.errors.root import LoraDeployError
+
+
+class SettingsError(LoraDeployError):
+    """A key, type or value in the settings that is not allowed."""
+
+
+class UnknownSettingError(SettingsError):
+    """A key that no setting has: a typing error, or a key of another program."""
+
+    remedy = "`lora-deploy config --effective` prints every key"
+
+
+class SettingValueError(SettingsError):
+    """A value of the wrong type, or outside of what the setting allows."""
+
+    remedy = "`lora-deploy config` prints a recipe with every value explained"
+
+
+class SettingsFileError(SettingsError):
+    """The settings file is not there, or is no YAML."""
+
+    remedy = "start from a good one: `lora-deploy config > my.yaml`"
+
+
+class UnknownRecipeError(SettingsError):
+    """No recipe that comes with this program is called so, and no file is there either."""
+
+    remedy = "`lora-deploy config --list` prints their names"
+
+
+class SettingsClashError(SettingsError):
+    """Two settings that exclude each other, or one that is given in two places."""
+
+    remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
+
+
+class OverrideError(SettingsError):
+    """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one here."""
+
+    remedy = (
+        "write it as in `lora-deploy train --set training.batch_size=4` or "
+        "`lora-deploy merge-export --set proof.int8.agreement=0.97`"
+    )
+
+
+class TimelineOptionsError(SettingsError):
+    """A window, stride or smoothing with which no video can be looked through."""
+
+    remedy = "take windows about as long as the clips that the model learnt from, and a stride of half of that"
+
+
+class ListedHostError(SettingsError):
+    """A host that is listed for links, and could be the host of none."""
+
+    remedy = "give the full name of a public host and nothing else, as in videos.example.org"

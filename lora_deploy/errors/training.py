@@ -1,0 +1,50 @@
+"""Trainings that can't give a model, or can't go on."""
+
+from lora_deploy.errors.root import LoraDeployError
+
+
+class ResumeError(LoraDeployError):
+    """A training that can't go on from where it stopped."""
+
+
+class RunBusyError(ResumeError):
+    """Another process is training into the same folder at this moment."""
+
+    remedy = "wait until it is done, or choose another --out"
+
+
+class NothingToResumeError(ResumeError):
+    """There is no whole checkpoint to go on from: optimizer, random state or weights are missing."""
+
+    remedy = "begin anew: `lora-deploy train --config FILE --data DATA --out RUN` without --resume"
+
+
+class TornCheckpointError(ResumeError):
+    """A checkpoint of which something is missing, torn or changed: optimizer, random state, weights.
+
+    Going on without them would change every later weight, and nothing would tell.
+    """
+
+    remedy = "the one before it is taken, if it is whole: see `lora-deploy train --resume`"
+
+
+class ResumeMismatchError(ResumeError):
+    """Settings, clips, base or versions are not those of the training that is to be resumed."""
+
+    remedy = "give the same --config and --data, or begin anew in another --out without --resume"
+
+
+class TrainingError(LoraDeployError):
+    """A training that can't give a model."""
+
+
+class LossNotFiniteError(TrainingError):
+    """The loss became NaN or infinite: the weights have run away."""
+
+    remedy = "lower training.learning_rate, or set training.mixed_precision to no"
+
+
+class NothingKeptError(TrainingError):
+    """The training ended before its first evaluation, so no epoch could be kept."""
+
+    remedy = "train for at least one epoch: `--set training.epochs=1`"
