@@ -12,6 +12,7 @@ from lora_deploy.demo.answers import Studio
 from lora_deploy.demo.examples import Example, draw_examples, read_examples
 from lora_deploy.demo.models import Choices
 from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.uploads import settle
 from lora_deploy.errors import LoraDeployError
 
 
@@ -50,6 +51,7 @@ def run_demo(
 
         found = meanwhile.submit(find)
         meanwhile.submit(warm)
+        settle()  # before Gradio is imported, which then looks where its files belong
         # Gradio takes seconds to import; the two above go on beside it.
         from lora_deploy.demo.page import make_page
         from lora_deploy.demo.server import in_a_loop, serve
