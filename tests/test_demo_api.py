@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import httpx
 import pytest
 
 from lora_deploy.artifact import bundle
-from lora_deploy.clips.example import write_sequence
+from lora_deploy.clips.dataset import find_videos
+from lora_deploy.clips.example import write_example, write_sequence
 from lora_deploy.runtime.load import load
 from tests.browser import demo
-from tests.demo_visitor import as_file, call, upload
+from tests.demo_visitor import as_file, call, finish, upload
 from tests.loopback_web import VIDEO, Servers, Web
 
 DOCS = Path(__file__).parents[1] / "docs" / "demo.md"
@@ -153,6 +156,28 @@ def test_any_number_of_labels_may_be_asked_for(
         visitor, "classify", as_file(upload(visitor, clip.read_bytes())), "merged", top_k, 0, 0
     )
     assert row["status"] == "error" or 1 <= len(row["top_k"]) <= 6
+
+
+def test_fifty_at_once_with_real_clips_are_answered_or_told_that_it_is_busy(tmp_path: Path) -> None:
+    clips = find_videos(write_example(tmp_path, train_clips=0, val_clips=0, test_clips=1))
+    recogniser = load(bundle.EXAMPLE)
+    expected = [recogniser.classify(clip).label for clip in clips]
+
+    def visit(url: str, user: int) -> str:
+        clip = user % len(clips)
+        with httpx.Client(base_url=url, timeout=120) as visitor:
+            name = upload(visitor, clips[clip].read_bytes(), f"{user}.mp4")
+            data = [as_file(name), "merged", 1, 0, 0]
+            asked = visitor.post("/gradio_api/call/classify", json={"data": data})
+            if asked.status_code == 503:
+                return "busy" if "Queue is full" in asked.text else asked.text
+            _, (row,) = finish(visitor, "classify", asked.json()["event_id"])
+            return "right" if row["label"] == expected[clip] else f"wrong: {row}"
+
+    with demo([bundle.EXAMPLE], waiting=10) as url, ThreadPoolExecutor(50) as users:
+        told = Counter(users.map(lambda user: visit(url, user), range(50)))
+    assert told["right"] >= 10
+    assert told["right"] + told["busy"] == 50, told
 
 
 def test_nothing_that_is_said_names_a_place_on_the_server(
