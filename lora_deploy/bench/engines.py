@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lora_deploy.artifact import bundle
 from lora_deploy.runtime.base import Backend, Recogniser
+from lora_deploy.runtime.unreported import unreported
 
 Array = NDArray[np.float32]
 
@@ -35,13 +36,15 @@ def import_packages(job: Mapping[str, Any]) -> None:
     """Import what a form needs, so that it is not counted as opening."""
     if job["kind"] == "compiled":
         importlib.import_module("lora_deploy.runtime.open_bundle")
-        importlib.import_module(job["backend"])
+        with unreported():
+            importlib.import_module(job["backend"])
     elif job["kind"] == "torch":
         importlib.import_module("lora_deploy.runtime.eager")
         if job["adapter"] is not None or not bundle.is_bundle(Path(job["folder"])):
             importlib.import_module("lora_deploy.runtime.trained")
     else:
-        importlib.import_module(job["package"])
+        with unreported():
+            importlib.import_module(job["package"])
 
 
 def open_engine(job: Mapping[str, Any]) -> Engine:

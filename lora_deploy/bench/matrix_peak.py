@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lora_deploy.runtime.unreported import unreported
+
 SIZES = (1024, 2048)
 """Rows and columns; what fits the caches is faster, what does not is nearer to a model."""
 
@@ -61,8 +63,9 @@ def _with_torch(size: int, precision: str, threads: int) -> Multiply:
 
 
 def _with_openvino(size: int, precision: str, threads: int) -> Multiply:
-    import openvino
-    from openvino import opset13 as operators
+    with unreported():
+        import openvino
+        from openvino import opset13 as operators
 
     generator = np.random.default_rng(0)
     first = product = operators.parameter([size, size], np.float32)

@@ -132,9 +132,11 @@ def _run_openvino(
     pixel_values: NDArray[np.float32],
     precision: Precision,
 ) -> dict[str, NDArray[np.float32]]:
-    import openvino
-
     from lora_deploy.runtime.ov import precision_hint
+    from lora_deploy.runtime.unreported import unreported
+
+    with unreported():
+        import openvino
 
     core = openvino.Core()
     opened = core.read_model(_with_outputs(model, names))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from lora_deploy.artifact.bundle import Precision
@@ -16,6 +15,10 @@ from lora_deploy.artifact.handing import alone
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
 from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.outside_data import refuse_outside_data
+from lora_deploy.runtime.unreported import unreported
+
+with unreported():
+    import openvino
 
 Hint = Literal["latency", "throughput"]
 
