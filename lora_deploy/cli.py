@@ -530,7 +530,12 @@ def bench(
     help="Also fetch plain video files from this host; may be repeated.",
 )
 @click.option(
-    "--max-upload", type=click.IntRange(min=1), default=200, show_default=True, metavar="MB"
+    "--max-upload",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    metavar="MB",
+    help="The largest upload, in millions of bytes.",
 )
 @click.option(
     "--at-once",

@@ -59,7 +59,7 @@ def in_parts(body: bytes, size: int = 10_000) -> Iterator[bytes]:
 
 
 def told_too_large(answer: httpx.Response) -> bool:
-    return answer.status_code == 413 and "at most 195 kB can be uploaded" in answer.json()["detail"]
+    return answer.status_code == 413 and "at most 200 kB can be uploaded" in answer.json()["detail"]
 
 
 def test_a_file_may_be_as_large_as_was_said(shared: httpx.Client) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from lora_deploy import cli
+from lora_deploy.demo import launch
+from lora_deploy.demo.door import in_words
 from lora_deploy.demo.settings import DemoSettings, is_loopback, read_login
 from lora_deploy.errors import DemoSettingError, LoginFileError, LoginNeededError
+from lora_deploy.links import LinkLimits
 
 LOGIN = (("ada", "correct horse"),)
 
@@ -92,3 +96,19 @@ def test_a_file_without_users_is_refused(content: bytes | None, told: str, tmp_p
     with pytest.raises(LoginFileError, match=told) as refused:
         read_login(file)
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_megabyte_is_the_same_to_the_command_in_python_and_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[DemoSettings] = []
+    monkeypatch.setattr(launch, "run_demo", lambda models, settings, **rest: given.append(settings))
+    for arguments in ([], ["--max-upload", "7"]):
+        cli.demo.main(arguments, standalone_mode=False)
+    sizes = [settings.max_upload_bytes for settings in (*given, DemoSettings())]
+    assert sizes == [200_000_000, 7_000_000, 200_000_000]
+    assert LinkLimits().max_bytes == DemoSettings().max_upload_bytes
+    assert [in_words(size) for size in sizes[:2]] == ["200 MB", "7 MB"]
+    assert [in_words(size) for size in (999, 1_000, 200_000, 1_600_000_000)] == [
+        "999 bytes", "1 kB", "200 kB", "1.6 GB",
+    ]  # fmt: skip

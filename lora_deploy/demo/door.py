@@ -23,7 +23,7 @@ from lora_deploy.demo.turned import Turned
 from lora_deploy.demo.uploads import IDLE_SECONDS, Uploads
 from lora_deploy.demo.watch import Watch
 
-MOST_JSON_BYTES = 1 << 20
+MOST_JSON_BYTES = 1_000_000
 """Of a message that is no upload; the page's own have a few kilobytes."""
 
 _FORM_BYTES = 64 << 10
@@ -252,8 +252,8 @@ def _cut_off(body: Body, too_large: str) -> Turned:
 
 
 def in_words(size_bytes: int) -> str:
-    """A size as people say it."""
-    for unit, divisor in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+    """A size as people say it, in thousands, as the settings and the command do."""
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= divisor:
             return f"{size_bytes / divisor:.3g} {unit}"
     return f"{size_bytes} bytes"

@@ -39,7 +39,7 @@ class DemoSettings:
     """Whether visitors may name videos of YouTube."""
     link_hosts: tuple[str, ...] = ()
     """Other hosts from which plain video files are fetched."""
-    max_upload_bytes: int = 200 << 20
+    max_upload_bytes: int = 200_000_000
     """Of one request that uploads."""
     max_link_seconds: float = 600.0
     """How long a video behind a link may last."""

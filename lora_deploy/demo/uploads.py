@@ -24,7 +24,7 @@ _MOST_FILES = 5_000
 _LOOK_SECONDS = 1.0
 """After which the folder is looked through again; what arrives in between is added."""
 
-_SPARE_BYTES = 64 << 20
+_SPARE_BYTES = 64_000_000
 """Of the disk that visitors can't fill."""
 
 

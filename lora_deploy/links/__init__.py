@@ -20,7 +20,7 @@ class LinkLimits:
 
     hosts: tuple[str, ...] = ()
     """Other hosts than YouTube's, from which plain files are fetched; each name in full."""
-    max_bytes: int = 200 << 20
+    max_bytes: int = 200_000_000
     max_seconds: float = 600.0
     """That a video of YouTube may last; a plain file's length shows when it is decoded."""
     deadline_seconds: float = 120.0
