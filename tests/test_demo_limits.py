@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -133,6 +133,41 @@ def test_a_length_that_is_a_lie_helps_nobody(
         with send_raw(shared, {**headers, "content-length": odd}, body[:1000]) as connection:
             assert status_of(connection) == 400
     assert set(visitors_files(settle())) == before
+
+
+def test_an_upload_that_trickles_gives_its_room_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "IDLE_SECONDS", 1.0)
+    body, headers = form(b"x" * MOST)
+    with (
+        visiting(max_folder_bytes=MOST + 1_000) as visitor,
+        send_raw(visitor, {**headers, "content-length": str(MOST)}, body[:200]) as connection,
+    ):
+        connection.settimeout(0.1)  # it goes on sending, a byte at a time: never idle, never done
+        answer = b""
+        begun = time.monotonic()
+        while not answer and time.monotonic() - begun < 10:
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                answer = connection.recv(1 << 16)
+        assert answer.split(b" ", 2)[1] == b"408"
+        answer_of_next = visitor.post("/gradio_api/upload", content=body, headers=headers)
+        assert answer_of_next.status_code == 200
+
+
+def test_an_upload_that_arrives_fast_enough_may_take_long() -> None:
+    async def steady() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x" * 1_000, "more_body": True}
+
+    async def waited(least_bytes_per_second: float) -> bool:
+        body = Body(steady)
+        body.limit(10**9, 0.2, least_bytes_per_second=least_bytes_per_second)
+        for _ in range(30):  # 0.6 s and more
+            await body()
+        return not body.cut
+
+    assert asyncio.run(waited(100.0))
+    assert not asyncio.run(waited(1e6))
 
 
 def test_who_leaves_in_the_middle_leaves_nothing(shared: httpx.Client) -> None:

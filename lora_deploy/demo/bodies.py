@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from contextlib import suppress
 from typing import Literal
 
@@ -15,6 +16,9 @@ class Body:
         self._receive = receive
         self._most_bytes = math.inf
         self._idle_seconds: float | None = None
+        self._least_bytes_per_second = 0.0
+        self._waited_seconds = 0.0
+        """For its parts; what others do between them is not the visitor's doing."""
         self.bytes = 0
         """That arrived so far."""
         self.is_complete = False
@@ -23,10 +27,16 @@ class Body:
         self.cut: Literal["", "large", "slow"] = ""
         """Why it was cut off."""
 
-    def limit(self, most_bytes: int, idle_seconds: float) -> None:
-        """Cut it off beyond ``most_bytes``, or when nothing arrives for so long."""
+    def limit(
+        self, most_bytes: int, idle_seconds: float, *, least_bytes_per_second: float = 0.0
+    ) -> None:
+        """Cut it off beyond ``most_bytes``, when nothing arrives for so long, or when it trickles.
+
+        The least rate is of all that arrived, and holds after the first ``idle_seconds``.
+        """
         self._most_bytes = most_bytes
         self._idle_seconds = idle_seconds
+        self._least_bytes_per_second = least_bytes_per_second
 
     async def __call__(self) -> Message:
         """The next part."""
@@ -34,17 +44,26 @@ class Body:
             return {"type": "http.disconnect"}
         if self.is_complete:  # then this waits for the visitor to leave
             return await self._receive()
+        begun = time.monotonic()
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(self._patience_seconds()):
                 message = await self._receive()
         except TimeoutError:
             self.cut = "slow"
             return {"type": "http.disconnect"}
+        self._waited_seconds += time.monotonic() - begun
         self._note(message)
         if self.bytes > self._most_bytes:
             self.cut = "large"
             return {"type": "http.disconnect"}
         return message
+
+    def _patience_seconds(self) -> float | None:
+        """How long the next part may take."""
+        if self._idle_seconds is None or not self._least_bytes_per_second:
+            return self._idle_seconds
+        due = self._idle_seconds + self.bytes / self._least_bytes_per_second
+        return min(self._idle_seconds, due - self._waited_seconds)
 
     def _note(self, message: Message) -> None:
         if message["type"] == "http.disconnect":

@@ -32,6 +32,9 @@ _FORM_BYTES = 64 << 10
 _JSON_SECONDS = 20.0
 """For a message that is no upload to arrive."""
 
+LEAST_UPLOAD_BYTES_PER_SECOND = 100_000
+"""Of an upload as a whole: room for all of it is set apart from its beginning."""
+
 _DRAIN_SECONDS = 10.0
 
 _SHOWN = {
@@ -230,7 +233,11 @@ class Door:
             with self.uploads.room_for(expected) as is_room:
                 if not is_room:
                     raise Turned(503, "no_room", _NO_ROOM)
-                body.limit(expected, IDLE_SECONDS / 2)
+                body.limit(
+                    expected,
+                    IDLE_SECONDS / 2,
+                    least_bytes_per_second=LEAST_UPLOAD_BYTES_PER_SECOND,
+                )
                 await self._app(scope, body, guarded)
         except Exception:
             if not body.cut:  # else it is about the missing rest
