@@ -1,7 +1,9 @@
 """The web page as people use it: a real browser, a real server, real clips, every form of a proved model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -13,7 +15,8 @@ from lora_deploy.clips.pool import DecodePool
 from lora_deploy.demo import views
 from lora_deploy.demo.examples import Example, read_examples
 from lora_deploy.demo.handlers import CHOOSE_FIRST
-from lora_deploy.runtime.base import UNKNOWN
+from lora_deploy.demo.models import About, Choices
+from lora_deploy.runtime.base import UNKNOWN, Prediction, Recogniser
 from lora_deploy.runtime.load import load
 from tests.browser import demo, visiting
 from tests.loopback_web import VIDEO, Servers, Web
@@ -174,6 +177,20 @@ def test_an_example_is_one_click_away(chromium: Browser, page: str) -> None:
         assert visitor.text("ld-answer", ".ld-label") == "bend"
 
 
+def test_no_program_of_the_system_looks_at_a_video(
+    chromium: Browser, page: str, link_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("gradio.processing_utils.video_is_playable", looked.append)
+    with visiting(chromium, page) as visitor:
+        visitor.at("ld-link", "input, textarea").first.fill("https://vimeo.com/1")
+        visitor.at("ld-fetch").click()
+        visitor.at("ld-link-problem", ".ld-problem").wait_for()  # after which Gradio remakes parts
+        visitor.at("ld-examples", "button").click()
+        assert visitor.text("ld-answer", ".ld-label") == "bend"
+    assert looked == []
+
+
 def test_about_tells_labels_forms_card_and_certificate(
     chromium: Browser, page: str, full_bundle: Path
 ) -> None:
@@ -188,6 +205,7 @@ def test_about_tells_labels_forms_card_and_certificate(
         certificate = visitor.page.frame_locator("#ld-about iframe")
         assert "Proved" in certificate.locator("h1").inner_text()
         assert "Action recogniser" in visitor.text("ld-card", "h1")
+        assert visitor.at("ld-about", "iframe").get_attribute("sandbox") == ""
 
 
 def test_a_link_is_fetched_and_its_time_is_kept(
@@ -258,6 +276,81 @@ def test_without_a_video_the_buttons_say_what_to_do(chromium: Browser, page: str
         visitor.tab("Timeline")
         visitor.at("ld-label-video").click()
         assert visitor.text("ld-clip-problem", ".ld-problem") == CHOOSE_FIRST
+
+
+def test_another_video_leaves_nothing_of_the_old_one(
+    chromium: Browser, gestures: str, tmp_path: Path
+) -> None:
+    several, other = tmp_path / "several.mp4", tmp_path / "other.mp4"
+    write_sequence(several, ("nod_up", "wave_left", "circle_right"), seed=5)
+    write_sequence(other, ("nod_up", "nod_up"), seed=2)
+    with visiting(chromium, gestures) as visitor:
+        visitor.upload(several)
+        visitor.at("ld-answer", ".ld-label").wait_for()
+        visitor.page.get_by_text("Only a part of it").click()
+        visitor.at("ld-start", "input").fill("2")
+        visitor.at("ld-start", "input").press("Enter")
+        visitor.at("ld-answer").get_by_text("Of the video from 0:02.0 to the end").wait_for()
+        visitor.tab("Compare")
+        visitor.at("ld-compare").click()
+        visitor.at("ld-comparison", ".ld-column").first.wait_for()
+        visitor.tab("Timeline")
+        visitor.at("ld-label-video").click()
+        visitor.at("ld-timeline", ".ld-strip").wait_for()
+        visitor.page.get_by_label("Clear").first.click()
+        visitor.at("ld-timeline", ".ld-empty").wait_for()
+        visitor.upload(other)
+        visitor.tab("Classify")
+        visitor.at("ld-answer", ".ld-label").wait_for()
+        assert visitor.at("ld-start", "input").input_value() == ""
+        assert "Of the video" not in visitor.text("ld-answer", "")
+        visitor.tab("Compare")
+        assert visitor.at("ld-comparison", ".ld-column").count() == 0
+
+
+def test_what_a_form_said_goes_with_the_form(
+    chromium: Browser, gestures: str, tmp_path: Path
+) -> None:
+    several = tmp_path / "several.mp4"
+    write_sequence(several, ("nod_up", "wave_left"), seed=5)
+    with visiting(chromium, gestures) as visitor:
+        visitor.upload(several)
+        visitor.tab("Timeline")
+        visitor.at("ld-label-video").click()
+        visitor.at("ld-timeline").get_by_text(MERGED).wait_for()
+        visitor.choose_form(OPENVINO, "ld-timeline-form")
+        visitor.at("ld-timeline", ".ld-empty").wait_for()
+
+
+HOSTILE = 'x\n\n[log in](https://evil.example/)\n\n![p](logout)\n\n# Big <img src=x onerror="document.title=1">'
+
+
+def test_labels_and_cards_of_strangers_are_text(
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = tmp_path / "several.mp4"
+    write_sequence(several, ("nod_up", "wave_left"), seed=5)
+    told, known = Recogniser.predict, Choices.about
+
+    def predict(self: Recogniser, *arguments: Any, **options: Any) -> Prediction:
+        return replace(told(self, *arguments, **options), label=HOSTILE, top_k=((HOSTILE, 0.9),))
+
+    def about(self: Choices, name: str) -> About:
+        style = "<div id=ld-video style='position:fixed;inset:0'>over</div>"
+        return replace(known(self, name), labels=(HOSTILE,), card=f"{HOSTILE}\n\n{style}\n")
+
+    monkeypatch.setattr(Recogniser, "predict", predict)
+    monkeypatch.setattr(Choices, "about", about)
+    with demo([bundle.EXAMPLE]) as url, visiting(chromium, url) as visitor:
+        visitor.upload(several)
+        assert "evil.example" in visitor.text("ld-answer", ".ld-label")
+        assert visitor.at("ld-answer", ":is(a, img, h1, [onerror])").count() == 0
+        visitor.tab("About")
+        visitor.at("ld-about", "li").first.wait_for()
+        assert visitor.at("ld-about", ":is(a, img, h1, [onerror])").count() == 0
+        assert "evil.example" in visitor.text("ld-card", "")
+        assert visitor.at("ld-card", ".md :is(a, img, [style], [id], [onerror])").count() == 0
+        assert visitor.page.title() != "1"
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -3,6 +3,8 @@
 import html
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 from lora_deploy import regular
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.demo.models import About, Choices
@@ -21,7 +23,7 @@ def forms(choices: Choices) -> str:
         for one in choices.all
     )
     return (
-        "<h3>Forms</h3><table><thead><tr><th>form<th>name for programs<th>here</thead>"
+        "<h2>Forms</h2><table><thead><tr><th>form<th>name for programs<th>here</thead>"
         f"<tbody>{rows}</table>"
     )
 
@@ -42,18 +44,18 @@ def model(found: About) -> str:
         "Running with": html.escape(_versions(installed_versions())),
     }
     table = "".join(f"<tr><th scope=row>{name}<td>{value}" for name, value in rows.items())
-    return f"<table><tbody>{table}</table><h3>{len(found.labels)} labels</h3><ul>{labels}</ul>"
+    return f"<table><tbody>{table}</table><h2>{len(found.labels)} labels</h2><ul>{labels}</ul>"
 
 
 def certificate(page: Path | None) -> str:
     """The certificate's own page in a frame of its own, in which nothing runs and from which nothing leads."""
     if page is None:
-        return "<h3>Certificate</h3><p>A training run has none; <code>lora-deploy merge-export</code> makes one.</p>"
+        return "<h2>Certificate</h2><p>A training run has none; <code>lora-deploy merge-export</code> makes one.</p>"
     with regular.opened(page) as file:
         content = file.read(MOST_PAGE_BYTES)
     text = (content or b"").decode("utf-8", "replace")
     return (
-        "<h3>Certificate</h3><iframe title=Certificate sandbox "
+        "<h2>Certificate</h2><iframe title=Certificate sandbox "
         f'srcdoc="{_one_line(html.escape(text))}"></iframe>'
     )
 
@@ -64,11 +66,16 @@ def _one_line(attribute_html: str) -> str:
 
 
 def card(found: About) -> str:
-    """The model's card as Markdown, without the block of settings at its head."""
+    """The model's card; of what a stranger may have written in it, text and its structure alone.
+
+    No HTML, no picture, no link: what is shown stands in our page.
+    """
     text = found.card or ""
-    if text.startswith("---\n"):
+    if text.startswith("---\n"):  # settings for a hub
         _, _, text = text[4:].partition("\n---\n")
-    return text
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.disable(["image", "link", "autolink", "html_inline", "html_block", "reference"])
+    return f"<div>{_one_line(markdown.render(text))}</div>" if text else ""
 
 
 def _pixels(contract: PixelContract) -> str:

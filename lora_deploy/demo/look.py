@@ -26,9 +26,9 @@ THEME = Default(
 
 CSS = """
 :root{--ld-good:#0b6b37;--ld-good-bg:#e6f4eb;--ld-bad:#a81c15;--ld-bad-bg:#fdeae8;--ld-warn:#7a4f00;--ld-warn-bg:#fff3d9;
---ld-bar:#2f6fb5;--ld-track:#e3e8ee}
+--ld-bar:#2f6fb5;--ld-track:#e3e8ee;--ld-chosen:#1d4ed8}
 .dark{--ld-good:#79d8a0;--ld-good-bg:#14301f;--ld-bad:#ffa299;--ld-bad-bg:#421c18;--ld-warn:#f3c76f;--ld-warn-bg:#382c12;
---ld-bar:#6ea6e6;--ld-track:#38404c}
+--ld-bar:#6ea6e6;--ld-track:#38404c;--ld-chosen:#93c5fd}
 .gradio-container{width:100%;max-width:78rem!important;margin:0 auto!important;font-variant-numeric:tabular-nums;
 .block:has(.md:empty){display:none}
 /* Its trimming and its way back fetch a converter from another site; the fields beside it choose a part. */
@@ -60,11 +60,11 @@ gap:.45rem .8rem;align-items:center}
 .ld-bars b{font-weight:600;text-align:right}
 .ld-frames{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.5rem,1fr));gap:.5rem}
 .ld-frames figure{margin:0}
-.ld-frames img{width:100%;aspect-ratio:1;object-fit:cover;border-radius:.4rem;display:block;background:var(--ld-track)}
+.ld-frames img{width:100%;height:auto;border-radius:.4rem;display:block;background:var(--ld-track)}
 .ld-frames figcaption{font-size:.8rem;text-align:center;color:var(--body-text-color-subdued)}
 .ld-columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr));gap:.8rem}
 .ld-column{border:1px solid var(--border-color-primary);border-radius:.7rem;padding:.8rem 1rem}
-.ld-column h3{margin:0;font-size:.95rem;color:var(--body-text-color-subdued)}
+.ld-column h2{margin:0;font-size:.95rem;color:var(--body-text-color-subdued)}
 .ld-column .ld-label{font-size:1.25rem}
 .ld-examples{min-height:15rem;align-content:start;display:grid;grid-template-columns:repeat(auto-fill,minmax(5.2rem,1fr));gap:.5rem}
 .ld-examples button{display:flex;flex-direction:column;align-items:center;font-weight:500;
@@ -75,7 +75,8 @@ color:inherit;cursor:pointer;font-size:.8rem;overflow-wrap:anywhere}
 .ld-examples img{width:100%;aspect-ratio:1;object-fit:cover;border-radius:.35rem;display:block;margin-bottom:.2rem}
 .ld-timeline{min-height:0}
 .ld-strip{position:relative;height:3.2rem;border-radius:.6rem;background:var(--ld-track);overflow:hidden}
-.ld-strip button{position:absolute;top:0;bottom:0;border:0;border-right:2px solid var(--body-background-fill);padding:0 .3rem;
+.ld-strip button{position:absolute;top:0;bottom:0;border:0;margin:0;box-sizing:border-box;padding:0;
+box-shadow:inset -1px 0 var(--body-background-fill);
 min-width:0;background:hsl(var(--hue) var(--much) 78%);color:#14171c;font-weight:600;font-size:.85rem;overflow:hidden;white-space:nowrap;
 text-overflow:ellipsis;cursor:pointer}
 .ld-strip button *{color:#14171c}
@@ -97,12 +98,14 @@ padding:.45rem .5rem;border:0;border-radius:.4rem;background:none;color:inherit;
 #ld-about table :is(th,td){text-align:left;padding:.4rem .8rem .4rem 0!important;border:0!important;vertical-align:top;
 border-bottom:1px solid var(--border-color-primary)!important;overflow-wrap:anywhere}
 #ld-about th{white-space:nowrap}
-#ld-about h3{margin:1.2rem 0 .3rem}
+#ld-about h2{font-size:1.05rem;margin:1.2rem 0 .3rem}
 #ld-about ul{columns:11rem;padding-left:1.1rem;margin:0}
 #ld-about iframe{width:100%;height:34rem;border:1px solid var(--border-color-primary);border-radius:.7rem;background:#fff}
 #ld-card table :is(th,td){border:0;border-bottom:1px solid var(--border-color-primary);padding:.4rem .6rem .4rem 0}
 #ld-card h1{font-size:1.3rem}#ld-card h2{font-size:1.1rem}
 .tab-container button{padding-inline:.7rem}
+.tab-container button.selected{color:var(--ld-chosen)}
+#ld-card pre,#ld-card code{background:var(--ld-track);border-radius:.3rem;padding:.1rem .3rem}
 @media (max-width:40rem){&,.main,.main>.wrap,main.contain{min-width:0!important;max-width:100%}
 #ld-card table{display:block;overflow-x:auto}
 .ld-examples{display:flex;overflow-x:auto;min-height:0;padding-bottom:.3rem}
@@ -124,7 +127,15 @@ document.addEventListener('click', event => {
   if (!field) return;
   field.value = chosen.dataset.choose + ' ' + Date.now();  // the time, so that it is another value each time
   field.dispatchEvent(new Event('input', {bubbles: true}));
+  for (const one of chosen.closest('[data-chooser]').querySelectorAll('[aria-pressed]'))
+    one.setAttribute('aria-pressed', one.dataset.choose === chosen.dataset.choose);
 });
+// Screen readers tell what changes in a place that was there, and marked, before.
+new MutationObserver(() => {
+  for (const place of document.querySelectorAll(
+    '#ld-answer, #ld-comparison, #ld-timeline, #ld-segment, [id^=ld-][id$=-problem]'))
+    if (!place.hasAttribute('aria-live')) place.setAttribute('aria-live', 'polite');
+}).observe(document.documentElement, {childList: true, subtree: true});
 """
 """Tells Gradio which of our own buttons was used, by mouse or keyboard."""
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 from gradio.processing_utils import save_file_to_cache
 
 from lora_deploy.classify.timeline import Timeline
 from lora_deploy.demo import about, api, look, views
 from lora_deploy.demo.answers import Studio
+from lora_deploy.demo.components import clip_video, html_place
 from lora_deploy.demo.examples import Example
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.settings import DemoSettings
@@ -33,11 +33,24 @@ class _Clip:
     video: gr.Video
     start: gr.Number
     end: gr.Number
+    fold: gr.Accordion
+    """Around those two."""
     problem: gr.Markdown
+    changes: list[Any]
+    """What ends with another video in place, or with none; what belongs to the old one is gone then."""
 
     @property
     def part(self) -> list[gr.Number]:
         return [self.start, self.end]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A timeline, and what it is of."""
+
+    found: Timeline
+    name: str
+    video: str | None
 
 
 def make_page(
@@ -59,12 +72,14 @@ def make_page(
     page = gr.Blocks(title=TITLE, analytics_enabled=False)
 
     def keep(path: Path) -> str:
-        return str(save_file_to_cache(path, page.GRADIO_CACHE))
+        kept = Path(save_file_to_cache(path, page.GRADIO_CACHE))
+        kept.touch()  # else it is as old as what it was copied from, and goes as soon
+        return str(kept)
 
     handlers = Handlers(studio, settings, watch, keep)
     with page:
         api.add_endpoints(handlers, clip_video)  # first, so that the names are theirs
-        _html(_head(studio), "ld-head")
+        html_place(_head(studio), elem_id="ld-head")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=260):
                 clip = _clip_controls(handlers, settings)
@@ -83,28 +98,6 @@ def make_page(
     return page
 
 
-def clip_video(**options: Any) -> gr.Video:
-    """A video as it was uploaded: Gradio's own converts some, by the system's ffmpeg and without a fence."""
-    video = gr.Video(
-        sources=["upload", "webcam"],
-        include_audio=True,  # else ffmpeg takes the sound away
-        webcam_options=gr.WebcamOptions(mirror=False),
-        **options,
-    )
-
-    def as_it_is(path: str | Path | None) -> FileData | None:
-        return None if path is None else FileData(path=str(path))
-
-    vars(video)["_format_video"] = as_it_is
-    return video
-
-
-def _html(content: str, elem_id: str) -> gr.Markdown:
-    """A place for HTML of our own, in one line: Gradio's component for HTML evaluates templates as
-    code, which this page allows to nothing."""
-    return gr.Markdown(content, sanitize_html=False, latex_delimiters=[], elem_id=elem_id)
-
-
 def _chooser(elem_id: str) -> gr.Textbox:
     """What the script in the page's head writes the index of a chosen button into; nobody sees it."""
     return gr.Textbox(elem_id=elem_id, elem_classes="ld-chooser", container=False, max_length=20)
@@ -115,17 +108,22 @@ def _head(studio: Studio) -> str:
     knows = (
         f"It tells {len(found.labels)} things apart, from {found.contract.frames} frames of a clip."
     )
-    badge = "<span class=ld-badge>✓ proved</span>" if found.certificate else ""
+    badge = "<span class=ld-badge>with a certificate</span>" if found.certificate else ""
     return f"<h1>{TITLE}</h1><p>{knows} {badge}</p>"
 
 
 def _clip_controls(handlers: Handlers, settings: DemoSettings) -> _Clip:
     video = clip_video(label="Video", elem_id="ld-video")
-    problem = _html("", "ld-clip-problem")
-    with gr.Accordion("Only a part of it", open=False), gr.Row():
-        start = gr.Number(label="From, seconds", minimum=0, value=None, elem_id="ld-start")
-        end = gr.Number(label="To, seconds", minimum=0, value=None, elem_id="ld-end")
-    clip = _Clip(video, start, end, problem)
+    problem = html_place("", elem_id="ld-clip-problem")
+    with gr.Accordion("Only a part of it", open=False) as fold, gr.Row():
+        start = gr.Number(label="From, seconds", value=None, elem_id="ld-start")
+        end = gr.Number(label="To, seconds", value=None, elem_id="ld-end")
+    clip = _Clip(video, start, end, fold, problem, [])
+    changed = gr.on(
+        [video.upload, video.clear, video.stop_recording], lambda: [None, None], None, clip.part,
+        queue=False, **EVENT,
+    )  # fmt: skip
+    clip.changes.append(changed)
     if settings.links or settings.link_hosts:
         _link_controls(handlers, settings, clip)
     return clip
@@ -143,24 +141,26 @@ def _link_controls(handlers: Handlers, settings: DemoSettings, clip: _Clip) -> N
             elem_id="ld-link",
         )
         button = gr.Button("Fetch", scale=1, min_width=90, size="md", elem_id="ld-fetch")
-    problem = _html("", "ld-link-problem")
+    problem = html_place("", elem_id="ld-link-problem")
 
     def fetch(text: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
             shown, part = handlers.fetch(text, lambda done: progress(done, desc="fetching"))
         except Problem as found:
-            return [gr.skip(), gr.skip(), gr.skip(), views.problem(str(found))]
-        return [shown, part.start_seconds, part.end_seconds, ""]
+            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), views.problem(str(found))]
+        fold = gr.Accordion(open=True) if part.stretch else gr.skip()
+        return [shown, part.start_seconds, part.end_seconds, fold, ""]
 
-    gr.on([button.click, link.submit], fetch, link, [clip.video, *clip.part, problem], **EVENT)
+    outputs = [clip.video, *clip.part, clip.fold, problem]
+    clip.changes.append(gr.on([button.click, link.submit], fetch, link, outputs, **EVENT))
 
 
 def _example_controls(
     page: gr.Blocks, handlers: Handlers, examples: Callable[[], Sequence[Example]], clip: _Clip
 ) -> None:
-    strip = _html(views.examples([], "ld-example"), "ld-examples")
+    strip = html_place(views.examples([], "ld-example"), elem_id="ld-examples")
     chooser = _chooser("ld-example")
-    page.load(lambda: views.examples(examples(), "ld-example"), None, strip, **EVENT)
+    page.load(lambda: views.examples(examples(), "ld-example"), None, strip, queue=False, **EVENT)
 
     def choose(said: str) -> list[Any]:
         found = examples()
@@ -169,26 +169,34 @@ def _example_controls(
             return [gr.skip(), gr.skip(), gr.skip()]
         return [handlers.keep(found[chosen].path), None, None]
 
-    chooser.change(choose, chooser, [clip.video, *clip.part], **EVENT)
+    clip.changes.append(
+        chooser.change(choose, chooser, [clip.video, *clip.part], queue=False, **EVENT)
+    )
 
 
 def _classify_tab(handlers: Handlers, clip: _Clip) -> None:
     form = _form_control(handlers.studio, "ld-form")
-    problem = _html("", "ld-form-problem")
+    problem = html_place("", elem_id="ld-form-problem")
     again = gr.Button("Classify", variant="primary", elem_id="ld-classify")
-    answer = _html(views.waiting(), "ld-answer")
-    frames = _html("", "ld-frames")
+    answer = html_place(views.waiting(), elem_id="ld-answer")
+    frames = html_place("", elem_id="ld-frames")
 
     def classify(video: str | None, name: str, start: float | None, end: float | None) -> list[Any]:
-        return _or_problem(
-            lambda: handlers.classify(video, name, Part(start, end)), [views.waiting(), ""]
-        )
+        def ask() -> list[str]:
+            part = Part(start, end)
+            found, seen = handlers.classify(video, name, part)
+            return [(views.of_a_part(start, end) if video and part.stretch else "") + found, seen]
 
+        return _or_problem(ask, [views.waiting(), ""])
+
+    inputs, outputs = [clip.video, form, *clip.part], [answer, frames, clip.problem, problem]
+    for change in clip.changes:
+        change.then(classify, inputs, outputs, **EVENT)
     gr.on(
-        [clip.video.change, form.change, again.click, clip.start.submit, clip.end.submit],
+        [form.change, again.click, clip.start.submit, clip.end.submit],
         classify,
-        [clip.video, form, *clip.part],
-        [answer, frames, clip.problem, problem],
+        inputs,
+        outputs,
         trigger_mode="always_last",
         **EVENT,
     )
@@ -202,10 +210,10 @@ def _compare_tab(handlers: Handlers, clip: _Clip) -> None:
         label="Forms to compare",
         elem_id="ld-forms",
     )
-    problem = _html("", "ld-compare-problem")
+    problem = html_place("", elem_id="ld-compare-problem")
     button = gr.Button("Compare", variant="primary", elem_id="ld-compare")
-    answer = _html(views.waiting(), "ld-comparison")
-    frames = _html("", "ld-compared-frames")
+    answer = html_place(views.waiting(), elem_id="ld-comparison")
+    frames = html_place("", elem_id="ld-compared-frames")
 
     def compare(
         video: str | None, names: list[str], start: float | None, end: float | None
@@ -220,6 +228,7 @@ def _compare_tab(handlers: Handlers, clip: _Clip) -> None:
         [answer, frames, clip.problem, problem],
         **EVENT,
     )
+    _clear_with(clip, [forms.change, *(part.change for part in clip.part)], [answer, frames])
 
 
 def _timeline_tab(handlers: Handlers, clip: _Clip) -> None:
@@ -229,10 +238,10 @@ def _timeline_tab(handlers: Handlers, clip: _Clip) -> None:
             0.5, 20, value=2, step=0.5, label="Look at … seconds", elem_id="ld-window"
         )
         stride = gr.Slider(0.5, 20, value=2, step=0.5, label="Every … seconds", elem_id="ld-stride")
-    problem = _html("", "ld-timeline-problem")
+    problem = html_place("", elem_id="ld-timeline-problem")
     button = gr.Button("Label the whole video", variant="primary", elem_id="ld-label-video")
-    strip = _html(views.waiting(), "ld-timeline")
-    frames = _html("", "ld-segment")
+    strip = html_place(views.waiting(), elem_id="ld-timeline")
+    frames = html_place("", elem_id="ld-segment")
     chooser = _chooser("ld-chosen-segment")
     kept: gr.State = gr.State(None)
 
@@ -247,42 +256,54 @@ def _timeline_tab(handlers: Handlers, clip: _Clip) -> None:
             found = handlers.timeline(
                 video, name, window_seconds, stride_seconds, _shown_by(progress)
             )
-            return [views.timeline(found, "ld-chosen-segment"), "", (found, name)]
+            title = handlers.studio.title(name)
+            strip = views.timeline(found, "ld-chosen-segment", title)
+            return [strip, "", _Labelled(found, name, video)]
 
         return _or_problem(ask, [views.waiting(), "", None])
 
-    def choose(video: str | None, labelled: tuple[Timeline, str] | None, said: str) -> list[Any]:
-        chosen = _index(said, len(labelled[0].segments)) if labelled else None
-        if labelled is None or chosen is None:
-            return [gr.skip(), gr.skip(), gr.skip(), gr.skip()]
-        found, name = labelled
+    def still(video: str | None, labelled: _Labelled | None) -> list[Any]:
+        """Drop what was found of a video that has gone meanwhile."""
+        if labelled is None or labelled.video == video:
+            return [gr.skip(), gr.skip(), gr.skip()]
+        return [views.waiting(), "", None]
+
+    def choose(video: str | None, labelled: _Labelled | None, said: str) -> list[Any]:
+        if labelled is None or labelled.video != video:
+            return [gr.skip(), gr.skip(), gr.skip()]
+        chosen = _index(said, len(labelled.found.segments))
+        if chosen is None:
+            return [gr.skip(), gr.skip(), gr.skip()]
         return _or_problem(
-            lambda: [
-                views.timeline(found, "ld-chosen-segment", chosen),
-                handlers.segment_frames(video, name, found, chosen),
-            ],
-            [gr.skip(), ""],
+            lambda: [handlers.segment_frames(video, labelled.name, labelled.found, chosen)], [""]
         )
 
     button.click(
         label,
         [clip.video, form, window, stride],
         [strip, frames, kept, clip.problem, problem],
+        concurrency_limit=1,  # so that two long videos don't keep everybody waiting
         **EVENT,
-    )
-    chooser.change(
-        choose, [clip.video, kept, chooser], [strip, frames, clip.problem, problem], **EVENT
-    )
-    clip.video.change(
-        lambda: [views.waiting(), "", None], None, [strip, frames, kept], queue=False, **EVENT
-    )
+    ).then(still, [clip.video, kept], [strip, frames, kept], queue=False, **EVENT)
+    chooser.change(choose, [clip.video, kept, chooser], [frames, clip.problem, problem], **EVENT)
+    _clear_with(clip, [form.change, window.change, stride.change], [strip, frames], also=[kept])
+
+
+def _clear_with(
+    clip: _Clip, events: Sequence[Any], places: list[Any], also: Sequence[gr.State] = ()
+) -> None:
+    """Empty an answer and what belongs to it when what it was asked about is no longer chosen."""
+    nothing = [views.waiting(), "", *(None for _ in also)]
+    gr.on(list(events), lambda: nothing, None, [*places, *also], queue=False, **EVENT)
+    for change in clip.changes:
+        change.then(lambda: nothing, None, [*places, *also], queue=False, **EVENT)
 
 
 def _about_tab(studio: Studio, tab: gr.Tab) -> None:
     several = any(": " in one.name for one in studio.choices.all)
     form = _form_control(studio, "ld-about-form") if several else None
-    text = _html("", "ld-about")
-    card = gr.Markdown(elem_id="ld-card", sanitize_html=True)
+    text = html_place("", elem_id="ld-about")
+    card = html_place("", elem_id="ld-card")
     default = studio.choices.default.name
 
     def tell(name: str = default) -> list[str]:
@@ -294,9 +315,9 @@ def _about_tab(studio: Studio, tab: gr.Tab) -> None:
         )
         return ["".join(parts), about.card(found)]
 
-    tab.select(tell, form, [text, card], **EVENT)
+    tab.select(tell, form, [text, card], queue=False, **EVENT)
     if form is not None:
-        form.change(tell, form, [text, card], **EVENT)
+        form.change(tell, form, [text, card], queue=False, **EVENT)
 
 
 def _form_control(studio: Studio, elem_id: str) -> gr.Dropdown:

@@ -30,6 +30,11 @@ _GOLDEN_ANGLE = 137.508
 """Degrees between the hues of neighbouring labels, so that any number of them stays apart."""
 
 
+def in_one_line(content_html: str | None) -> str | None:
+    """The same without line breaks of any kind, which a label may have."""
+    return None if content_html is None else " ".join(content_html.splitlines())
+
+
 def waiting() -> str:
     """Before anything was asked."""
     return '<div class="ld-empty">Choose a video, and the answer appears here.</div>'
@@ -60,6 +65,12 @@ def answer(found: Answer) -> str:
         f'<div class="ld-answer" aria-live=polite>{head}{bars(prediction.top_k)}'
         f"<p class=ld-soft>{escape(_took(found.seconds))}</p>{warning}</div>"
     )
+
+
+def of_a_part(start_seconds: float | None, end_seconds: float | None) -> str:
+    """Which seconds of the video were asked about."""
+    end = clock(end_seconds) if end_seconds else "the end"
+    return _note(f"Of the video from {clock(start_seconds or 0.0)} to {end}.", "soft")
 
 
 def bars(top_k: Sequence[tuple[str, float]]) -> str:
@@ -115,7 +126,7 @@ def comparison(found: Comparison) -> str:
         same = f"{who} give the same label" if found.same_label else "The labels differ"
         head = f"{same}; probabilities differ by at most {_small(difference)}."
     columns = "".join(
-        f"<section class=ld-column><h3>{escape(one.title)}</h3>"
+        f"<section class=ld-column><h2>{escape(one.title)}</h2>"
         f'<p class="ld-label">{shown(one.prediction.label)}</p>{bars(one.prediction.top_k)}'
         f"<p class=ld-soft>{escape(_took(one.seconds))}</p></section>"
         for one in found.answers
@@ -128,17 +139,17 @@ def comparison(found: Comparison) -> str:
     )
 
 
-def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
+def timeline(found: Timeline, chooser: str, title: str) -> str:
     """A strip of labels over time, a legend, and the times below; segments can be chosen by click.
 
     Args:
         found: What to show.
         chooser: Identifier of the field that is told which one was clicked.
-        chosen: Index of the segment whose frames are shown, if any.
+        title: Of the form, for people.
     """
     whole = found.duration_seconds or 1.0
     pieces = "".join(
-        f"<button type=button data-choose={index} aria-pressed={str(index == chosen).lower()} "
+        f"<button type=button data-choose={index} aria-pressed=false "
         f'style="left:{100 * one.start_seconds / whole:.3f}%;'
         f"width:{100 * (one.end_seconds - one.start_seconds) / whole:.3f}%;"
         f'{_hue(one.label, found.labels)}" title="{escape(_told(one))}" '
@@ -146,7 +157,7 @@ def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
         for index, one in enumerate(found.segments)
     )
     rows = "".join(
-        f"<li><button type=button data-choose={index} aria-pressed={str(index == chosen).lower()}>"
+        f"<li><button type=button data-choose={index} aria-pressed=false>"
         f'<i class=ld-dot style="{_hue(one.label, found.labels)}" aria-hidden=true></i>'
         f"<span>{clock(one.start_seconds)} – {clock(one.end_seconds)}</span>"
         f"<b>{shown(one.label)}</b><span>{_percent(one.score)}</span></button></li>"
@@ -157,7 +168,7 @@ def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
     return (
         f'<div class=ld-timeline data-chooser={chooser}><div class=ld-strip role=group aria-label="Labels over time">{pieces}'
         f"</div><div class=ld-axis aria-hidden=true>{marks}</div>"
-        f"<ol class=ld-segments>{rows}</ol>{warning}</div>"
+        f"<ol class=ld-segments>{rows}</ol><p class=ld-soft>{escape(title)}</p>{warning}</div>"
     )
 
 
