@@ -94,12 +94,19 @@ class Handlers:
             Problem: There is none.
         """
         with self._request("compare") as request:
-            if len(names) < 2:
-                raise Problem("Tick two forms or more.", kind="too_few_forms", of_clip=False)
             found = self.studio.compare(
-                _chosen(video), names, stretch=part.stretch, stage=request.stage
+                _chosen(video), self._apart(names), stretch=part.stretch, stage=request.stage
             )
         return views.comparison(found), views.frames(found.answers[0])
+
+    def _apart(self, names: Sequence[str]) -> list[str]:
+        """Each form once, so that the work is bounded by what is served."""
+        apart, most = list(dict.fromkeys(names)), len(self.studio.choices.all)
+        if len(apart) < 2:
+            raise Problem("Tick two forms or more.", kind="too_few_forms", of_clip=False)
+        if len(apart) > most:
+            raise Problem(f"There are only {most} forms.", kind="too_many_forms", of_clip=False)
+        return apart
 
     def timeline(
         self,
