@@ -1,6 +1,8 @@
 """What a control does, without a page: work has bounds, and a visitor is told no more than is theirs."""
 
+import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +61,49 @@ def test_no_more_forms_are_compared_than_there_are(handlers: Handlers, clip: str
     with pytest.raises(Problem) as caught:
         handlers.compare(clip, names, WHOLE)
     assert caught.value.kind == "too_many_forms"
+
+
+# What is told of errors ---------------------------------------------------------------------------
+
+
+def test_no_place_on_the_server_is_told_of_a_model_that_is_damaged(
+    studio: Studio, clip: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bundle.EXAMPLE, model)
+    graph = next(model.rglob("*.onnx"))
+    graph.write_bytes(graph.read_bytes() + b"x")
+    damaged = Studio(Choices([model]), studio._pool)
+    with caplog.at_level(logging.INFO, "lora_deploy.demo"):
+        problem = problem_of(Handlers(damaged, DemoSettings(), Watch(), str), clip)
+    assert problem.kind == "FileChangedError"
+    assert str(problem).startswith("This model can't be asked")
+    assert "/" not in str(problem)
+    assert graph.name not in str(problem)
+    assert str(graph.name) in caplog.text  # the operator is told
+
+
+def test_what_a_visitor_can_mend_is_told_in_its_own_words(handlers: Handlers, clip: str) -> None:
+    assert "'best'" in str(problem_of(handlers, clip, "best"))
+    with pytest.raises(Problem, match="The window is -1 seconds long"):
+        handlers.timeline(clip, "merged", -1, 1)
+    with pytest.raises(Problem, match="There is no such file"):
+        handlers.ask(f"{clip}.gone", "merged", WHOLE)
+
+
+def test_a_fault_of_ours_is_found_in_the_log_by_its_type_and_place_and_not_its_words(
+    handlers: Handlers, clip: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("holiday of ada.mp4")
+
+    monkeypatch.setattr("lora_deploy.demo.answers.softmax", broken)
+    with caplog.at_level(logging.INFO, "lora_deploy"):
+        assert problem_of(handlers, clip).kind == "fault"
+    events = [json.loads(record.getMessage()) for record in caplog.records]
+    (fault,) = [event for event in events if event["event"] == "fault"]
+    assert fault["error"] == "ZeroDivisionError"
+    place, line, function = fault["place"].split(":")
+    assert (place, function) == ("demo/answers.py", "_ask")
+    assert line.isdigit()
+    assert "holiday" not in caplog.text

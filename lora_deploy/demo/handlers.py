@@ -1,6 +1,5 @@
 """What happens when a control is used: values in, pieces of the page out. Only errors' words reach a visitor."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,29 @@ from lora_deploy.demo import views
 from lora_deploy.demo.answers import Answer, Studio
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.watch import RequestWatch, Watch
-from lora_deploy.errors import ClipError, LinkError, LoraDeployError
+from lora_deploy.errors import (
+    ClipError,
+    LinkError,
+    LoraDeployError,
+    MissingPackageError,
+    NoSuchChoiceError,
+    TimelineOptionsError,
+)
 from lora_deploy.links import LinkLimits, fetch
 from lora_deploy.progress import Progress, silent
 
-logger = logging.getLogger(__name__)
-
 OUR_FAULT = "Something went wrong here, and it is not your fault; the operator finds it in the log."
+
+MODEL_UNUSABLE = "This model can't be asked here; the operator finds the reason in the log."
+
+VISITORS_ERRORS = (
+    ClipError,
+    LinkError,
+    NoSuchChoiceError,
+    TimelineOptionsError,
+    MissingPackageError,
+)
+"""Whose words hold nothing of the server; any other error's are for the operator, and name files."""
 
 CHOOSE_FIRST = "Choose a video first: upload one, record one, or paste a link."
 
@@ -177,11 +192,12 @@ class Handlers:
         except (ClipError, LinkError) as error:
             raise Problem(_sentence(error), kind=error.kind, of_clip=True) from error
         except LoraDeployError as error:
-            raise Problem(
-                _sentence(error), kind=error.name or type(error).__name__, of_clip=False
-            ) from error
+            kind = error.name or type(error).__name__
+            if not isinstance(error, VISITORS_ERRORS):
+                self._watch.log("model_unusable", endpoint=endpoint, kind=kind, found=error.found)
+            raise Problem(_sentence(error), kind=kind, of_clip=False) from error
         except Exception as error:
-            logger.exception("a request failed through a fault of ours")
+            self._watch.fault(error, endpoint=endpoint)
             raise Problem(OUR_FAULT, kind="fault", of_clip=False) from error
 
 
@@ -192,6 +208,8 @@ def _chosen(video: str | None) -> Path:
 
 
 def _sentence(error: LoraDeployError) -> str:
+    if not isinstance(error, VISITORS_ERRORS):
+        return MODEL_UNUSABLE
     # What to do about a link is for the visitor, about a model for whoever runs the page.
     told = str(error) if isinstance(error, LinkError) else error.found
     text = told[:1].upper() + told[1:]
