@@ -114,6 +114,11 @@ class Handlers:
             )
         return views.comparison(found), views.frames(found.answers[0])
 
+    def refusal(self, sentence: str) -> Problem:
+        """A request that no form of the page can make, counted as one that was turned away."""
+        self._watch.rejected("bad_request")
+        return Problem(sentence, kind="bad_request", of_clip=False)
+
     def _apart(self, names: Sequence[str]) -> list[str]:
         """Each form once, so that the work is bounded by what is served."""
         apart, most = list(dict.fromkeys(names)), len(self.studio.choices.all)
