@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,31 @@ def test_no_more_forms_are_compared_than_there_are(handlers: Handlers, clip: str
     with pytest.raises(Problem) as caught:
         handlers.compare(clip, names, WHOLE)
     assert caught.value.kind == "too_many_forms"
+
+
+def test_a_timeline_that_takes_too_long_is_ended_and_nothing_more_is_decoded(
+    handlers: Handlers, studio: Studio, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    submit = studio._pool.submit
+
+    def counted(*arguments: Any) -> Any:
+        decoded.append(arguments)
+        return submit(*arguments)
+
+    monkeypatch.setattr(studio._pool, "submit", counted)
+    monkeypatch.setattr("lora_deploy.demo.handlers.MOST_TIMELINE_SECONDS", 0.0)
+    with pytest.raises(Problem, match="longer pieces") as caught:
+        handlers.timeline(clip, "merged", 0.5, 0.05)
+    assert caught.value.kind == "too_slow"
+    assert len(decoded) < 20  # of 111
+
+
+def test_a_timeline_that_is_done_is_shown_even_if_it_is_late(
+    handlers: Handlers, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_deploy.demo.handlers.MOST_TIMELINE_SECONDS", 0.0)
+    assert len(handlers.timeline(clip, "merged", 20, 20).segments) == 1
 
 
 # What is told of errors ---------------------------------------------------------------------------

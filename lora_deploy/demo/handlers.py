@@ -1,5 +1,6 @@
 """What happens when a control is used: values in, pieces of the page out. Only errors' words reach a visitor."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lora_deploy.errors import (
     TimelineOptionsError,
 )
 from lora_deploy.links import LinkLimits, fetch
-from lora_deploy.progress import Progress, silent
+from lora_deploy.progress import Advance, Progress, silent
 
 OUR_FAULT = "Something went wrong here, and it is not your fault; the operator finds it in the log."
 
@@ -40,6 +41,9 @@ CHOOSE_FIRST = "Choose a video first: upload one, record one, or paste a link."
 
 MOST_WINDOWS = 240
 """Of one timeline on the page; a visitor waits for it."""
+
+MOST_TIMELINE_SECONDS = 60.0
+"""Then it is ended after the window that is being looked at: others wait behind it."""
 
 Keep = Callable[[Path], str]
 """Puts a file where the page may show it, and gives its new path."""
@@ -149,7 +153,11 @@ class Handlers:
                 smoothing_windows=3 if stride_seconds < window_seconds else 1,
             )
             return self.studio.timeline(
-                _chosen(video), name, options=options, progress=progress, stage=request.stage
+                _chosen(video),
+                name,
+                options=options,
+                progress=_within(MOST_TIMELINE_SECONDS, progress),
+                stage=request.stage,
             )
 
     def segment_frames(self, video: str | None, name: str, found: Timeline, chosen: int) -> str:
@@ -204,6 +212,32 @@ class Handlers:
         except Exception as error:
             self._watch.fault(error, endpoint=endpoint)
             raise Problem(OUR_FAULT, kind="fault", of_clip=False) from error
+
+
+def _within(seconds: float, progress: Progress) -> Progress:
+    """Progress that ends the work where it goes on for longer, from now, than so many seconds."""
+    until = time.monotonic() + seconds
+
+    @contextmanager
+    def watched(description: str, total: int) -> Iterator[Advance]:
+        left = total
+        with progress(description, total) as advance:
+
+            def advance_in_time() -> None:
+                nonlocal left
+                advance()
+                left -= 1
+                if left and time.monotonic() > until:
+                    raise Problem(
+                        f"This took longer than {seconds:g} seconds and was ended; look at longer "
+                        "pieces, less often, or choose a shorter video.",
+                        kind="too_slow",
+                        of_clip=False,
+                    )
+
+            yield advance_in_time
+
+    return watched
 
 
 def _chosen(video: str | None) -> Path:
