@@ -12,11 +12,13 @@ import pytest
 from lora_deploy.artifact import bundle
 from lora_deploy.clips.example import write_sequence
 from lora_deploy.clips.pool import DecodePool
+from lora_deploy.demo import uploads
 from lora_deploy.demo.answers import Studio
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.models import Choices
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.watch import Watch
+from lora_deploy.links import Fetched
 
 WHOLE = Part(None, None)
 
@@ -87,6 +89,44 @@ def test_a_timeline_that_is_done_is_shown_even_if_it_is_late(
 ) -> None:
     monkeypatch.setattr("lora_deploy.demo.handlers.MOST_TIMELINE_SECONDS", 0.0)
     assert len(handlers.timeline(clip, "merged", 20, 20).segments) == 1
+
+
+def test_links_are_fetched_only_where_the_folder_has_room(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DemoSettings(max_upload_bytes=100_000, max_folder_bytes=150_000)
+    fetched = Fetched(tmp_path / "linked.mp4", "", None, None)
+    monkeypatch.setattr("lora_deploy.demo.handlers.fetch", lambda *_, **__: fetched)
+    handlers = Handlers(studio, settings, Watch(), str)
+    kept = uploads.settle() / "another visitor's.mp4"
+    kept.write_bytes(bytes(60_000))
+    try:
+        with pytest.raises(Problem) as caught:
+            handlers.fetch("https://youtu.be/x", lambda _: None)
+    finally:
+        kept.unlink()
+    assert caught.value.kind == "no_room"
+    again = Handlers(studio, settings, Watch(), str)
+    assert again.fetch("https://youtu.be/x", lambda _: None)[0] == str(fetched.path)
+
+
+def test_room_for_a_link_is_set_apart_until_its_video_is_kept(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DemoSettings(max_upload_bytes=100_000, max_folder_bytes=150_000)
+    told = []
+
+    def slow(*_: object, **__: object) -> Fetched:
+        with pytest.raises(Problem) as caught:
+            handlers.fetch("https://youtu.be/x", lambda _: None)
+        told.append(caught.value.kind)
+        return Fetched(tmp_path / "linked.mp4", "", None, None)
+
+    monkeypatch.setattr("lora_deploy.demo.handlers.fetch", slow)
+    handlers = Handlers(studio, settings, Watch(), str)
+    handlers.fetch("https://youtu.be/x", lambda _: None)
+    handlers.fetch("https://youtu.be/x", lambda _: None)  # what was set apart is given back
+    assert told == ["no_room", "no_room"]
 
 
 # What is told of errors ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What happens when a control is used: values in, pieces of the page out. Only errors' words reach a visitor."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from lora_deploy.clips.clip import Stretch
 from lora_deploy.demo import views
 from lora_deploy.demo.answers import Answer, Studio
 from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.demo.uploads import Uploads, settle
 from lora_deploy.demo.watch import RequestWatch, Watch
 from lora_deploy.errors import (
     ClipError,
@@ -25,6 +27,8 @@ from lora_deploy.links import LinkLimits, fetch
 from lora_deploy.progress import Advance, Progress, silent
 
 OUR_FAULT = "Something went wrong here, and it is not your fault; the operator finds it in the log."
+
+NO_ROOM = "There is no room for another video now; please try again in a few minutes."
 
 MODEL_UNUSABLE = "This model can't be asked here; the operator finds the reason in the log."
 
@@ -83,6 +87,11 @@ class Handlers:
         self._settings = settings
         self._watch = watch
         self.keep = keep
+        self._uploads = Uploads(
+            settle(), most_bytes=settings.folder_bytes, keep_seconds=settings.keep_files_seconds
+        )
+        """The folder as the server sees it, but for what is only arriving there."""
+        self._counting = threading.Lock()
 
     def classify(self, video: str | None, name: str, part: Part) -> tuple[str, str]:
         """The answer, and the frames that were seen, both as HTML.
@@ -184,11 +193,29 @@ class Handlers:
             max_seconds=self._settings.max_link_seconds,
             youtube=self._settings.links,
         )
-        with self._request("link") as request, TemporaryDirectory() as folder:
+        with (
+            self._request("link") as request,
+            self._room_for(limits.max_bytes),
+            TemporaryDirectory() as folder,
+        ):
             with request.stage("fetch"):
                 fetched = fetch(link, Path(folder), limits=limits, progress=progress)
             shown = self.keep(fetched.path)
         return shown, Part(fetched.start_seconds, fetched.end_seconds)
+
+    @contextmanager
+    def _room_for(self, size_bytes: int) -> Iterator[None]:
+        """Set room apart for a file of which nobody knows yet how large it is."""
+        room = self._uploads.room_for(size_bytes)
+        with self._counting:
+            is_room = room.__enter__()
+        try:
+            if not is_room:
+                raise Problem(NO_ROOM, kind="no_room", of_clip=True)
+            yield
+        finally:
+            with self._counting:
+                room.__exit__(None, None, None)
 
     @contextmanager
     def _request(self, endpoint: str) -> Iterator[RequestWatch]:
