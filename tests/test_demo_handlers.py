@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from lora_deploy.artifact import bundle
+from lora_deploy.clips.clip import Stretch
 from lora_deploy.clips.example import write_sequence
 from lora_deploy.clips.pool import DecodePool
-from lora_deploy.demo import uploads
+from lora_deploy.demo import uploads, views
 from lora_deploy.demo.answers import Studio
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.models import Choices
@@ -127,6 +129,31 @@ def test_room_for_a_link_is_set_apart_until_its_video_is_kept(
     handlers.fetch("https://youtu.be/x", lambda _: None)
     handlers.fetch("https://youtu.be/x", lambda _: None)  # what was set apart is given back
     assert told == ["no_room", "no_room"]
+
+
+def test_the_frames_of_a_segment_are_those_of_its_clearest_window(
+    handlers: Handlers, studio: Studio, clip: str
+) -> None:
+    found = handlers.timeline(clip, "merged", 2, 0.2)
+    lengths = [one.end_seconds - one.start_seconds for one in found.segments]
+    longest = lengths.index(max(lengths))
+    segment = found.segments[longest]
+    start, end = segment.best_start_seconds, segment.best_end_seconds
+    assert (start, end) != pytest.approx((segment.start_seconds, segment.end_seconds))
+    assert end - start == pytest.approx(2, abs=0.1)
+    seen = studio.classify(Path(clip), "merged", stretch=Stretch(start, end))
+    html = handlers.segment_frames(clip, "merged", found, longest)
+    assert views.strip(seen.clip.frames, seen.times_in_file_seconds) in html
+    assert f"most probable from {views.clock(start)} to {views.clock(end)}" in html
+
+
+def test_a_timeline_that_the_page_keeps_has_no_windows_and_its_segments_can_still_be_looked_at(
+    handlers: Handlers, clip: str
+) -> None:
+    found = handlers.timeline(clip, "merged", 2, 0.2)
+    assert found.windows == ()
+    assert len(pickle.dumps(found)) < 500 * (len(found.segments) + 1)  # whatever their number
+    assert "<figure>" in handlers.segment_frames(clip, "merged", found, 1)
 
 
 # What is told of errors ---------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -151,6 +151,8 @@ class Handlers:
     ) -> Timeline:
         """Label the whole video, piece by piece; pieces that overlap are smoothed.
 
+        The page keeps it as long as the visitor stays, so it comes without its windows.
+
         Raises:
             Problem: It can't be done.
         """
@@ -161,23 +163,24 @@ class Handlers:
                 at_most_windows=MOST_WINDOWS,
                 smoothing_windows=3 if stride_seconds < window_seconds else 1,
             )
-            return self.studio.timeline(
+            found = self.studio.timeline(
                 _chosen(video),
                 name,
                 options=options,
                 progress=_within(MOST_TIMELINE_SECONDS, progress),
                 stage=request.stage,
             )
+        return replace(found, windows=())
 
     def segment_frames(self, video: str | None, name: str, found: Timeline, chosen: int) -> str:
-        """The frames of one segment as the form sees them, as HTML.
+        """The frames of a segment's clearest window as the form saw them, as HTML.
 
         Raises:
             Problem: The video is gone.
         """
         segment = found.segments[chosen]
         with self._request("segment") as request, request.stage("decode"):
-            stretch = Stretch(segment.start_seconds, segment.end_seconds)
+            stretch = Stretch(segment.best_start_seconds, segment.best_end_seconds)
             clip = self.studio.frames_of(_chosen(video), name, stretch)
         return views.segment(segment, clip)
 

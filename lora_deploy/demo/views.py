@@ -162,11 +162,13 @@ def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
 
 
 def segment(chosen: Segment, clip: DecodedClip) -> str:
-    """What the model sees of one segment."""
+    """What the model saw of a segment's clearest window."""
     times_seconds = [clip.start_seconds + time for time in clip.times_seconds]
+    window = f"{clock(chosen.best_start_seconds)} to {clock(chosen.best_end_seconds)}"
     return (
         f"<h3>{shown(chosen.label)}, {clock(chosen.start_seconds)} – {clock(chosen.end_seconds)}"
-        f"</h3>{strip(clip.frames, times_seconds)}"
+        f"</h3><p class=ld-soft>Of the pieces that were looked at here, it is most probable from "
+        f"{window}.</p>{strip(clip.frames, times_seconds)}"
     )
 
 
