@@ -92,6 +92,7 @@ def test_a_part_is_asked_for_by_its_seconds(visitor: httpx.Client, clip: Path) -
     name = upload(visitor, clip.read_bytes())
     row = ask(visitor, "classify", as_file(name), "merged", 1, 2, 4)
     assert row["label"] == "wave_left"
+    assert row["is_unknown"] is False
     assert all(2 <= seconds < 4 for seconds in row["frames_seconds"])
     assert row["duration_seconds"] == pytest.approx(2)
 

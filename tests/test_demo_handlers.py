@@ -5,6 +5,7 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lora_deploy.clips.clip import Stretch
 from lora_deploy.clips.example import write_sequence
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.demo import uploads, views
-from lora_deploy.demo.answers import Studio
+from lora_deploy.demo.answers import Comparison, Studio
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.models import Choices
 from lora_deploy.demo.settings import DemoSettings
@@ -116,6 +117,7 @@ def test_room_for_a_link_is_set_apart_until_its_video_is_kept(
     studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = DemoSettings(max_upload_bytes=100_000, max_folder_bytes=150_000)
+    handlers = Handlers(studio, settings, Watch(), str)
     told = []
 
     def slow(*_: object, **__: object) -> Fetched:
@@ -125,7 +127,6 @@ def test_room_for_a_link_is_set_apart_until_its_video_is_kept(
         return Fetched(tmp_path / "linked.mp4", "", None, None)
 
     monkeypatch.setattr("lora_deploy.demo.handlers.fetch", slow)
-    handlers = Handlers(studio, settings, Watch(), str)
     handlers.fetch("https://youtu.be/x", lambda _: None)
     handlers.fetch("https://youtu.be/x", lambda _: None)  # what was set apart is given back
     assert told == ["no_room", "no_room"]
@@ -154,6 +155,51 @@ def test_a_timeline_that_the_page_keeps_has_no_windows_and_its_segments_can_stil
     assert found.windows == ()
     assert len(pickle.dumps(found)) < 500 * (len(found.segments) + 1)  # whatever their number
     assert "<figure>" in handlers.segment_frames(clip, "merged", found, 1)
+
+
+# A label that is called unknown -------------------------------------------------------------------
+
+
+def called_unknown(studio: Studio, threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example under the one word for each of its labels, as a model may have been taught."""
+    recogniser = studio.choices.open("merged")
+    labels = ("unknown", *(f"unknown {number}" for number in range(1, len(recogniser.labels))))
+    best = recogniser.labels.index("wave_left")
+    swapped = (*labels[1 : best + 1], labels[0], *labels[best + 1 :])
+    named = replace(recogniser, labels=swapped, unknown_threshold=threshold)
+    monkeypatch.setattr(studio.choices, "open", lambda _: named)
+
+
+@pytest.mark.parametrize(("threshold", "is_unknown"), [(0.0, False), (1.0, True)])
+def test_a_label_of_the_model_that_is_called_unknown_is_a_label(
+    handlers: Handlers,
+    studio: Studio,
+    clip: str,
+    threshold: float,
+    is_unknown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called_unknown(studio, threshold, monkeypatch)
+    part = Part(2, 4)
+    found = handlers.ask(clip, "merged", part)
+    assert found.prediction.label == "unknown"
+    assert found.prediction.is_unknown is is_unknown
+    html, _ = handlers.classify(clip, "merged", part)
+    assert ("Nothing this model knows" in html) is is_unknown
+    told = handlers.timeline(clip, "merged", 2, 2)
+    assert told.segments[1 if len(told.segments) > 1 else 0].label == "unknown"
+    assert {one.is_unknown for one in told.segments} == {is_unknown}
+    grey = "--hue:0;--much:0%" in views.timeline(told, "chooser")
+    assert grey is is_unknown
+
+
+def test_unknown_and_a_label_that_is_called_so_are_no_agreement(
+    handlers: Handlers, clip: str
+) -> None:
+    one = handlers.ask(clip, "merged", WHOLE)
+    other = replace(one, prediction=replace(one.prediction, is_unknown=True))
+    assert Comparison((one, one)).same_label
+    assert not Comparison((one, other)).same_label
 
 
 # What is told of errors ---------------------------------------------------------------------------

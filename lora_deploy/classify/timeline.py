@@ -85,6 +85,8 @@ class Segment:
     best_start_seconds: float
     """Of that one of its windows in which this probability is highest."""
     best_end_seconds: float
+    is_unknown: bool
+    """Whether ``label`` is `UNKNOWN`, and no label of the model that is called so."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ def segments(
             score=float(score.mean()),
             best_start_seconds=best.start_seconds,
             best_end_seconds=best.end_seconds,
+            is_unknown=label is None,
         )
         start_seconds = end_seconds
 

@@ -142,6 +142,7 @@ def _as_row(found: Answer) -> Json:
     return {
         "status": "ok",
         "label": prediction.label,
+        "is_unknown": prediction.is_unknown,
         "score": prediction.score,
         "top_k": [list(pair) for pair in prediction.top_k],
         "form": found.name,

@@ -18,7 +18,6 @@ from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.demo.answers import Answer, Comparison
 from lora_deploy.demo.examples import Example
 from lora_deploy.proof.markup import shown
-from lora_deploy.runtime.base import UNKNOWN
 
 FRAME_SIDE = 112
 """Longer side in pixels that a frame is shown at; the model may see larger ones."""
@@ -43,7 +42,7 @@ def problem(sentence: str) -> str:
 def answer(found: Answer) -> str:
     """The label in large letters, bars of the most probable ones, and how long it took."""
     prediction = found.prediction
-    if prediction.label == UNKNOWN:
+    if prediction.is_unknown:
         best, score = prediction.top_k[0]
         head = (
             '<p class="ld-label">Unknown</p>'
@@ -141,13 +140,13 @@ def timeline(found: Timeline, chooser: str, chosen: int | None = None) -> str:
         f"<button type=button data-choose={index} aria-pressed={str(index == chosen).lower()} "
         f'style="left:{100 * one.start_seconds / whole:.3f}%;'
         f"width:{100 * (one.end_seconds - one.start_seconds) / whole:.3f}%;"
-        f'{_hue(one.label, found.labels)}" title="{escape(_told(one))}" '
+        f'{_hue(one, found.labels)}" title="{escape(_told(one))}" '
         f'aria-label="{escape(_told(one))}"><span>{shown(one.label)}</span></button>'
         for index, one in enumerate(found.segments)
     )
     rows = "".join(
         f"<li><button type=button data-choose={index} aria-pressed={str(index == chosen).lower()}>"
-        f'<i class=ld-dot style="{_hue(one.label, found.labels)}" aria-hidden=true></i>'
+        f'<i class=ld-dot style="{_hue(one, found.labels)}" aria-hidden=true></i>'
         f"<span>{clock(one.start_seconds)} – {clock(one.end_seconds)}</span>"
         f"<b>{shown(one.label)}</b><span>{_percent(one.score)}</span></button></li>"
         for index, one in enumerate(found.segments)
@@ -179,11 +178,11 @@ def _told(segment: Segment) -> str:
     )
 
 
-def _hue(label: str, labels: Sequence[str]) -> str:
-    """As CSS; a label that is none of the model's (`UNKNOWN`) is grey."""
-    if label not in labels:
+def _hue(segment: Segment, labels: Sequence[str]) -> str:
+    """As CSS; what is unknown is grey."""
+    if segment.is_unknown:
         return "--hue:0;--much:0%"
-    return f"--hue:{(labels.index(label) * _GOLDEN_ANGLE) % 360:.0f};--much:60%"
+    return f"--hue:{(labels.index(segment.label) * _GOLDEN_ANGLE) % 360:.0f};--much:60%"
 
 
 def picture_address(picture: NDArray[np.uint8]) -> str:
