@@ -92,6 +92,7 @@ def test_a_part_is_asked_for_by_its_seconds(visitor: httpx.Client, clip: Path) -
     name = upload(visitor, clip.read_bytes())
     row = ask(visitor, "classify", as_file(name), "merged", 1, 2, 4)
     assert row["label"] == "wave_left"
+    assert row["is_unknown"] is False
     assert all(2 <= seconds < 4 for seconds in row["frames_seconds"])
     assert row["duration_seconds"] == pytest.approx(2)
 
@@ -156,6 +157,43 @@ def test_any_number_of_labels_may_be_asked_for(
         visitor, "classify", as_file(upload(visitor, clip.read_bytes())), "merged", top_k, 0, 0
     )
     assert row["status"] == "error" or 1 <= len(row["top_k"]) <= 6
+
+
+VIDEO_HERE = "the video that was uploaded"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "data", "says"),
+    [
+        ("classify", [VIDEO_HERE, "merged", None, 0, 0], "top_k is no number"),
+        ("classify", [VIDEO_HERE, "merged", "5", 0, 0], "top_k is no number"),
+        ("classify", [VIDEO_HERE, "merged", [5], 0, 0], "top_k is no number"),
+        ("classify", [VIDEO_HERE, "merged", True, 0, 0], "top_k is no number"),
+        ("classify", [VIDEO_HERE, "merged", 10**400, 0, 0], "top_k is no number"),
+        ("classify", [VIDEO_HERE, "merged", 2.5, 0, 0], "top_k is no whole number"),
+        ("classify", [VIDEO_HERE, "merged", 1, "abc", 0], "start_seconds is no number"),
+        ("classify", [VIDEO_HERE, "merged", 1, 0, {}], "end_seconds is no number"),
+        ("classify", [VIDEO_HERE, "merged"], "top_k is no number"),
+        ("classify_link", [None, "merged", 1], "link is no text"),
+        ("classify_link", [], "top_k is no number"),
+        ("timeline", [VIDEO_HERE, "merged", None, 2], "window_seconds is no number"),
+        ("timeline", [VIDEO_HERE, "merged", 2], "stride_seconds is no number"),
+        ("timeline", [VIDEO_HERE, "merged", 1e-300, 2], "window_seconds is less than 0.01"),
+    ],
+)
+def test_what_no_client_of_the_page_sends_is_refused_by_the_name_of_the_value(
+    visitor: httpx.Client, clip: Path, endpoint: str, data: list[Any], says: str
+) -> None:
+    file = as_file(upload(visitor, clip.read_bytes()))
+    row = ask(visitor, endpoint, *[file if one == VIDEO_HERE else one for one in data])
+    assert row["error"] == {"kind": "bad_request", "message": f"{says}."}
+
+
+def test_a_request_without_times_is_about_the_whole_video(
+    visitor: httpx.Client, clip: Path
+) -> None:
+    row = ask(visitor, "classify", as_file(upload(visitor, clip.read_bytes())), "merged", 1)
+    assert row["duration_seconds"] == pytest.approx(6)
 
 
 def test_fifty_at_once_with_real_clips_are_answered_or_told_that_it_is_busy(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_long_video_becomes_a_strip_whose_segments_show_their_frames(
         pieces = visitor.at("ld-timeline", ".ld-strip button").all_inner_texts()
         assert pieces == ["nod_up", "wave_left", "circle_right"]
         visitor.at("ld-timeline", ".ld-segments button").nth(1).press("Enter")  # by keyboard
-        assert visitor.text("ld-segment", "h3").startswith("wave_left, 0:02.0 – 0:04.0")
+        assert visitor.text("ld-segment", "h2").startswith("wave_left, 0:02.0 – 0:04.0")
         times = visitor.at("ld-segment", "figcaption").all_inner_texts()
         assert all("0:02.0" <= time < "0:04.0" for time in times)
         pressed = visitor.at("ld-timeline", ".ld-strip [aria-pressed=true]")

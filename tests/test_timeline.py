@@ -196,6 +196,18 @@ def of_probabilities(
     return list(segments(windows, recogniser, len(windows) + 1.0, chosen))
 
 
+def test_a_segment_tells_its_clearest_window() -> None:
+    rows = [[0.7, 0.3], [0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.4, 0.6]]
+    first, second = of_probabilities(rows)
+    assert (first.best_start_seconds, first.best_end_seconds) == (1, 3)
+    assert (second.best_start_seconds, second.best_end_seconds) == (3, 5)
+
+
+def test_the_clearest_window_of_what_is_unknown_is_the_one_with_the_best_guess() -> None:
+    (segment,) = of_probabilities([[0.5, 0.5], [0.4, 0.6], [0.5, 0.5]], threshold=0.9)
+    assert segment.best_start_seconds == 1
+
+
 def names(found: Sequence[Segment]) -> list[str]:
     return [segment.label for segment in found]
 

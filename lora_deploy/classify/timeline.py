@@ -82,6 +82,11 @@ class Segment:
     """Or `UNKNOWN`."""
     score: float
     """Mean probability of the label over the segment's windows; of the best one, for `UNKNOWN`."""
+    best_start_seconds: float
+    """Of that one of its windows in which this probability is highest."""
+    best_end_seconds: float
+    is_unknown: bool
+    """Whether ``label`` is `UNKNOWN`, and no label of the model that is called so."""
 
 
 @dataclass(frozen=True)
@@ -223,11 +228,15 @@ def segments(
         end_seconds = duration_seconds if last else (middles[behind - 1] + middles[behind]) / 2
         of_group = probabilities[first:behind]
         score = of_group.max(axis=1) if label is None else of_group[:, label]
+        best = windows[first + int(score.argmax())]
         yield Segment(
             start_seconds=start_seconds,
             end_seconds=end_seconds,
             label=UNKNOWN if label is None else recogniser.labels[label],
             score=float(score.mean()),
+            best_start_seconds=best.start_seconds,
+            best_end_seconds=best.end_seconds,
+            is_unknown=label is None,
         )
         start_seconds = end_seconds
 

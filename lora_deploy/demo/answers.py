@@ -69,7 +69,8 @@ class Comparison:
     @property
     def same_label(self) -> bool:
         """Whether all that should be `alike` give the clip the same name."""
-        return len({answer.prediction.label for answer in self.alike}) == 1
+        names = {(one.prediction.label, one.prediction.is_unknown) for one in self.alike}
+        return len(names) == 1
 
 
 @dataclass

@@ -1,16 +1,21 @@
 """The endpoints for programs: the same answers as JSON. A clip without an answer gets a row that says why."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from lora_deploy.classify.timeline import Timeline
 from lora_deploy.demo.answers import Answer
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 
 Json = dict[str, Any]
+
+LEAST_WINDOW_SECONDS = 0.01
+"""Less than a picture lasts in any ordinary video."""
 
 
 def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> None:
@@ -27,8 +32,25 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         top_k = gr.Number(5, precision=0)
         start, end = gr.Number(0), gr.Number(0)
         window_seconds, stride_seconds = gr.Number(2.0), gr.Number(2.0)
+        for one in (top_k, start, end, window_seconds, stride_seconds):
+            vars(one)["preprocess"] = _as_sent
         answer = gr.JSON()
         endpoint = gr.Button()
+
+    def number(value: object, name: str) -> float:
+        found = _finite(value)
+        if found is None:
+            raise handlers.refusal(f"{name} is no number.")
+        return found
+
+    def given(value: object, name: str) -> float | None:
+        return None if value is None else number(value, name)
+
+    def labels(top_k: object) -> int:
+        found = number(top_k, "top_k")
+        if not found.is_integer():
+            raise handlers.refusal("top_k is no whole number.")
+        return int(found)
 
     def classify(
         video: str | None,
@@ -38,16 +60,22 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         end_seconds: float,
     ) -> Json:
         """Say what happens in a video, or between two times of it (0 is its end), by one form."""
-        return _row(
-            lambda: _as_row(handlers.ask(video, form, Part(start_seconds, end_seconds), int(top_k)))
-        )
+
+        def ask() -> Json:
+            part = Part(given(start_seconds, "start_seconds"), given(end_seconds, "end_seconds"))
+            return _as_row(handlers.ask(video, form, part, labels(top_k)))
+
+        return _row(ask)
 
     def classify_link(link: str, form: str, top_k: int) -> Json:
         """Fetch a linked video and say what happens in it."""
 
         def ask() -> Json:
+            count = labels(top_k)
+            if not isinstance(link, str):
+                raise handlers.refusal("link is no text.")
             fetched, part = handlers.fetch(link, lambda _: None)
-            return _as_row(handlers.ask(fetched, form, part, int(top_k)))
+            return _as_row(handlers.ask(fetched, form, part, count))
 
         return _row(ask)
 
@@ -57,7 +85,11 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         """Say what happens when in a long video."""
 
         def ask() -> Json:
-            found = handlers.timeline(video, form, window_seconds, stride_seconds)
+            window = number(window_seconds, "window_seconds")
+            if window < LEAST_WINDOW_SECONDS:
+                raise handlers.refusal(f"window_seconds is less than {LEAST_WINDOW_SECONDS:g}.")
+            stride = number(stride_seconds, "stride_seconds")
+            found = handlers.timeline(video, form, window, stride)
             return {"status": "ok", **_timeline_row(found)}
 
         return _row(ask)
@@ -68,6 +100,34 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         (timeline, [clip, form, window_seconds, stride_seconds]),
     ):
         endpoint.click(ask, inputs, answer, api_name=ask.__name__, show_progress="hidden")
+    _fill_up(Context.root_block, {"classify", "classify_link", "timeline"})
+
+
+def _fill_up(page: Any, endpoints: Collection[str]) -> None:
+    """What a request leaves out at its end is None to these; Gradio would answer with no reason."""
+    check = page.validate_inputs
+
+    def filled(function: Any, values: list[Any]) -> None:
+        if function.api_name in endpoints:
+            values.extend([None] * (len(function.inputs) - len(values)))
+        check(function, values)
+
+    vars(page)["validate_inputs"] = filled
+
+
+def _as_sent(value: object) -> object:
+    """In place of Gradio's own conversion, whose errors say nothing."""
+    return value
+
+
+def _finite(value: object) -> float | None:
+    """None for what is no number, as JSON has it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an int that no float holds
+        return None
 
 
 def _row(ask: Callable[[], Json]) -> Json:
@@ -82,6 +142,7 @@ def _as_row(found: Answer) -> Json:
     return {
         "status": "ok",
         "label": prediction.label,
+        "is_unknown": prediction.is_unknown,
         "score": prediction.score,
         "top_k": [list(pair) for pair in prediction.top_k],
         "form": found.name,

@@ -64,6 +64,7 @@ gap:.45rem .8rem;align-items:center}
 .ld-frames figcaption{font-size:.8rem;text-align:center;color:var(--body-text-color-subdued)}
 .ld-columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr));gap:.8rem}
 .ld-column{border:1px solid var(--border-color-primary);border-radius:.7rem;padding:.8rem 1rem}
+#ld-segment h2{font-size:1.1rem;margin:.6rem 0 0}
 .ld-column h2{margin:0;font-size:.95rem;color:var(--body-text-color-subdued)}
 .ld-column .ld-label{font-size:1.25rem}
 .ld-examples{min-height:15rem;align-content:start;display:grid;grid-template-columns:repeat(auto-fill,minmax(5.2rem,1fr));gap:.5rem}

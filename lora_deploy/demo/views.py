@@ -18,7 +18,6 @@ from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.demo.answers import Answer, Comparison
 from lora_deploy.demo.examples import Example
 from lora_deploy.proof.markup import shown
-from lora_deploy.runtime.base import UNKNOWN
 
 FRAME_SIDE = 112
 """Longer side in pixels that a frame is shown at; the model may see larger ones."""
@@ -48,7 +47,7 @@ def problem(sentence: str) -> str:
 def answer(found: Answer) -> str:
     """The label in large letters, bars of the most probable ones, and how long it took."""
     prediction = found.prediction
-    if prediction.label == UNKNOWN:
+    if prediction.is_unknown:
         best, score = prediction.top_k[0]
         head = (
             '<p class="ld-label">Unknown</p>'
@@ -152,13 +151,13 @@ def timeline(found: Timeline, chooser: str, title: str) -> str:
         f"<button type=button data-choose={index} aria-pressed=false "
         f'style="left:{100 * one.start_seconds / whole:.3f}%;'
         f"width:{100 * (one.end_seconds - one.start_seconds) / whole:.3f}%;"
-        f'{_hue(one.label, found.labels)}" title="{escape(_told(one))}" '
+        f'{_hue(one, found.labels)}" title="{escape(_told(one))}" '
         f'aria-label="{escape(_told(one))}"><span>{shown(one.label)}</span></button>'
         for index, one in enumerate(found.segments)
     )
     rows = "".join(
         f"<li><button type=button data-choose={index} aria-pressed=false>"
-        f'<i class=ld-dot style="{_hue(one.label, found.labels)}" aria-hidden=true></i>'
+        f'<i class=ld-dot style="{_hue(one, found.labels)}" aria-hidden=true></i>'
         f"<span>{clock(one.start_seconds)} – {clock(one.end_seconds)}</span>"
         f"<b>{shown(one.label)}</b><span>{_percent(one.score)}</span></button></li>"
         for index, one in enumerate(found.segments)
@@ -173,11 +172,13 @@ def timeline(found: Timeline, chooser: str, title: str) -> str:
 
 
 def segment(chosen: Segment, clip: DecodedClip) -> str:
-    """What the model sees of one segment."""
+    """What the model saw of a segment's clearest window."""
     times_seconds = [clip.start_seconds + time for time in clip.times_seconds]
+    window = f"{clock(chosen.best_start_seconds)} to {clock(chosen.best_end_seconds)}"
     return (
-        f"<h3>{shown(chosen.label)}, {clock(chosen.start_seconds)} – {clock(chosen.end_seconds)}"
-        f"</h3>{strip(clip.frames, times_seconds)}"
+        f"<h2>{shown(chosen.label)}, {clock(chosen.start_seconds)} – {clock(chosen.end_seconds)}"
+        f"</h2><p class=ld-soft>Of the pieces that were looked at here, it is most probable from "
+        f"{window}.</p>{strip(clip.frames, times_seconds)}"
     )
 
 
@@ -188,11 +189,11 @@ def _told(segment: Segment) -> str:
     )
 
 
-def _hue(label: str, labels: Sequence[str]) -> str:
-    """As CSS; a label that is none of the model's (`UNKNOWN`) is grey."""
-    if label not in labels:
+def _hue(segment: Segment, labels: Sequence[str]) -> str:
+    """As CSS; what is unknown is grey."""
+    if segment.is_unknown:
         return "--hue:0;--much:0%"
-    return f"--hue:{(labels.index(label) * _GOLDEN_ANGLE) % 360:.0f};--much:60%"
+    return f"--hue:{(labels.index(segment.label) * _GOLDEN_ANGLE) % 360:.0f};--much:60%"
 
 
 def picture_address(picture: NDArray[np.uint8]) -> str:

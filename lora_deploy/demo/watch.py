@@ -1,11 +1,13 @@
-"""What the page counts, times and logs: numbers and kinds, never contents, names or addresses."""
+"""What the page counts, times and logs: numbers and kinds, never visitors' contents, names or addresses."""
 
 import asyncio
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,6 +18,8 @@ logger = logging.getLogger("lora_deploy.demo")
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what `Watch.metrics` gives."""
+
+_PACKAGE = Path(__file__).parents[1]
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Upper edges of the histograms: half a decade each, from a table's look-up to a long video."""
@@ -115,6 +119,10 @@ class Watch:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         logger.info(json.dumps({"at": now, "event": event, **fields}))
 
+    def fault(self, error: BaseException, *, endpoint: str) -> None:
+        """Log what broke and where in our code; not its words, which may be a visitor's."""
+        self.log("fault", endpoint=endpoint, error=type(error).__name__, place=_place(error))
+
     def metrics(self) -> bytes:
         """Everything in the text format of Prometheus."""
         return generate_latest(self._registry)
@@ -147,6 +155,15 @@ class RequestWatch:
         """Say that the request gives an error without raising one; the first word stands."""
         self.outcome = "error"
         self.kind = self.kind or kind
+
+
+def _place(error: BaseException) -> str | None:
+    """``file:line:function`` of the last frame that is of this package; None where there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(_PACKAGE):
+            return f"{file.relative_to(_PACKAGE).as_posix()}:{frame.lineno}:{frame.name}"
+    return None
 
 
 def kind_of(error: BaseException) -> str:

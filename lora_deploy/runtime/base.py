@@ -58,6 +58,8 @@ class Prediction:
     """Of the clip."""
     warning: str | None
     """What was lost or odd in the file, if anything."""
+    is_unknown: bool = False
+    """Whether ``label`` is `UNKNOWN`, and no label of the model that is called so."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Recogniser:
             logits=tuple(float(value) for value in logits),
             duration_seconds=duration_seconds,
             warning=warning,
+            is_unknown=not known,
         )
 
 
