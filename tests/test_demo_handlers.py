@@ -189,7 +189,7 @@ def test_a_label_of_the_model_that_is_called_unknown_is_a_label(
     told = handlers.timeline(clip, "merged", 2, 2)
     assert told.segments[1 if len(told.segments) > 1 else 0].label == "unknown"
     assert {one.is_unknown for one in told.segments} == {is_unknown}
-    grey = "--hue:0;--much:0%" in views.timeline(told, "chooser")
+    grey = "--hue:0;--much:0%" in views.timeline(told, "chooser", "Merged")
     assert grey is is_unknown
 
 

@@ -125,7 +125,9 @@ class Handlers:
             found = self.studio.compare(
                 _chosen(video), self._apart(names), stretch=part.stretch, stage=request.stage
             )
-        different = {id(one.clip): one for one in found.answers}  # as models that see other pixels do
+        different = {
+            id(one.clip): one for one in found.answers
+        }  # as models that see other pixels do
         return views.comparison(found), "".join(views.frames(one) for one in different.values())
 
     def refusal(self, sentence: str) -> Problem:
