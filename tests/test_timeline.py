@@ -321,6 +321,9 @@ def test_a_timeline_is_made_of_what_json_knows(tmp_path: Path) -> None:
             "end_seconds": 3.0,
             "label": "red",
             "score": told["segments"][0]["score"],
+            "best_start_seconds": 0.0,
+            "best_end_seconds": 2.0,
+            "is_unknown": False,
         }
     ]
     assert told["windows"][0]["probabilities"] == list(found.windows[0].probabilities)
