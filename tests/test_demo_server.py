@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -259,6 +260,49 @@ def test_more_connections_than_are_taken_are_told_so(monkeypatch: pytest.MonkeyP
             connection.close()
         time.sleep(0.2)
         assert httpx.get(address).status_code == 200
+
+
+REQUEST = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [(), (REQUEST[:20],), (REQUEST, REQUEST[:1])])
+def test_who_sends_no_whole_request_locks_nobody_out(
+    sent: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 5)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.5)
+    with (
+        serving(SmallPage().blocks, DemoSettings(port=0), Watch()) as address,
+        ExitStack() as stack,
+    ):
+        host, port = address.removeprefix("http://").split(":")
+        held = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+            for _ in range(4)
+        ]
+        for connection in held:
+            for part in sent:
+                connection.sendall(part)
+                if part == REQUEST:
+                    assert b"HTTP/1.1 " in connection.recv(1 << 16)
+                    time.sleep(0.05)
+        for connection in held:
+            while connection.recv(1 << 16):  # until the server closes it
+                pass
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_an_answer_that_takes_its_time_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.3)
+    page = SmallPage(seconds=1.0)
+    with (
+        serving(page.blocks, DemoSettings(port=0), Watch()) as address,
+        httpx.Client(base_url=address, timeout=30) as visitor,
+    ):
+        for _ in range(2):  # the second on the same connection
+            kind, _answer = call(visitor, "classify", None, "x")
+            assert kind == "complete"
+            time.sleep(0.6)  # an open connection between two requests
 
 
 def test_what_gradio_would_remember_for_ever_is_forgotten(

@@ -35,6 +35,9 @@ GRACE_SECONDS = 20.0
 CONNECTIONS = 600
 """At once; a browser with the page open holds two or three. More are told 503."""
 
+REQUEST_SECONDS = 10.0
+"""For a request to arrive, up to its body, after the connection is made or its first byte is sent."""
+
 _SESSIONS = 200
 """Visitors whose page's state is kept, in the order of their last request."""
 
@@ -271,6 +274,7 @@ class _Server(uvicorn.Server):
         self._blocks = blocks
         self._pulse = door.pulse
         self._stopping_since = 0.0
+        self._silent_since: dict[Any, float] = {}
         self.at_start: Callable[[], None] | None = None
         """Called in a thread when requests are taken."""
         self.failure: NoPublicLinkError | None = None
@@ -304,7 +308,19 @@ class _Server(uvicorn.Server):
             if waited > GRACE_SECONDS or not self._is_working():
                 self._end_streams()
                 self.should_exit = True
+        self._close_silent_connections(time.monotonic())
         return await super().on_tick(counter)
+
+    def _close_silent_connections(self, now: float) -> None:
+        """Those that are here for `REQUEST_SECONDS` and have sent no whole request.
+
+        Uvicorn has a limit for the time after an answer only, and a first byte ends that one.
+        """
+        silent = filter(_awaits_request, self.server_state.connections)
+        self._silent_since = {one: self._silent_since.get(one, now) for one in silent}
+        for connection, since in self._silent_since.items():
+            if now - since > REQUEST_SECONDS:
+                connection.transport.close()
 
     def _is_working(self) -> bool:
         queue = self._blocks._queue
@@ -316,6 +332,12 @@ class _Server(uvicorn.Server):
         self._blocks.is_running = False
         app: App = self._blocks.app
         app.stop_event.set()
+
+
+def _awaits_request(connection: Any) -> bool:
+    """Whether no request is being answered, and nothing else limits the time until there is one."""
+    is_answered = connection.cycle is None or connection.cycle.response_complete
+    return is_answered and connection.timeout_keep_alive_task is None
 
 
 def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Server:
