@@ -252,6 +252,39 @@ def test_another_sites_page_can_do_nothing(headers: dict[str, str], visitor: htt
         assert (answer.status_code, "another site" in answer.text) == (403, True), path
 
 
+FOLLOWED = {"sec-fetch-site": "same-origin", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"sec-fetch-dest": "image"},
+        {"sec-fetch-dest": "empty"},
+        {"sec-fetch-dest": "iframe"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+def test_nothing_but_a_link_of_the_page_logs_out(
+    odd: dict[str, str], visitor: httpx.Client
+) -> None:
+    answer = visitor.get("/logout", headers={**FOLLOWED, **odd})
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    for headers in (FOLLOWED, {**FOLLOWED, "sec-fetch-site": "none"}, {}):
+        answer = visitor.get("/logout", headers=headers)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert "set-cookie" in answer.headers
+
+
+def test_in_another_sites_frame_a_link_logs_out_too() -> None:
+    with visiting(login=PAIRS, framed_by=("https://huggingface.co",)) as visitor:
+        framed = {**FOLLOWED, "sec-fetch-dest": "iframe"}
+        assert visitor.get("/logout", headers=framed).status_code == 303
+        picture = {**FOLLOWED, "sec-fetch-dest": "image"}
+        assert visitor.get("/logout", headers=picture).status_code == 403
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
 def test_another_sites_page_can_read_nothing(origin: str, visitor: httpx.Client) -> None:
     asks = {"origin": origin, "access-control-request-method": "POST"}

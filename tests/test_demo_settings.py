@@ -1,5 +1,6 @@
 """The page's settings: nothing opens it to a network by accident, and no value makes no sense."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,25 @@ def test_a_megabyte_is_the_same_to_the_command_in_python_and_in_words(
     assert [in_words(size) for size in (999, 1_000, 200_000, 1_600_000_000)] == [
         "999 bytes", "1 kB", "200 kB", "1.6 GB",
     ]  # fmt: skip
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_settings_in_the_documentation_can_be_set_as_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[DemoSettings] = []
+    monkeypatch.setattr(launch, "run_demo", lambda models, settings, **rest: given.append(settings))
+    text = (DOCS / "demo-operation.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "demo-operation.md", "exec"), {"__name__": "__main__"})
+    default = dataclasses.asdict(DemoSettings())
+    changed = {
+        name for name, value in dataclasses.asdict(given[0]).items() if value != default[name]
+    }
+    by_command = set(re.findall(r"`(\w+)` \(`--", text))
+    options = {name for option in cli.demo.params for name in (option.name, f"{option.name}_bytes")}
+    assert by_command <= options
+    named = default.keys() & set(re.findall(r"`(\w+)`", text))
+    assert named - {"root_path", "login"} == changed | by_command  # shown elsewhere

@@ -149,7 +149,7 @@ class Door:
             return Response(self._watch.metrics(), media_type=watching.CONTENT_TYPE)
         if kind in ("login", "logout") and self._entrance.login.is_needed:
             if kind == "logout":
-                return self._entrance.out()
+                return self._entrance.out(headers)
             if scope["method"] == "POST":
                 return await self._entrance.come_in(scope, headers, body)
             return self._entrance.page(200)

@@ -99,8 +99,16 @@ class Entrance:
         action = f"{self._settings.root_path}/login"
         return HTMLResponse(_PAGE.format(action=action, told=told), status)
 
-    def out(self) -> Response:
-        """Takes a browser's ticket away."""
+    def out(self, headers: Headers) -> Response:
+        """Takes a browser's ticket away, where a person followed a link to this.
+
+        A picture or a script that has this address, even on our own page, does nothing.
+        """
+        check_origin(headers)
+        # within another site's frame, our page is no document but that frame
+        wanted = {"document", "iframe"} if self._settings.framed_by else {"document"}
+        if headers.get("sec-fetch-dest", "document") not in wanted:
+            raise Turned(403, "origin", "only a link that is followed logs out")
         gone = RedirectResponse(self._root, 303)
         gone.delete_cookie(self.login.cookie, path=self._root)
         return gone
