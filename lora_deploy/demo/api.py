@@ -14,6 +14,9 @@ from lora_deploy.demo.handlers import Handlers, Part, Problem
 
 Json = dict[str, Any]
 
+ONE_TIMELINE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "timeline"}
+"""A long video is labelled beside the rest, one at a time, so that it keeps nobody else waiting."""
+
 LEAST_WINDOW_SECONDS = 0.01
 """Less than a picture lasts in any ordinary video."""
 
@@ -99,7 +102,8 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         (classify_link, [link, form, top_k]),
         (timeline, [clip, form, window_seconds, stride_seconds]),
     ):
-        endpoint.click(ask, inputs, answer, api_name=ask.__name__, show_progress="hidden")
+        alone = ONE_TIMELINE if ask is timeline else {}
+        endpoint.click(ask, inputs, answer, api_name=ask.__name__, show_progress="hidden", **alone)
     _fill_up(Context.root_block, {"classify", "classify_link", "timeline"})
 
 

@@ -282,7 +282,7 @@ def _timeline_tab(handlers: Handlers, clip: _Clip) -> None:
         label,
         [clip.video, form, window, stride],
         [strip, frames, kept, clip.problem, problem],
-        concurrency_limit=1,  # so that two long videos don't keep everybody waiting
+        **api.ONE_TIMELINE,
         **EVENT,
     ).then(still, [clip.video, kept], [strip, frames, kept], queue=False, **EVENT)
     chooser.change(choose, [clip.video, kept, chooser], [frames, clip.problem, problem], **EVENT)
