@@ -26,7 +26,13 @@ def chromium() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium's own fence needs a user other than root; the page is ours.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=[
+                "--no-sandbox",  # Chromium's own fence needs a user other than root; the page is ours
+                "--use-fake-device-for-media-stream",  # a camera that shows a test picture
+                "--use-fake-ui-for-media-stream",
+            ],
+        )
         yield browser
         browser.close()

@@ -177,6 +177,21 @@ def test_an_example_is_one_click_away(chromium: Browser, page: str) -> None:
         assert visitor.text("ld-answer", ".ld-label") == "bend"
 
 
+def test_what_a_camera_records_is_answered(chromium: Browser, gestures: str) -> None:
+    with visiting(chromium, gestures, permissions=["camera", "microphone"]) as visitor:
+        visitor.page.get_by_label("Capture from camera").click()
+        visitor.page.get_by_text("Click to Access Webcam").click()
+        record = visitor.at("ld-video").get_by_label("start recording")
+        record.click()
+        visitor.page.wait_for_timeout(1500)
+        record.click()
+        assert (
+            visitor.text("ld-answer", ".ld-label")
+            in bundle.read_bundle_manifest(bundle.EXAMPLE).labels
+        )
+        assert len(visitor.pictures("ld-frames")) == 8
+
+
 def test_no_program_of_the_system_looks_at_a_video(
     chromium: Browser, page: str, link_servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
