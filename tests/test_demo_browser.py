@@ -196,6 +196,7 @@ def test_no_program_of_the_system_looks_at_a_video(
     chromium: Browser, page: str, link_servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
+    monkeypatch.setattr("gradio.processing_utils.ffmpeg_installed", lambda: True)
     monkeypatch.setattr("gradio.processing_utils.video_is_playable", looked.append)
     with visiting(chromium, page) as visitor:
         visitor.at("ld-link", "input, textarea").first.fill("https://vimeo.com/1")
