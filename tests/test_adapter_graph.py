@@ -187,7 +187,7 @@ def test_the_graph_by_itself_is_the_base_under_the_trained_head(
     from dataclasses import replace
 
     alone = replace(base, backend=Plain()).classify(clip).logits
-    np.testing.assert_allclose(alone, base.classify(clip).logits, atol=1e-5)
+    np.testing.assert_allclose(alone, base.classify(clip).logits, atol=1e-4)
 
 
 def test_plain_onnxruntime_puts_the_adapter_in(full_bundle: Path, four_actions: Path) -> None:
@@ -201,7 +201,7 @@ def test_plain_onnxruntime_puts_the_adapter_in(full_bundle: Path, four_actions: 
         (1, *recogniser.contract.pixel_values_shape), np.float32
     )
     found = session.run(["logits"], {"pixel_values": pixel_values}, options)[0]
-    np.testing.assert_allclose(found, recogniser.backend.logits(pixel_values), atol=1e-5)
+    np.testing.assert_allclose(found, recogniser.backend.logits(pixel_values), atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["unmerged", "base"])
@@ -219,7 +219,7 @@ def test_both_backends_answer_alike_on_real_clips(
     answers = []
     for line in four_actions.read_text().splitlines()[1::16]:
         one, other = (recogniser.classify(line.split(",")[0]) for recogniser in opened)
-        np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
         assert one.label == other.label
         answers.append(one.label)
     assert form == "base" or len(set(answers)) > 1
@@ -258,7 +258,7 @@ def test_the_adapter_runs_where_there_is_no_pytorch(full_bundle: Path, four_acti
     ]  # fmt: skip
     for form, one in zip(("unmerged", "base", "unmerged"), found, strict=True):
         by_torch = load(full_bundle, form=form, backend="torch").classify(clip)
-        np.testing.assert_allclose(one[2], by_torch.logits, atol=1e-5)
+        np.testing.assert_allclose(one[2], by_torch.logits, atol=1e-4)
 
 
 def test_auto_takes_pytorch_where_it_is_and_the_graph_elsewhere(

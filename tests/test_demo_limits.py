@@ -313,8 +313,13 @@ def test_one_line_is_for_all_endpoints_together() -> None:
 
 
 def test_the_log_tells_no_names_and_no_contents(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As for whoever uses the library: a command that ran in this process has set up a log of its own.
+    monkeypatch.setattr(logging.getLogger("lora_deploy"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("lora_deploy"), "propagate", True)
     with caplog.at_level(logging.INFO, "lora_deploy"), visiting() as visitor:
         public = upload(visitor, b"c0ntent", "holiday of ada.mp4")
         assert call(visitor, "classify", "holiday", "what is no file") == ("error", {"error": None})
