@@ -21,8 +21,6 @@ from lora_deploy.runtime.load import load
 from tests.browser import demo, visiting
 from tests.loopback_web import VIDEO, Servers, Web
 
-pytestmark = pytest.mark.browser
-
 MERGED = "Merged, ONNX Runtime, float32"
 UNMERGED = "Unmerged, PyTorch, float32"
 OPENVINO = "Merged, OpenVINO, float32"

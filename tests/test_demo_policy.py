@@ -14,9 +14,6 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 
 
-pytestmark = pytest.mark.browser
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("login", [(), (("ada", "correct horse"),)])
 def test_a_browser_asks_this_server_alone(
