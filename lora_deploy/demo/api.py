@@ -40,20 +40,7 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         answer = gr.JSON()
         endpoint = gr.Button()
 
-    def number(value: object, name: str) -> float:
-        found = _finite(value)
-        if found is None:
-            raise handlers.refusal(f"{name} is no number.")
-        return found
-
-    def given(value: object, name: str) -> float | None:
-        return None if value is None else number(value, name)
-
-    def labels(top_k: object) -> int:
-        found = number(top_k, "top_k")
-        if not found.is_integer():
-            raise handlers.refusal("top_k is no whole number.")
-        return int(found)
+    checked = _Checked(handlers)
 
     def classify(
         video: str | None,
@@ -65,8 +52,11 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         """Say what happens in a video, or between two times of it (0 is its end), by one form."""
 
         def ask() -> Json:
-            part = Part(given(start_seconds, "start_seconds"), given(end_seconds, "end_seconds"))
-            return _as_row(handlers.ask(video, form, part, labels(top_k)))
+            part = Part(
+                checked.number_or_none(start_seconds, "start_seconds"),
+                checked.number_or_none(end_seconds, "end_seconds"),
+            )
+            return _as_row(handlers.ask(video, form, part, checked.count(top_k, "top_k")))
 
         return _row(ask)
 
@@ -74,10 +64,8 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         """Fetch a linked video and say what happens in it."""
 
         def ask() -> Json:
-            count = labels(top_k)
-            if not isinstance(link, str):
-                raise handlers.refusal("link is no text.")
-            fetched, part = handlers.fetch(link, lambda _: None)
+            count = checked.count(top_k, "top_k")
+            fetched, part = handlers.fetch(checked.text(link, "link"), lambda _: None)
             return _as_row(handlers.ask(fetched, form, part, count))
 
         return _row(ask)
@@ -88,10 +76,10 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         """Say what happens when in a long video."""
 
         def ask() -> Json:
-            window = number(window_seconds, "window_seconds")
+            window = checked.number(window_seconds, "window_seconds")
             if window < LEAST_WINDOW_SECONDS:
                 raise handlers.refusal(f"window_seconds is less than {LEAST_WINDOW_SECONDS:g}.")
-            stride = number(stride_seconds, "stride_seconds")
+            stride = checked.number(stride_seconds, "stride_seconds")
             found = handlers.timeline(video, form, window, stride)
             return {"status": "ok", **_timeline_row(found)}
 
@@ -105,6 +93,36 @@ def add_endpoints(handlers: Handlers, clip_video: Callable[[], gr.Video]) -> Non
         alone = ONE_TIMELINE if ask is timeline else {}
         endpoint.click(ask, inputs, answer, api_name=ask.__name__, show_progress="hidden", **alone)
     _fill_up(Context.root_block, {"classify", "classify_link", "timeline"})
+
+
+class _Checked:
+    """Values of a request, which may be anything that JSON knows, as what they should be.
+
+    Each raises a `Problem` of the kind ``bad_request`` that names the value.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+
+    def number(self, value: object, name: str) -> float:
+        found = _finite(value)
+        if found is None:
+            raise self._handlers.refusal(f"{name} is no number.")
+        return found
+
+    def number_or_none(self, value: object, name: str) -> float | None:
+        return None if value is None else self.number(value, name)
+
+    def count(self, value: object, name: str) -> int:
+        found = self.number(value, name)
+        if not found.is_integer():
+            raise self._handlers.refusal(f"{name} is no whole number.")
+        return int(found)
+
+    def text(self, value: object, name: str) -> str:
+        if not isinstance(value, str):
+            raise self._handlers.refusal(f"{name} is no text.")
+        return value
 
 
 def _fill_up(page: Any, endpoints: Collection[str]) -> None:
