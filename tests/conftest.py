@@ -32,13 +32,8 @@ MEDIA = Path(__file__).parents[2] / "shared" / "media"
 REFERENCE = MEDIA.parent / "reference"
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the page are marked so; ``gpu`` tests skip without a CUDA device, and fail where
-    ``REQUIRE_GPU=1`` promised one."""
-    for item in items:
-        if item.path.name.startswith("test_demo_"):
-            item.add_marker(pytest.mark.page)
+    """``gpu`` tests skip without a CUDA device, and fail where ``REQUIRE_GPU=1`` promised one."""
     if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
         return
     for item in items:

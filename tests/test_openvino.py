@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -407,3 +409,28 @@ def test_a_graph_of_other_labels_is_refused(full_bundle_copy: Path, full_bundle:
     with pytest.raises(LabelOrderError, match=r"model\.int8\.onnx was exported for the labels"):
         load(full_bundle_copy, backend="openvino", precision="int8")
     load(full_bundle_copy, backend="openvino")
+
+
+# The life of a process ----------------------------------------------------------------------------
+
+CLOSED_ELSEWHERE = """
+import os, signal, sys, threading
+from pathlib import Path
+from lora_deploy.runtime.ov import OpenVinoBackend
+held = [OpenVinoBackend(Path(sys.argv[1]))]
+closing = threading.Thread(target=held.clear)
+closing.start()
+closing.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted in order")
+"""
+
+
+def test_a_signal_finds_its_stack_after_a_model_was_closed_by_another_thread(graph: Path) -> None:
+    """The plugin would unmap, with its last core, the stack that it gave to the first thread."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_ELSEWHERE, str(graph)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted in order\n"), done.stderr

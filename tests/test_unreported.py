@@ -67,3 +67,14 @@ def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 def _root(name: str) -> str:
     return name.partition(".")[0]
+
+
+def test_there_is_one_core() -> None:
+    """A core that ends takes a stack for signals with it (`lora_deploy.runtime.openvino_core`)."""
+    makers = [
+        path.stem
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Core")
+    ]
+    assert makers == ["openvino_core"]

@@ -77,11 +77,10 @@ def in_onnxruntime(model: onnx.ModelProto, given: NDArray[np.generic]) -> Pixels
 
 
 def in_openvino(model: onnx.ModelProto, given: NDArray[np.generic]) -> Pixels:
-    import openvino
+    from lora_deploy.runtime.openvino_core import CORE
 
-    core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    compiled = CORE.compile_model(CORE.read_model(model.SerializeToString()), "CPU", settings)
     answer: Pixels = compiled([given])[0]
     return answer
 

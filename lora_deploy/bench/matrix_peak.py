@@ -63,6 +63,8 @@ def _with_torch(size: int, precision: str, threads: int) -> Multiply:
 
 
 def _with_openvino(size: int, precision: str, threads: int) -> Multiply:
+    from lora_deploy.runtime.openvino_core import CORE
+
     with unreported():
         import openvino
         from openvino import opset13 as operators
@@ -72,7 +74,7 @@ def _with_openvino(size: int, precision: str, threads: int) -> Multiply:
     for _ in range(IN_A_ROW):
         right = generator.standard_normal((size, size), np.float32) / np.float32(size**0.5)
         product = operators.matmul(product, operators.constant(right), False, False)
-    compiled = openvino.Core().compile_model(
+    compiled = CORE.compile_model(
         openvino.Model([product], [first]),
         "CPU",
         {

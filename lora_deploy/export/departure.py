@@ -132,16 +132,12 @@ def _run_openvino(
     pixel_values: NDArray[np.float32],
     precision: Precision,
 ) -> dict[str, NDArray[np.float32]]:
+    from lora_deploy.runtime.openvino_core import CORE
     from lora_deploy.runtime.ov import precision_hint
-    from lora_deploy.runtime.unreported import unreported
 
-    with unreported():
-        import openvino
-
-    core = openvino.Core()
-    opened = core.read_model(_with_outputs(model, names))
+    opened = CORE.read_model(_with_outputs(model, names))
     opened.reshape([1, *pixel_values.shape[1:]])
-    compiled = core.compile_model(
+    compiled = CORE.compile_model(
         opened, "CPU", {"INFERENCE_PRECISION_HINT": precision_hint(precision)}
     )
     rows = []

@@ -14,6 +14,7 @@ from lora_deploy.artifact.bundle import Precision
 from lora_deploy.artifact.handing import alone
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
 from lora_deploy.processor import usable_cores
+from lora_deploy.runtime.openvino_core import CORE
 from lora_deploy.runtime.outside_data import refuse_outside_data
 from lora_deploy.runtime.unreported import unreported
 
@@ -30,7 +31,7 @@ _DEVICE = "CPU"
 
 def has_bf16() -> bool:
     """Whether this CPU computes in bfloat16."""
-    return "BF16" in openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in CORE.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def precision_hint(precision: Precision) -> str:
@@ -82,7 +83,6 @@ class OpenVinoBackend:
             ProviderFellBackError: OpenVINO chose another precision than was asked for.
         """
         self.batch_size = batch_size
-        core = openvino.Core()
         kind = precision_hint(precision)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": kind,
@@ -98,11 +98,11 @@ class OpenVinoBackend:
         try:
             with alone(graph) as path:
                 refuse_outside_data(path)
-                model = core.read_model(path)
+                model = CORE.read_model(path)
             _check_signature(model)
             self.metadata = _metadata(model)
             model.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
-            compiled = core.compile_model(model, _DEVICE, options)
+            compiled = CORE.compile_model(model, _DEVICE, options)
         except RuntimeError as error:
             raise GraphError(
                 f"OpenVINO {openvino.__version__} can't open the graph: {_first_line(error)}"
