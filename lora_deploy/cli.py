@@ -20,6 +20,7 @@ from lora_deploy.options import (
     adapter_options,
     backend_option,
     batch_option,
+    format_option,
     json_option,
     offline_option,
     pool_options,
@@ -97,6 +98,7 @@ def quickstart(out: Path, seed: int) -> None:
     required=True,
     help="A folder per class, or a CSV or JSONL manifest.",
 )
+@format_option
 @click.option("--out", type=FOLDER, required=True, help="The RUN folder to make.")
 @click.option(
     "--base", help="Embedded base, transformers folder or hub id; same as --set model.base=…"
@@ -116,6 +118,7 @@ def train(
     *,
     source: str,
     data: Path,
+    data_format: str | None,
     out: Path,
     resume: bool,
     base: str | None,
@@ -128,7 +131,8 @@ def train(
     """Train a LoRA adapter (or the whole model) on labelled clips."""
     from lora_deploy.extras import import_backend
 
-    settings = _settings(source, overrides, base)
+    named = () if data_format is None else (f"data.format={data_format}",)
+    settings = _settings(source, (*overrides, *named), base)
     stage = import_backend(
         "lora_deploy.train.fit", "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
         purpose="to train",

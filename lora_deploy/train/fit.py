@@ -126,6 +126,8 @@ def _fit(
         val_fraction=settings.data.val_fraction,
         test_fraction=settings.data.test_fraction,
         seed=settings.training.seed,
+        data_format=settings.data.format,
+        fold=settings.data.fold,
     )
     if not dataset.of("val"):
         raise EmptySplitError(f"{data} has no validation clips")
