@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,13 +62,15 @@ class FrameCache:
 
     contract: PixelContract
     array: Frames
-    """uint8 [clips, frames, crop_height, crop_width, 3], memory-mapped, read-only."""
+    """uint8 [clips, frames · oversample, crop_height, crop_width, 3], memory-mapped, read-only."""
     errors: Mapping[Path, ClipError]
     """Files that gave no clip, and why; paths as they were given."""
     warnings: Mapping[Path, str]
     """Files that gave a part of what they promise."""
     rows: Mapping[Path, int]
     """Path, as it was given, to its row in ``array``."""
+    oversample: int = 1
+    """How many moments are kept around each frame that the contract asks for, itself included; odd."""
 
     def frames(self, path: Path) -> Frames:
         """The frames of one file, uint8 [frames, crop_height, crop_width, 3], read-only.
@@ -77,11 +79,23 @@ class FrameCache:
             ClipError: The file gave no clip.
             KeyError: The cache was not built for this path.
         """
+        return self.choices(path)[:, self.oversample // 2]
+
+    def choices(self, path: Path) -> Frames:
+        """For each frame the moments it may be drawn from; the one in the middle is the contract's own.
+
+        Returns:
+            uint8 [frames, oversample, crop_height, crop_width, 3], read-only, in the order of time.
+
+        Raises:
+            As `frames`.
+        """
         if path in self.errors:
             known = self.errors[path]
             raise ClipError(known.kind, str(known))
-        frames: Frames = self.array[self.rows[path]]
-        return frames
+        row: Frames = self.array[self.rows[path]]
+        choices: Frames = row.reshape(-1, self.oversample, *row.shape[1:])
+        return choices
 
 
 def build_cache(
@@ -89,6 +103,7 @@ def build_cache(
     contract: PixelContract,
     folder: Path,
     *,
+    oversample: int = 1,
     on_clip: Callable[[int, int], None] | None = None,
     pool: DecodePool | None = None,
 ) -> FrameCache:
@@ -101,6 +116,9 @@ def build_cache(
         paths: Video files; one that is given twice or under two names is decoded once.
         contract: What to decode of each.
         folder: Made if need be; may hold caches of several contracts.
+        oversample: For each frame, how many moments at equal distances around it are kept. An odd
+            number, so that the frame itself is one of them: of 3·n equal stretches of a clip every
+            third has the same middle as one of n.
         on_clip: Called with the number of files done and of all files, in this thread.
         pool: Decodes; the shared one by default.
 
@@ -111,6 +129,8 @@ def build_cache(
     real_paths = {path: os.path.realpath(path) for path in paths}
     distinct = sorted(set(real_paths.values()))
     pool = pool or shared()
+    kept = contract
+    contract = PixelContract(**{**dict(contract), "frames": contract.frames * oversample})
     how = f"{contract.model_dump_json()} {pool.options.decoder} {pool.options.effort}"
     digest = hashlib.sha256(how.encode()).hexdigest()[:16]
     index_path = folder / f"index-{digest}.json"
@@ -118,7 +138,7 @@ def build_cache(
         index = _read_index(index_path, contract)
         if index is None or not _still_holds(index, distinct):
             index = _build(distinct, contract, index_path, digest, on_clip, pool)
-        return _open(index, folder, real_paths)
+        return replace(_open(index, folder, real_paths), contract=kept, oversample=oversample)
     except (OSError, DiskFullError) as error:
         if isinstance(error, DiskFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FrameCacheFullError(f"the disk of {folder} is full") from error
