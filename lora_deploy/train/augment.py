@@ -122,7 +122,12 @@ def augmentation_of(
 
 
 def _warn(found: list[str], pairs: Mapping[str, str]) -> None:
-    exchanged = [f"{label}: {pairs[label]}" for label in found if pairs.get(label) in found]
+    places = {label: place for place, label in enumerate(found)}
+    exchanged = [
+        f"{label}: {pairs[label]}"
+        for label in found
+        if places[label] < places.get(pairs.get(label, label), 0)
+    ]
     how = f"; if a mirror turns one into the other, say augmentation.mirrored_labels={{{', '.join(exchanged)}}}"
     logger.warning(
         "never mirrored, for their names tell sides apart: %s%s",

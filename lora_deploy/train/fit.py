@@ -155,7 +155,7 @@ def _fit(
             dataset,
             contract,
             frames_folder,
-            oversample=oversample_of(settings),
+            oversample=oversample_of(settings, contract),
             is_kept=cache_folder is not None,
             digest=found[1].frames if found else None,
             pool=pool,

@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from lora_deploy.clips.cache import FrameCache, build_cache
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, Split
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings
-from lora_deploy.errors import NothingDecodedError, ResumeMismatchError
+from lora_deploy.errors import NothingDecodedError, ResumeMismatchError, SettingsClashError
 from lora_deploy.progress import Progress
 from lora_deploy.train.augment import augmentation_of
 from lora_deploy.train.origin import frames_digest
@@ -105,10 +107,23 @@ def decode_all(
     return caches
 
 
-def oversample_of(settings: Settings) -> int:
-    """How many moments temporal jitter draws each frame from; of one frame repeated all are alike."""
-    repeats = settings.clip.sampling == "middle_frame"
-    return 1 if repeats else settings.augmentation.temporal_jitter
+def oversample_of(settings: Settings, contract: PixelContract) -> int:
+    """How many moments temporal jitter draws each frame from; of one frame repeated all are alike.
+
+    Raises:
+        SettingsClashError: So many that no clip may have as many frames.
+    """
+    moments = settings.augmentation.temporal_jitter
+    if contract.sampling == "middle_frame":
+        return 1
+    try:
+        PixelContract(**{**dict(contract), "frames": contract.frames * moments})
+    except ValidationError as error:
+        raise SettingsClashError(
+            f"augmentation.temporal_jitter is {moments}, which is {contract.frames * moments} "
+            f"frames to keep of each clip for this base: {error.errors()[0]['msg']}"
+        ) from None
+    return moments
 
 
 def samples_of(
