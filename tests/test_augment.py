@@ -9,7 +9,7 @@ import pytest
 
 from lora_deploy.clips import transforms
 from lora_deploy.clips.cache import FrameCache, build_cache
-from lora_deploy.clips.clip import Frames
+from lora_deploy.clips.clip import Footage, Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import read_dataset
 from lora_deploy.config import AugmentationSettings, settings_from
@@ -221,7 +221,9 @@ def weizmann6(
     )
     contract = PixelContract(frames=4, short_side=64, crop_height=64, crop_width=64)
     clips = [(clip.path, clip.label) for clip in dataset.of("train")]
-    cache = build_cache([path for path, _ in clips], contract, tmp_path_factory.mktemp("frames"))
+    cache = build_cache(
+        [Footage(path) for path, _ in clips], contract, tmp_path_factory.mktemp("frames")
+    )
     return clips, cache
 
 
@@ -242,7 +244,8 @@ def test_on_real_clips_only_what_keeps_its_label_is_mirrored(
         label
         for path, label in clips
         if not np.array_equal(
-            vary(augmentation, cache.choices(path), label, Draw(0, 0, 0))[0], cache.frames(path)
+            vary(augmentation, cache.choices(Footage(path)), label, Draw(0, 0, 0))[0],
+            cache.frames(Footage(path)),
         )
     }
     assert mirrored == {"jumping_jack", "wave_two_hands"}
@@ -259,14 +262,14 @@ def test_on_real_clips_a_pair_exchanged_is_what_was_filmed_in_a_mirror(
     )  # fmt: skip
     label_of = dict(clips)
     for path, label in clips:
-        frames, name = vary(augmentation, cache.choices(path), label, Draw(0, 0, 0))
+        frames, name = vary(augmentation, cache.choices(Footage(path)), label, Draw(0, 0, 0))
         twin = path.with_name(
             path.name.replace("orig", "MIRROR")
             .replace("mirror", "orig")
             .replace("MIRROR", "mirror")
         )
         assert name == label_of[twin]
-        filmed = cache.frames(twin).astype(int)
+        filmed = cache.frames(Footage(twin)).astype(int)
         # Compression tells the twins apart, and little else.
         assert np.abs(frames.astype(int) - filmed).mean() < 2
-        assert np.abs(cache.frames(path).astype(int) - filmed).mean() > 5
+        assert np.abs(cache.frames(Footage(path)).astype(int) - filmed).mean() > 5

@@ -2,14 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lora_deploy.clips.cache import FrameCache, build_cache
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.dataset import ClipDataset, Split
+from lora_deploy.clips.dataset import ClipDataset, LabelledClip, Split
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings
 from lora_deploy.errors import NothingDecodedError, ResumeMismatchError, SettingsClashError
@@ -79,25 +79,25 @@ def decode_all(
     progress: Progress,
 ) -> FramesOfSplits:
     """Decode every training and validation clip once; unreadable ones are named and left out."""
-    paths = {split: [clip.path for clip in dataset.of(split)] for split in _SPLITS}
-    with progress("decoding clips", sum(map(len, paths.values()))) as advance:
+    clips = {split: dataset.of(split) for split in _SPLITS}
+    with progress("decoding clips", sum(map(len, clips.values()))) as advance:
 
-        def build(paths: list[Path], oversample: int) -> FrameCache:
+        def build(clips: Sequence[LabelledClip], oversample: int) -> FrameCache:
             return build_cache(
-                paths, contract, folder,
+                clips, contract, folder,
                 oversample=oversample, on_clip=lambda *_: advance(), pool=pool,
             )  # fmt: skip
 
         if oversample == 1:
-            both = build([*paths["train"], *paths["val"]], 1)
+            both = build([*clips["train"], *clips["val"]], 1)
             caches = {"train": both, "val": both}
         else:  # clips that are judged need no more frames than ever
-            caches = {"train": build(paths["train"], oversample), "val": build(paths["val"], 1)}
-    for path, error in {**caches["train"].errors, **caches["val"].errors}.items():
-        logger.warning("left out: %s: %s", path, error)
+            caches = {"train": build(clips["train"], oversample), "val": build(clips["val"], 1)}
+    for footage, error in {**caches["train"].errors, **caches["val"].errors}.items():
+        logger.warning("left out: %s: %s", footage, error)
     for split in _SPLITS:
         errors = caches[split].errors
-        whole = [clip for clip in dataset.of(split) if clip.path not in errors]
+        whole = [clip for clip in dataset.of(split) if clip.footage not in errors]
         lost = set(dataset.labels) - {clip.label for clip in whole}
         if not whole or (split == "train" and lost):
             what = f"of {', '.join(sorted(lost))} " if whole else ""

@@ -18,7 +18,7 @@ MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REASONS = {
     "training.epochs": "the course of the learning rate depends on it",
-    "clips": "names, labels, groups or their order",
+    "clips": "names, labels, groups, starts and ends, or their order",
 }
 
 
@@ -96,15 +96,19 @@ def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str
     for split in _SPLITS[:2]:
         cache = caches[split]
         for clip in dataset.of(split):
-            if clip.path not in cache.errors:
+            if clip.footage not in cache.errors:
                 digest.update(f"{split} {clip.label}\n".encode())
-                digest.update(cache.choices(clip.path).data)
+                digest.update(cache.choices(clip).data)
     return digest.hexdigest()
 
 
 def _clips_digest(dataset: ClipDataset, split: Split) -> str:
     clips = dataset.of(split)
-    lines = [repr((clip.path.name, clip.label, clip.group)) for clip in clips]
+    lines = [
+        repr((clip.path.name, clip.label, clip.group))
+        + (f" {clip.stretch}" if clip.stretch else "")
+        for clip in clips
+    ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"
 

@@ -64,7 +64,7 @@ class ClipSamples(Dataset[Sample]):
             cache: Holds the frames of every clip, or the reason why not.
             learning: None for clips that are judged: each as it is, at its own place.
         """
-        self.clips = [clip for clip in clips if clip.path not in cache.errors]
+        self.clips = [clip for clip in clips if clip.footage not in cache.errors]
         self._index_of = {label: index for index, label in enumerate(labels)}
         self._classes = [self._index_of[clip.label] for clip in self.clips]
         self._cache = cache
@@ -95,7 +95,7 @@ class ClipSamples(Dataset[Sample]):
         learning = self._learning
         if learning is None:
             clip = self.clips[index]
-            pixels = transforms.normalise(self._cache.frames(clip.path), self._cache.contract)
+            pixels = transforms.normalise(self._cache.frames(clip), self._cache.contract)
             return {
                 "pixel_values": torch.from_numpy(pixels), "labels": self._index_of[clip.label]
             }  # fmt: skip
@@ -123,7 +123,7 @@ class ClipSamples(Dataset[Sample]):
         clip = self.clips[self._order[place]]
         contract = self._cache.contract
         frames, label = augmentation.vary(
-            self._cache.choices(clip.path), clip.label, contract.resize_filter, draw
+            self._cache.choices(clip), clip.label, contract.resize_filter, draw
         )
         return transforms.normalise(frames, contract), self._index_of[label]
 
