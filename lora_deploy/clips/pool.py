@@ -160,12 +160,18 @@ class DecodePool:
         """
         return self._in_order((path, Path(path), contract, WHOLE_FILE) for path in paths)
 
+    def clips_in_order(
+        self, clips: Iterable[tuple[Path, Stretch | None]], contract: PixelContract
+    ) -> Iterator[DecodedClip | ClipError]:
+        """Decode many files or parts of files, as `in_order` decodes files."""
+        jobs = (("", path, contract, stretch or WHOLE_FILE) for path, stretch in clips)
+        return (outcome for _, outcome in self._in_order(jobs))
+
     def stretches_in_order(
         self, path: Path, contract: PixelContract, stretches: Iterable[Stretch]
     ) -> Iterator[DecodedClip | ClipError]:
         """Decode many parts of one file, as `in_order` decodes files."""
-        jobs = (("", path, contract, stretch) for stretch in stretches)
-        return (outcome for _, outcome in self._in_order(jobs))
+        return self.clips_in_order(((path, stretch) for stretch in stretches), contract)
 
     def _in_order(
         self, jobs: Iterable[tuple[str, Path, PixelContract, Stretch]]
