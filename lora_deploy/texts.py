@@ -89,10 +89,8 @@ def _figures(found: "Evaluation") -> list[str]:
     resampled = found.bootstrap()
     if resampled.resampled == "groups":
         interval = resampled.intervals["accuracy"]
-        lines.append(
-            f"resampling whole groups ({resampled.units}): accuracy "
-            + (f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "of one tells nothing")
-        )
+        told = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "one group tells nothing"
+        lines.append(f"resampling whole groups ({resampled.units}): accuracy {told}")
     views = found.views
     if views.count > 1:
         looks = "clip" if views.clips == 1 else "clips"
