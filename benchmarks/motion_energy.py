@@ -62,13 +62,11 @@ def main(data: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = data or write_example(Path(folder) / "data")
         dataset = read_dataset(source, val_fraction=0.15, test_fraction=0.15, seed=0)
-        cache = build_cache(
-            [clip.path for clip in dataset.clips], CONTRACT, Path(folder) / "frames"
-        )
+        cache = build_cache(dataset.clips, CONTRACT, Path(folder) / "frames")
         parts = {}
         for split in ("train", "val", "test"):
-            clips = [clip for clip in dataset.of(split) if clip.path not in cache.errors]
-            inputs = np.stack([features(cache.frames(clip.path)) for clip in clips])
+            clips = [clip for clip in dataset.of(split) if clip.footage not in cache.errors]
+            inputs = np.stack([features(cache.frames(clip)) for clip in clips])
             labels = [dataset.labels.index(clip.label) for clip in clips]
             parts[split] = (torch.from_numpy(inputs), torch.tensor(labels))
     mean, spread = parts["train"][0].mean(0), parts["train"][0].std(0) + 1e-3

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from lora_deploy.clips import guard, wire
-from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
@@ -152,26 +152,22 @@ class DecodePool:
         return self._threads.submit(self._prove).result()
 
     def in_order(
-        self, paths: Iterable[str], contract: PixelContract
+        self, paths: Iterable[str | Footage], contract: PixelContract
     ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
-        """Decode many files, and give each with what became of it, in the order of ``paths``.
+        """Decode many files or parts of them, and give each, as a text, with what became of it.
+
+        They come in the order of ``paths``.
 
         Only `DECODED_AHEAD` clips wait beside those that are being decoded, however many there are.
         """
-        return self._in_order((path, Path(path), contract, WHOLE_FILE) for path in paths)
-
-    def clips_in_order(
-        self, clips: Iterable[tuple[Path, Stretch | None]], contract: PixelContract
-    ) -> Iterator[DecodedClip | ClipError]:
-        """Decode many files or parts of files, as `in_order` decodes files."""
-        jobs = (("", path, contract, stretch or WHOLE_FILE) for path, stretch in clips)
-        return (outcome for _, outcome in self._in_order(jobs))
+        return self._in_order(_job(one, contract) for one in paths)
 
     def stretches_in_order(
         self, path: Path, contract: PixelContract, stretches: Iterable[Stretch]
     ) -> Iterator[DecodedClip | ClipError]:
         """Decode many parts of one file, as `in_order` decodes files."""
-        return self.clips_in_order(((path, stretch) for stretch in stretches), contract)
+        jobs = (("", path, contract, stretch) for stretch in stretches)
+        return (outcome for _, outcome in self._in_order(jobs))
 
     def _in_order(
         self, jobs: Iterable[tuple[str, Path, PixelContract, Stretch]]
@@ -345,6 +341,12 @@ class _Worker:
     connection: socket.socket
     fence: Fence | None = None
     clips: int = 0
+
+
+def _job(one: str | Footage, contract: PixelContract) -> tuple[str, Path, PixelContract, Stretch]:
+    if isinstance(one, str):
+        return one, Path(one), contract, WHOLE_FILE
+    return str(one), one.path, contract, one.stretch or WHOLE_FILE
 
 
 def _has_spoken(connection: socket.socket) -> bool:

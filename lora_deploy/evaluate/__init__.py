@@ -176,14 +176,15 @@ def judge(
     unknown = 0
     for clip, answer in zip(clips, answers, strict=True):
         if isinstance(answer, ClipError):
-            left_out.append(f"{clip.path}: {answer}")
+            left_out.append(f"{clip.footage}: {answer}")
             continue
         # The order of `Recogniser.predict`: of labels as probable as each other the first one wins.
         order = (-answer).argsort(kind="stable").tolist()
         score = float(answer[order[0]])
-        rows.append((str(clip.path), clip.label, recogniser.labels[order[0]], score))
+        rows.append((str(clip.footage), clip.label, recogniser.labels[order[0]], score))
         ranks.append(1 + order.index(index_of[clip.label]))
-        groups.append(clip.group)
+        # Parts of one file resemble each other too.
+        groups.append(clip.group or (None if clip.stretch is None else str(clip.path)))
         threshold = recogniser.unknown_threshold
         unknown += threshold is not None and score < threshold
     if not rows:

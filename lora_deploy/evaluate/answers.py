@@ -33,8 +33,8 @@ def ask(
     contract = contract_of(views, recogniser.contract)
     at_once = max(1, recogniser.backend.batch_size // views.count)
     held: list[DecodedClip | ClipError] = []
-    jobs = ((clip.path, None) for clip in clips)
-    for outcome in (pool or shared()).clips_in_order(jobs, contract):
+    footage = (clip.footage for clip in clips)
+    for _, outcome in (pool or shared()).in_order(footage, contract):
         held.append(outcome)
         decoded = sum(isinstance(one, DecodedClip) for one in held)
         if decoded == at_once or not decoded:

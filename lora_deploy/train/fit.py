@@ -230,7 +230,7 @@ def _train(
     manifest = run_folder.outcome()
     clips = samples["val"].clips
     report.write_report(
-        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at].path)
+        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at])
     )
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
@@ -239,6 +239,6 @@ def _train(
 def _validate(folder: Path, clips: Sequence[LabelledClip], cache: FrameCache) -> Evaluation:
     """What the model that was kept says of the validation clips, opened from the RUN as any user would."""
     recogniser = load(folder, device="cpu")
-    frames = (cache.frames(clip.path)[None] for clip in clips)
+    frames = (cache.frames(clip)[None] for clip in clips)
     answers = [recogniser.probabilities(recogniser.logits(one))[0] for one in frames]
     return judge(recogniser, clips, answers)
