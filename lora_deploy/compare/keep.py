@@ -33,14 +33,15 @@ def keep(found: Comparison, out: Path) -> list[Path]:
 
 def as_text(found: Comparison) -> str:
     """For a terminal: what it costs, how often it is right, and what that says."""
-    header, body = wording.header(found), [wording.cells(r, found) for r in wording.rows(found)]
-    costs = range(7)
-    figures = [0, *range(7, len(header))]
-    models = [line for line in body if line[1] != wording.NOTHING]
     lines = [
-        *_aligned([[line[i] for i in costs] for line in [header, *models]]),
+        *_aligned([wording.cost_header(found), *map(wording.cost_cells, found.methods)]),
         "",
-        *_aligned([[line[i] for i in figures] for line in [header, *body]]),
+        *_aligned(
+            [
+                wording.accuracy_header(found),
+                *(wording.accuracy_cells(row, found) for row in wording.rows(found)),
+            ]
+        ),
         "",
         *wording.verdicts(found),
         *(f"note: {text}" for text in found.notes),
@@ -80,8 +81,7 @@ def _escaped(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = _escaped(text)
-    return text[:1].upper() + text[1:] + "."
+    return f"{_escaped(text)}."
 
 
 def as_csv(found: Comparison) -> str:

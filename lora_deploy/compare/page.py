@@ -53,24 +53,13 @@ def _head(found: Comparison) -> str:
     )
     verdicts = "".join(f"<li>{_sentence(text)}" for text in wording.verdicts(found))
     return (
-        f"<header><h1>{shown(headline(found))}</h1>"
+        f"<header><h1>{shown(wording.headline(found))}</h1>"
         f"<ul class='plain lead'>{verdicts}</ul><dl class=facts>{items}</dl></header>"
     )
 
 
-def headline(found: Comparison) -> str:
-    """What a reader takes away."""
-    if not found.methods:
-        return "No training came to its end"
-    best = max(found.methods, key=lambda row: row.accuracy["test"].mean)
-    part = best.accuracy["test"].mean
-    names = [row.name for row in found.methods if row.accuracy["test"].mean == part]
-    verb = "is" if len(names) == 1 else "are"
-    return f"{' and '.join(names)} {verb} right most often: on {part:.1%} of the test clips"
-
-
 def _sentence(text: str) -> str:
-    return shown(text[:1].upper() + text[1:] + ".")
+    return shown(text + ".")
 
 
 def _failures(found: Comparison) -> str:
@@ -96,7 +85,7 @@ def _accuracies(found: Comparison) -> str:
         "How often each is right on the test clips",
         paragraph(
             "A dot is one training. The wide bar is the 95% interval: where the accuracy on all "
-            "clips like these may lie. Bars that overlap can't be told apart."
+            "clips like these may lie. Where bars overlap, these clips do not tell which is better."
         ),
         *pictures,
     )
@@ -197,9 +186,17 @@ def _line(curve: Sequence[tuple[int, float]], last: int, colour: int) -> str:
 
 
 def _table(found: Comparison) -> str:
-    header = wording.header(found)
-    rows = [Row([shown(cell) for cell in wording.cells(row, found)]) for row in wording.rows(found)]
-    return section("table", "All figures", f"<div class=wide>{stacked_table(header, rows)}</div>")
+    rates = [
+        Row([shown(cell) for cell in wording.accuracy_cells(row, found)])
+        for row in wording.rows(found)
+    ]
+    costs = [Row([shown(cell) for cell in wording.cost_cells(row)]) for row in found.methods]
+    return section(
+        "table",
+        "All figures",
+        stacked_table(wording.accuracy_header(found), rates),
+        stacked_table(wording.cost_header(found), costs) if costs else "",
+    )
 
 
 def _circumstances(found: Comparison) -> str:

@@ -37,9 +37,12 @@ border:1px solid var(--bg)}
 .heights{flex-direction:column;text-align:right;line-height:1}
 .epochs{grid-column:2}
 .c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
+.facts .long{grid-column:1/-1}
 .names bdi{color:var(--ink)}
-.wide{overflow-x:auto}
-.wide td{font-size:.9rem}
+#table table+table{margin-top:1.5rem}
+#table td,#table th{font-size:.9rem}
+#table tbody th{min-width:7rem}
+#table thead th{white-space:normal}
 @media screen and (max-width:50rem){
 .dots{grid-template-columns:1fr}
 .dots li{padding:.5rem 0;gap:.1rem}

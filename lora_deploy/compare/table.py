@@ -94,7 +94,7 @@ def tabulate(
     if isinstance(baseline, Baseline):
         baselines.append(_motion(baseline))
     else:
-        notes.append(f"there is no motion baseline: {baseline.error}")
+        notes.append(f"There is no motion baseline: {baseline.error}")
     last = max(outcomes, key=lambda one: one.trained.date, default=None)
     return Comparison(
         command=circumstances.command,
@@ -240,12 +240,12 @@ def _mixed(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for package in _VERSIONS_THAT_MATTER:
         versions = _distinct(one.trained.versions.get(package, "none") for one in outcomes)
         if len(versions) > 1:
-            yield f"trained with several versions of {package}: {', '.join(versions)}"
+            yield f"Trained with several versions of {package}: {', '.join(versions)}"
     computers = _distinct(f"{one.trained.device}, {one.trained.processor}" for one in outcomes)
     if len(computers) > 1:
-        yield f"trained on several computers: {'; '.join(computers)}; seconds and memory mix them"
+        yield f"Trained on several computers: {'; '.join(computers)}; seconds and memory mix them"
     if any(one.trained.interrupted for one in outcomes):
-        yield "some trainings were interrupted and went on; their memory is that of the last part"
+        yield "Some trainings were interrupted and went on; their memory is that of the last part"
 
 
 def _sizes(sets: Sequence[Mapping[str, SetOfClips]]) -> dict[str, int]:

@@ -12,6 +12,8 @@ from lora_deploy.compare.result import (
 )
 from lora_deploy.compare.table import MOTION
 
+AnyRow = MethodRow | FailedRow | BaselineRow
+
 NOTHING = "–"
 FULL = "full fine-tuning"
 
@@ -61,39 +63,57 @@ def extra_sets(found: Comparison) -> list[str]:
     return [name for name in found.sets if name not in OWN_SETS]
 
 
-def header(found: Comparison) -> list[str]:
-    """Columns of the whole table; the guide's first."""
+def cost_header(found: Comparison) -> list[str]:
+    """Columns of what each method costs; the guide's first."""
     memory = "GPU memory" if found.methods and found.methods[0].memory_of == "GPU" else "memory"
     return [
         "method", "trainable params", f"peak {memory}", "seconds an epoch", "seconds to best",
-        "checkpoint", "adapter", "train accuracy", "val accuracy", "test accuracy", "95% interval",
-        *(f"{name} accuracy" for name in extra_sets(found)), "learning rate",
+        "checkpoint", "adapter", "learning rate",
     ]  # fmt: skip
 
 
-def cells(row: MethodRow | BaselineRow | FailedRow, found: Comparison) -> list[str]:
-    """Of one row, under `header`."""
-    cost = [NOTHING] * 6
-    rate = NOTHING
-    if isinstance(row, MethodRow):
-        cost = [
-            f"{row.trainable_parameters:,} ({row.trainable_parameters / row.total_parameters:.1%})",
-            size(row.peak_memory_bytes),
-            measured(row.seconds_per_epoch),
-            measured(row.seconds_to_best),
-            size(row.checkpoint_bytes),
-            size(row.adapter_bytes),
-        ]
-        rate = rates(row)
+def cost_cells(row: MethodRow) -> list[str]:
+    """Of one row, under `cost_header`."""
+    return [
+        row.name,
+        f"{row.trainable_parameters:,} ({row.trainable_parameters / row.total_parameters:.1%})",
+        size(row.peak_memory_bytes),
+        measured(row.seconds_per_epoch),
+        measured(row.seconds_to_best),
+        size(row.checkpoint_bytes),
+        size(row.adapter_bytes),
+        rates(row),
+    ]
+
+
+def accuracy_header(found: Comparison) -> list[str]:
+    """Columns of how often each row is right."""
+    extra = [f"{name} accuracy" for name in extra_sets(found)]
+    return ["method", "train accuracy", "val accuracy", "test accuracy", "95% interval", *extra]
+
+
+def accuracy_cells(row: AnyRow, found: Comparison) -> list[str]:
+    """Of one row, under `accuracy_header`."""
     by_set = {} if isinstance(row, FailedRow) else row.accuracy
     own = [accuracy(by_set.get(name)) for name in OWN_SETS]
-    return [
-        row.name, *cost, *own, interval(by_set.get("test")),
-        *(accuracy(by_set.get(name)) for name in extra_sets(found)), rate,
-    ]  # fmt: skip
+    extra = [accuracy(by_set.get(name)) for name in extra_sets(found)]
+    return [row.name, *own, interval(by_set.get("test")), *extra]
 
 
-def rows(found: Comparison) -> list[MethodRow | BaselineRow | FailedRow]:
+def header(found: Comparison) -> list[str]:
+    """Columns of the whole table, which is the guide's and more."""
+    return [*cost_header(found), *accuracy_header(found)[1:]]
+
+
+def cells(row: AnyRow, found: Comparison) -> list[str]:
+    """Of one row, under `header`."""
+    cost = [row.name, *[NOTHING] * (len(cost_header(found)) - 1)]
+    if isinstance(row, MethodRow):
+        cost = cost_cells(row)
+    return [*cost, *accuracy_cells(row, found)[1:]]
+
+
+def rows(found: Comparison) -> list[AnyRow]:
     """All of them, in the order of the table."""
     return [*found.methods, *found.failed, *found.baselines]
 
@@ -111,10 +131,25 @@ def verdicts(found: Comparison) -> Iterator[str]:
         without, with_model = motion.accuracy["test"], best.accuracy["test"]
         if _overlap(without, with_model) or without.mean > with_model.mean:
             yield (
-                f"a linear layer on motion alone gets {without.mean:.3f} on the test clips, and the "
+                f"A linear layer on motion alone gets {without.mean:.3f} on the test clips, and the "
                 f"best model ({best.name}) {with_model.mean:.3f}: these clips do not show that a "
                 "video transformer is worth its cost"
             )
+
+
+def headline(found: Comparison) -> str:
+    """What a reader takes away; not more than the intervals allow."""
+    if not found.methods:
+        return "No training came to its end"
+    tests = {row.name: row.accuracy["test"] for row in found.methods}
+    best = max(tests, key=lambda name: tests[name].mean)
+    others = [one for name, one in tests.items() if name != best]
+    part = f"{tests[best].mean:.1%}"
+    if not any(_overlap(tests[best], one) for one in others):
+        return f"{best} is right on {part} of the test clips{', the others on fewer' if others else ''}"
+    lowest = min(one.mean for one in others)
+    span = part if f"{lowest:.1%}" == part else f"{lowest:.1%} to {part}"
+    return f"No method is clearly ahead: {span} of the test clips right"
 
 
 def _against(one: Accuracy, full: Accuracy) -> str:
@@ -148,11 +183,11 @@ def circumstances(found: Comparison) -> Iterator[str]:
         + "; the interval is Wilson's, of one model with the mean accuracy on so many clips"
     )
     sizes = ", ".join(f"{name} {count}" for name, count in found.sets.items())
-    yield f"clips: {sizes}{' (all folds added up)' if len(found.folds) > 1 else ''}"
+    yield f"Clips: {sizes}{' (all folds added up)' if len(found.folds) > 1 else ''}"
     if any(row.tried for row in found.methods):
-        yield "the learning rate was chosen on validation clips with the first seed"
+        yield "The learning rate was chosen on validation clips with the first seed"
     yield (
-        "validation clips chose the best epoch, so on those no figure is a test; test clips were "
+        "Validation clips chose the best epoch, so on those no figure is a test; test clips were "
         "asked once"
     )
     if found.methods:
@@ -160,13 +195,13 @@ def circumstances(found: Comparison) -> Iterator[str]:
     at_once = "" if found.jobs == 1 else f", {found.jobs} trainings at once, so seconds are longer"
     threads = _listed(map(str, found.threads))
     yield (
-        f"computer: {'; '.join(found.processors)}; {'; '.join(found.devices)}, threads: {threads}"
+        f"Computer: {'; '.join(found.processors)}; {'; '.join(found.devices)}, threads: {threads}"
         f"{at_once}"
     )
     versions = [f"{name} {found.versions[name]}" for name in _VERSIONS if name in found.versions]
-    yield f"base {found.base}; {', '.join(versions)}; {found.date[:10]}"
+    yield f"Base {found.base}; {', '.join(versions)}; {found.date[:10]}"
     if found.command:
-        yield f"made by: {found.command}"
+        yield f"Made by: {found.command}"
 
 
 _VERSIONS = ("lora-deploy", "torch", "transformers", "peft")
@@ -174,10 +209,10 @@ _VERSIONS = ("lora-deploy", "torch", "transformers", "peft")
 
 def _memory(found: Comparison) -> str:
     if found.methods[0].memory_of == "GPU":
-        return "memory is the most that PyTorch held on the GPU (torch.cuda.max_memory_allocated)"
+        return "Memory is the most that PyTorch held on the GPU (torch.cuda.max_memory_allocated)"
     before = size(max(row.memory_before_bytes for row in found.methods))
     return (
-        f"memory is the most that the process of a training held, {before} of it libraries before "
+        f"Memory is the most that the process of a training held, {before} of it libraries before "
         "the training began; mapped frames are included, decoders and loaders beside it are not"
     )
 
