@@ -26,9 +26,7 @@ def main(data: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = data or write_example(Path(folder) / "data")
         dataset = read_dataset(source, val_fraction=0.15, test_fraction=0.15, seed=0)
-        cache = build_cache(
-            [clip.path for clip in dataset.clips], CONTRACT, Path(folder) / "frames"
-        )
+        cache = build_cache(dataset.clips, CONTRACT, Path(folder) / "frames")
         sets = {split: dataset.of(split) for split in ("train", "val", "test")}
         found = motion_baseline(sets, dataset.labels, cache)
     test, val = found["test"], found["val"]

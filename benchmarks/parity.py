@@ -41,7 +41,7 @@ SHARPNESS = 10.0
 """Ridge regression gives scores between 0 and 1; times this they are as sharp as trained logits."""
 
 RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
-"""Times the mean square of a clip's features; the strongest that still names every label is taken."""
+"""Times the mean square of a clip's features; the strongest that names every label is taken."""
 
 
 def make_base(folder: Path) -> Path:
@@ -53,8 +53,17 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def make_adapter(base: Path, folder: Path, clips: Sequence[LabelledClip]) -> Path:
-    """Random LoRA on q, k and v, and the head that fits the clips best."""
+def make_adapter(
+    base: Path, folder: Path, clips: Sequence[LabelledClip], proving: Sequence[LabelledClip]
+) -> Path:
+    """Random LoRA on q, k and v, and the head that fits the clips best.
+
+    Args:
+        base: As `make_base` leaves it.
+        folder: Where the adapter goes.
+        clips: What the head is fitted on.
+        proving: What the forms are proved on: among the answers to these, too, each label must be.
+    """
     labels = tuple(sorted({clip.label for clip in clips}))
     opened = open_base(str(base), labels)
     lora = LoraSettings(lora_dropout=0.0)
@@ -72,7 +81,8 @@ def make_adapter(base: Path, folder: Path, clips: Sequence[LabelledClip]) -> Pat
             if "lora_B" in name:
                 parameter.normal_(std=0.02, generator=generator)
     features, truths = features_of(model, clips)
-    weight, bias = ridge(features, np.array([labels.index(truth) for truth in truths]), len(labels))
+    targets = np.array([labels.index(truth) for truth in truths])
+    weight, bias = ridge(features, targets, len(labels), features_of(model, proving)[0])
     with torch.no_grad():
         prefix = "base_model.model.classifier.modules_to_save.default"
         model.get_parameter(f"{prefix}.weight").copy_(torch.from_numpy(weight))
@@ -98,7 +108,7 @@ def features_of(
     hook = head.register_forward_pre_hook(
         lambda _, inputs: rows.append(inputs[0][0].double().numpy())
     )
-    decoded = shared().in_order([str(clip.path) for clip in clips], CONTRACT)
+    decoded = shared().in_order([clip.footage for clip in clips], CONTRACT)
     with progress("fitting the head", len(clips)) as advance:
         for clip, (_, outcome) in zip(clips, decoded, strict=True):
             advance()
@@ -111,12 +121,19 @@ def features_of(
 
 
 def ridge(
-    features: NDArray[np.float64], targets: NDArray[np.int64], classes: int
+    features: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    classes: int,
+    unseen: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight [classes, hidden] and bias [classes] of a linear head, by ridge regression.
 
     A weak ridge follows each training clip and makes features that hardly differ decide; too strong
-    a one names only the labels with the most clips.
+    a one names only the labels with the most clips. So the strongest is taken with which every
+    label is named, among the clips that are fitted and among ``unseen`` ones.
+
+    Raises:
+        SystemExit: None of `RIDGES` does that.
     """
     wanted = np.eye(classes)[targets]
     centre = features.mean(axis=0)
@@ -127,20 +144,28 @@ def ridge(
         inverse = np.linalg.solve(kernel + strength * np.eye(len(x)), wanted - wanted.mean(axis=0))
         slope = x.T @ inverse
         offset = wanted.mean(axis=0) - centre @ slope
-        named = (features @ slope + offset).argmax(axis=1)
-        if len(set(named.tolist())) == classes:
+        named, named_unseen = (
+            (some @ slope + offset).argmax(axis=1) for some in (features, unseen)
+        )
+        if len(set(named.tolist())) == len(set(named_unseen.tolist())) == classes:
             break
+    else:
+        raise SystemExit(f"no ridge of {RIDGES} names all {classes} labels")
     print(f"ridge {ridge_strength:g}, {np.mean(named == targets):.3f} of the training clips")
     return (SHARPNESS * slope.T).astype(np.float32), (SHARPNESS * offset).astype(np.float32)
 
 
+def proof_clips(data: Path) -> list[LabelledClip]:
+    """All clips that the head did not learn from."""
+    return [*read_split(data, "val"), *read_split(data, "test")]
+
+
 def proof_manifest(data: Path, path: Path) -> Path:
-    """All clips that the head did not learn from, as one split."""
-    clips = [*read_split(data, "val"), *read_split(data, "test")]
+    """The clips that prove, as one split."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "split"])
-        rows.writerows((clip.path.resolve(), clip.label, "val") for clip in clips)
+        rows.writerows((clip.path.resolve(), clip.label, "val") for clip in proof_clips(data))
         rows.writerows(
             (clip.path.resolve(), clip.label, "train") for clip in read_split(data, "train")
         )
@@ -155,7 +180,7 @@ def main(data: Path, folder: Path, overrides: tuple[str, ...]) -> None:
     """Prove every form of a VideoMAE-B on the clips of DATA; all of it is kept in FOLDER."""
     folder.mkdir(parents=True, exist_ok=True)
     base = make_base(folder / "base")
-    adapter = make_adapter(base, folder / "adapter", read_split(data, "train"))
+    adapter = make_adapter(base, folder / "adapter", read_split(data, "train"), proof_clips(data))
     shipped = merge_export(
         adapter,
         folder / "bundle",

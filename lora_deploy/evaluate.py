@@ -130,7 +130,7 @@ def evaluate_clips(
     left_out = []
     unknown = 0
     with progress("evaluating", len(clips)) as advance:
-        rows = classify(recogniser, [str(clip.path) for clip in clips], top_k=1, pool=pool)
+        rows = classify(recogniser, [clip.footage for clip in clips], top_k=1, pool=pool)
         for clip, row in zip(clips, rows, strict=True):
             advance()
             if row.label is None:

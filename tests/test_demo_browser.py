@@ -18,7 +18,7 @@ from lora_deploy.demo.handlers import CHOOSE_FIRST
 from lora_deploy.demo.models import About, Choices
 from lora_deploy.runtime.base import UNKNOWN, Prediction, Recogniser
 from lora_deploy.runtime.load import load
-from tests.browser import demo, visiting
+from tests.browser import Visitor, demo, visiting
 from tests.loopback_web import VIDEO, Servers, Web
 
 MERGED = "Merged, ONNX Runtime, float32"
@@ -177,13 +177,21 @@ def test_an_example_is_one_click_away(chromium: Browser, page: str) -> None:
         assert visitor.text("ld-answer", ".ld-label") == "bend"
 
 
+def seen_seconds(visitor: Visitor) -> float:
+    """For how long the camera's picture has been shown."""
+    seconds: float = visitor.at("ld-video", "video").first.evaluate("video => video.currentTime")
+    return seconds
+
+
 def test_what_a_camera_records_is_answered(chromium: Browser, gestures: str) -> None:
     with visiting(chromium, gestures, permissions=["camera", "microphone"]) as visitor:
         visitor.page.get_by_label("Capture from camera").click()
         visitor.page.get_by_text("Click to Access Webcam").click()
         record = visitor.at("ld-video").get_by_label("start recording")
         record.click()
-        visitor.page.wait_for_timeout(1500)
+        begun = seen_seconds(visitor)  # of the camera's picture, which a busy computer slows down
+        while seen_seconds(visitor) < begun + 1.5:
+            visitor.page.wait_for_timeout(100)
         record.click()
         assert (
             visitor.text("ld-answer", ".ld-label")

@@ -72,9 +72,9 @@ def motion_baseline(
 def _tensors(
     clips: Sequence[LabelledClip], place: Mapping[str, int], cache: FrameCache
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    whole = [clip for clip in clips if clip.path not in cache.errors]
+    whole = [clip for clip in clips if clip.footage not in cache.errors]
     width = (CONTRACT.frames - 1) * 256
-    rows = [features(cache.frames(clip.path)) for clip in whole]
+    rows = [features(cache.frames(clip)) for clip in whole]
     inputs = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width)
     return inputs, torch.tensor([place.get(clip.label, -1) for clip in whole])
 

@@ -162,7 +162,8 @@ class Failure(_Frozen):
 def clips_digest(clips: Sequence[LabelledClip]) -> str:
     """How many clips, and a hash over names, labels, groups and sizes; their folder may be another."""
     lines = [
-        repr((clip.path.name, clip.label, clip.group, _size_bytes(clip.path))) for clip in clips
+        repr((clip.path.name, clip.stretch, clip.label, clip.group, _size_bytes(clip.path)))
+        for clip in clips
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"

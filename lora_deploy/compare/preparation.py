@@ -23,12 +23,12 @@ def prepare(job: PreparationJob) -> Baseline:
         for fold in job.folds
     ]
     frames = Path(job.frames)
-    every = {clip.path for fold in folds for clips in fold.values() for clip in clips}
-    cache = build_cache(sorted(every), CONTRACT, frames)
+    every = [clip for fold in folds for clips in fold.values() for clip in clips]
+    cache = build_cache(every, CONTRACT, frames)
     found = [motion_baseline(fold, job.labels, cache) for fold in folds]
-    learned_from = {clip.path for fold in folds for name in ("train", "val") for clip in fold[name]}
+    learned_from = [clip for fold in folds for name in ("train", "val") for clip in fold[name]]
     for contract in _contracts(job):
-        build_cache(sorted(learned_from), contract, frames)
+        build_cache(learned_from, contract, frames)
     return Baseline(
         clips=[{name: one.clips for name, one in fold.items()} for fold in job.folds],
         folds=[

@@ -52,11 +52,11 @@ class ManifestFileError(DataError):
 class ManifestRowError(DataError):
     """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
 
-    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+    remedy = "mend that line; needed are path and label, allowed beside them are split, group, start and end"
 
 
 class ContradictingRowsError(DataError):
-    """One file stands in the manifest twice, with different labels, splits or groups."""
+    """One file, or part of one, stands in the manifest twice, with different labels, splits or groups."""
 
     remedy = "keep one of the lines"
 
@@ -68,6 +68,17 @@ class GroupInTwoSplitsError(DataError):
     """
 
     remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class FileInTwoSplitsError(DataError):
+    """Clips that are parts of one file are in several splits.
+
+    They show the same people in the same place, so what is tested was seen in training.
+    """
+
+    remedy = (
+        "keep all parts of a file in one split, or leave the column split out and let it be drawn"
+    )
 
 
 class ClipsMissingError(DataError):

@@ -239,8 +239,8 @@ def _validate(folder: Path, samples: ClipSamples, cache: FrameCache) -> Evaluati
     answers = []
     for clip in samples.clips:
         prediction = recogniser.predict(
-            recogniser.logits(cache.frames(clip.path)[None])[0],
+            recogniser.logits(cache.frames(clip)[None])[0],
             top_k=1, duration_seconds=0.0, warning=None,
         )  # fmt: skip
-        answers.append((str(clip.path), clip.label, prediction.label, prediction.score))
+        answers.append((str(clip.footage), clip.label, prediction.label, prediction.score))
     return tally(recogniser.labels, answers)

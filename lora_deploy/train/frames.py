@@ -67,13 +67,13 @@ def decode_all(
     progress: Progress,
 ) -> FrameCache:
     """Decode every training and validation clip once; unreadable ones are named and left out."""
-    paths = [clip.path for split in ("train", "val") for clip in dataset.of(split)]
-    with progress("decoding clips", len(paths)) as advance:
-        cache = build_cache(paths, contract, folder, on_clip=lambda *_: advance(), pool=pool)
-    for path, error in cache.errors.items():
-        logger.warning("left out: %s: %s", path, error)
+    clips = [clip for split in ("train", "val") for clip in dataset.of(split)]
+    with progress("decoding clips", len(clips)) as advance:
+        cache = build_cache(clips, contract, folder, on_clip=lambda *_: advance(), pool=pool)
+    for footage, error in cache.errors.items():
+        logger.warning("left out: %s: %s", footage, error)
     for split in ("train", "val"):
-        whole = [clip for clip in dataset.of(split) if clip.path not in cache.errors]
+        whole = [clip for clip in dataset.of(split) if clip.footage not in cache.errors]
         lost = set(dataset.labels) - {clip.label for clip in whole}
         if not whole or (split == "train" and lost):
             what = f"of {', '.join(sorted(lost))} " if whole else ""

@@ -18,7 +18,7 @@ MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REASONS = {
     "training.epochs": "the course of the learning rate depends on it",
-    "clips": "names, labels, groups or their order",
+    "clips": "names, labels, groups, starts and ends, or their order",
 }
 
 
@@ -95,15 +95,19 @@ def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
     digest = hashlib.sha256()
     for split in _SPLITS[:2]:
         for clip in dataset.of(split):
-            if clip.path not in cache.errors:
+            if clip.footage not in cache.errors:
                 digest.update(f"{split} {clip.label}\n".encode())
-                digest.update(cache.frames(clip.path).data)
+                digest.update(cache.frames(clip).data)
     return digest.hexdigest()
 
 
 def _clips_digest(dataset: ClipDataset, split: Split) -> str:
     clips = dataset.of(split)
-    lines = [repr((clip.path.name, clip.label, clip.group)) for clip in clips]
+    lines = [
+        repr((clip.path.name, clip.label, clip.group))
+        + (f" {clip.stretch}" if clip.stretch else "")
+        for clip in clips
+    ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"
 

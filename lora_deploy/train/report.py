@@ -129,7 +129,7 @@ def _worst(evaluation: Evaluation, cache: FrameCache) -> str:
     if not wrong:
         return "<p>Every validation clip got its true label.</p>"
     figures = "".join(
-        f"<figure><img src='{_thumbnail(cache, Path(path))}' alt=''><figcaption>"
+        f"<figure><img src='{_thumbnail(cache, path)}' alt=''><figcaption>"
         f"{escape(Path(path).name)}<br>is {escape(truth)}, answered {escape(answer)} "
         f"({score:.0%})</figcaption></figure>"
         for path, truth, answer, score in wrong[:WORST_CLIPS]
@@ -137,8 +137,8 @@ def _worst(evaluation: Evaluation, cache: FrameCache) -> str:
     return f"<p>{len(wrong)} wrong answers; the most certain:</p><div class=clips>{figures}</div>"
 
 
-def _thumbnail(cache: FrameCache, path: Path) -> str:
-    frames = cache.frames(path)
+def _thumbnail(cache: FrameCache, name: str) -> str:
+    frames = cache.frames(cache.named(name))
     content = io.BytesIO()
     Image.fromarray(frames[len(frames) // 2]).save(content, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

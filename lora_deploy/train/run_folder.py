@@ -14,6 +14,7 @@ from lora_deploy.artifact import run
 from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
+from lora_deploy.clips.clip import WHOLE_FILE
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
@@ -179,7 +180,9 @@ def splits_csv(dataset: ClipDataset) -> str:
     """Which clip was in which split, as a manifest that ``--data`` takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group"])
+    writer.writerow(["path", "label", "split", "group", "start", "end"])
     for clip in dataset.clips:
-        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or ""])
+        stretch = clip.stretch or WHOLE_FILE
+        times = [stretch.start_seconds or "", stretch.end_seconds]
+        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or "", *times])
     return text.getvalue()

@@ -42,7 +42,7 @@ class ClipSamples(Dataset[Sample]):
             random_crop_padding: Part of the frame by which a clip may be moved; 0 for evaluation.
             seed: Of the augmentation.
         """
-        self.clips = [clip for clip in clips if clip.path not in cache.errors]
+        self.clips = [clip for clip in clips if clip.footage not in cache.errors]
         self._index_of = {label: index for index, label in enumerate(labels)}
         self._cache = cache
         self._padding = random_crop_padding
@@ -60,7 +60,7 @@ class ClipSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """One sample; the same for the same seed, epoch and index, whoever asks."""
         clip = self.clips[index]
-        frames = self._cache.frames(clip.path)
+        frames = self._cache.frames(clip)
         if self._padding:
             generator = np.random.default_rng((self._seed, self._epoch, index))
             frames = transforms.random_crop(frames, self._padding, generator)
