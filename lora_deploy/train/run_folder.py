@@ -64,7 +64,7 @@ class RunFolder:
         self._started = time.monotonic() - earlier_seconds
         self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
-        atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
+        atomic.write_text(path / run.SPLITS, splits_csv(dataset))
 
     def save(self, figures: EpochFigures, val_clips: int) -> None:
         """Replace weights and manifest by those of this epoch, all or none of them.
@@ -133,6 +133,7 @@ class RunFolder:
                 val_accuracy=figures.val_accuracy,
                 val_loss=figures.val_loss,
                 val_clips=val_clips,
+                training_seconds=self.training_seconds,
             ),
             finished=False,
             training_seconds=self.training_seconds,
@@ -175,7 +176,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _splits_csv(dataset: ClipDataset) -> str:
+def splits_csv(dataset: ClipDataset) -> str:
     """Which clip was in which split, as a manifest that ``--data`` takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
