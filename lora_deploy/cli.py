@@ -408,8 +408,8 @@ def _named_sets(texts: Sequence[str]) -> dict[str, Path]:
         name, equals, path = (part.strip() for part in text.partition("="))
         if not (name and equals and path):
             raise click.UsageError(f"--extra {text!r} is no NAME=DATA; as in youtube=clips/youtube")
-        if name in sets:
-            raise click.UsageError(f"--extra names two sets {name!r}; give each a name of its own")
+        if name in (*sets, "train", "val", "test"):
+            raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
         sets[name] = Path(path)
     return sets
 
@@ -522,18 +522,6 @@ def _factors(text: str) -> list[float]:
     if not factors or not all(0 < factor < math.inf for factor in factors):
         raise click.UsageError(f"--rates {text!r} is no list of numbers above 0, as in 0.5,1,2")
     return factors
-
-
-def _named_sets(words: Sequence[str]) -> dict[str, Path]:
-    sets: dict[str, Path] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not name.strip() or not path:
-            raise click.UsageError(f"--extra {word!r} is not of the form NAME=DATA")
-        if name in (*sets, "train", "val", "test"):
-            raise click.UsageError(f"--extra {word!r}: the name {name} is taken")
-        sets[name] = Path(path)
-    return sets
 
 
 @commands.command()
