@@ -102,7 +102,8 @@ class DataSettings(_Section):
     """``auto`` recognises it by its annotations."""
     fold: int = Field(default=1, ge=1, le=99)
     """Which of their own divisions, of the layouts that bring several: ucf101 and hmdb51 have three."""
-
+    find_duplicates: bool = True
+    """Whether clips of two splits are told that show the same; test clips are decoded for it too."""
     val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
     test_fraction: Fraction = 0.15
 

@@ -29,6 +29,7 @@ CHECKPOINT = "best_model.pth"
 ADAPTER = "best_model_lora_adapter"
 METRICS = "metrics.jsonl"
 SPLITS = "splits.csv"
+DUPLICATES = "near_duplicates.csv"
 REPORT = "report.html"
 
 

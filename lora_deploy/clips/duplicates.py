@@ -10,7 +10,7 @@ its small grey frames without their mean, and how well that of two clips correla
 hardly moves is told by its looks alone, and more strictly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -78,22 +78,27 @@ class _Looks:
     """[clips]"""
 
 
-def near_duplicates(dataset: ClipDataset, cache: FrameCache) -> list[NearDuplicate]:
+def near_duplicates(
+    dataset: ClipDataset, caches: Mapping[Split, FrameCache]
+) -> list[NearDuplicate]:
     """Pairs of clips in different splits that show the same, the most alike first.
 
     Args:
         dataset: Whose clips.
-        cache: Holds their frames; clips that it has none of are passed over.
+        caches: Hold the frames of the clips of each split; what could not be decoded is passed over.
     """
-    splits: dict[Split, list[Footage]] = {}
-    for clip in dataset.clips:
-        if clip.footage in cache.rows and clip.footage not in cache.errors:
-            splits.setdefault(clip.split, []).append(clip.footage)
-    straight = {split: _looks_of(clips, cache) for split, clips in splits.items()}
+    splits = {
+        split: [clip.footage for clip in dataset.of(split) if clip.footage not in cache.errors]
+        for split, cache in caches.items()
+    }
+    splits = {split: clips for split, clips in splits.items() if clips}
+    straight = {split: _looks_of(clips, caches[split]) for split, clips in splits.items()}
     found: dict[tuple[Footage, Footage], NearDuplicate] = {}
     for one, other in combinations(splits, 2):
         for mirrored in (False, True):
-            looks = _looks_of(splits[other], cache, mirrored=True) if mirrored else straight[other]
+            looks = straight[other]
+            if mirrored:
+                looks = _looks_of(splits[other], caches[other], mirrored=True)
             for row, column, difference in _alike(straight[one], looks):
                 pair = NearDuplicate(
                     splits[one][row], one, splits[other][column], other, difference, mirrored

@@ -31,6 +31,7 @@ from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
+from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
 from lora_deploy.train.frames import frames_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
@@ -158,11 +159,13 @@ def _fit(
             contract,
             frames_folder,
             oversample=oversample_of(settings, contract),
+            with_test=settings.data.find_duplicates,
             is_kept=cache_folder is not None,
             digest=found[1].frames if found else None,
             pool=pool,
             progress=progress,
         )
+        duplicates = tell_duplicates(dataset, caches) if settings.data.find_duplicates else []
         samples = samples_of(settings, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
@@ -173,6 +176,7 @@ def _fit(
             earlier_seconds=found[1].training_seconds if found else 0.0,
             goes_on=found is not None and found[1].best is not None,
         )  # fmt: skip
+        write_duplicates(out, duplicates)
         return _train(
             settings.training, samples, caches["val"], learner, run_folder, target_device,
             found, origin, frames,

@@ -12,7 +12,7 @@ from lora_deploy.clips.dataset import ClipDataset, Split
 from lora_deploy.config import Settings
 from lora_deploy.versions import installed_versions
 
-MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
+MAY_DIFFER = ("training.workers", "training.keep_checkpoints", "data.find_duplicates")
 """Settings that change no figure."""
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -86,7 +86,7 @@ def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     return _differences(then.surroundings, now.surroundings)
 
 
-def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str:
+def frames_digest(dataset: ClipDataset, caches: Mapping[Split, FrameCache]) -> str:
     """A hash over every frame that is learned from or judged on, in the order of the clips.
 
     It differs when a video was changed, when another decoder chose other frames, and when the
