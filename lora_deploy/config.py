@@ -28,6 +28,8 @@ from lora_deploy.errors import (
 RECIPES_FOLDER = Path(__file__).parent / "assets" / "configs"
 DEFAULT_RECIPE = "config"
 
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Alpha = Annotated[int, Field(ge=1, le=65536)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -38,14 +40,30 @@ class _Section(BaseModel):
 class LoraSettings(_Section):
     """What kind of adapter is attached, and where."""
 
-    r: int = Field(default=8, ge=1, le=1024)
+    r: Rank = 8
     """Rank of the update B·A."""
-    lora_alpha: int = Field(default=16, ge=1, le=65536)
+    lora_alpha: Alpha = 16
     """The update is scaled by lora_alpha / r."""
     lora_dropout: Fraction = 0.1
     target_modules: list[str] = Field(default=["qkv"], min_length=1)
     """Words such as qkv, proj, fc, all-linear, or exact layer names."""
     bias: Literal["none"] = "none"
+    use_dora: bool = False
+    """Learn the length of each row of a weight apart from its direction (DoRA)."""
+    use_rslora: bool = False
+    """Scale the update by lora_alpha / √r, so that a high rank is not damped (rsLoRA)."""
+    rank_pattern: dict[str, Rank] = {}
+    """Another rank for the layers that a target word names; of two words the later one counts."""
+    alpha_pattern: dict[str, Alpha] = {}
+    """As ``rank_pattern``, for ``lora_alpha``."""
+    top_layers: int | None = Field(default=None, ge=1)
+    """Only in so many of the last blocks; nothing is learnt, or computed backwards, below them."""
+
+    @property
+    def kind(self) -> str:
+        """What such an adapter is called."""
+        name = "DoRA" if self.use_dora else "LoRA"
+        return f"rs{name}" if self.use_rslora else name
 
 
 class ModelSettings(_Section):
@@ -480,7 +498,11 @@ def _allowed(field: FieldInfo) -> str:
             return "a list of one or more texts, as in [qkv]"
         return "a list of texts, as in [wave_left, wave_right]"
     if get_origin(annotation) is dict:
-        return "pairs of a name and a value, as in {walk_left: walk_right}"
+        value = get_args(annotation)[1]
+        if value is str:
+            return "pairs of a name and a value, as in {walk_left: walk_right}"
+        number = FieldInfo.from_annotation(value)
+        return f"target words, each with {_allowed(number)}, as in {{fc: 16}}"
     marks = field.metadata
     or_nothing = ""
     if type(None) in get_args(annotation):

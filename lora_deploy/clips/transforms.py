@@ -6,7 +6,6 @@ The numbers equal those of transformers' ``VideoMAEImageProcessorPil`` bit for b
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract, ResizeFilter
+from lora_deploy.clips.crops import cut
 from lora_deploy.errors import ClipError
 
 MAX_RESIZED_PIXELS = 4096 * 4096
@@ -46,7 +46,8 @@ def resize_and_crop(
         pixel_aspect: Width of a pixel by its height.
 
     Returns:
-        uint8 [frames, crop_height, crop_width, 3]. Outside a frame that is smaller than the
+        uint8 [frames, crop_height, crop_width, 3]; of three crops, those of a frame one after the
+        other, [frames × 3, crop_height, crop_width, 3]. Outside a frame that is smaller than the
         crop the pixels are zero.
 
     Raises:
@@ -54,7 +55,9 @@ def resize_and_crop(
     """
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames = frames[None]
-    sized = [_centre_crop(_resize(frame, contract, pixel_aspect), contract) for frame in frames]
+    sized = [
+        crop for frame in frames for crop in cut(_resize(frame, contract, pixel_aspect), contract)
+    ]
     if not sized:
         return np.zeros((0, contract.crop_height, contract.crop_width, 3), np.uint8)
     return np.stack(sized)  # [frames, crop_height, crop_width, 3]
@@ -207,21 +210,6 @@ def _resize(frame: Frames, contract: PixelContract, pixel_aspect: Fraction) -> F
     new_size = resized_size(width, height, contract, pixel_aspect)
     picture = Image.fromarray(np.ascontiguousarray(frame))
     return np.asarray(picture.resize(new_size, PILLOW_FILTERS[contract.resize_filter]))
-
-
-def _centre_crop(frame: Frames, contract: PixelContract) -> Frames:
-    height, width, _ = frame.shape
-    crop_height, crop_width = contract.crop_height, contract.crop_width
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    if top >= 0 and left >= 0:
-        return frame[top : top + crop_height, left : left + crop_width]
-    # Padded up to the crop where smaller, rounding as transformers does.
-    padded_height, padded_width = max(crop_height, height), max(crop_width, width)
-    pad_top, pad_left = ceil((padded_height - height) / 2), ceil((padded_width - width) / 2)
-    padded = np.zeros((padded_height, padded_width, 3), np.uint8)
-    padded[pad_top : pad_top + height, pad_left : pad_left + width] = frame
-    top, left = top + pad_top, left + pad_left
-    return padded[top : top + crop_height, left : left + crop_width]
 
 
 @lru_cache(maxsize=16)

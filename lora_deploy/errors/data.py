@@ -126,7 +126,16 @@ class OutputPlaceError(DataError):
 class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
-    remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+    remedy = (
+        "name them as the model does, leave these clips out, or train again on all labels with "
+        "`lora-deploy train`"
+    )
+
+
+class LeaveOutError(DataError):
+    """``--leave-out`` finds no groups that could be left out one after the other."""
+
+    remedy = "give each clip a group in the manifest, or a pattern with one bracket that finds it in the path, as in --leave-out '(person[0-9]+)_'"
 
 
 class FrameCacheFullError(DataError):

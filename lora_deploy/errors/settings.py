@@ -58,6 +58,14 @@ class TimelineOptionsError(SettingsError):
     remedy = "take windows about as long as the clips that the model learnt from, and a stride of half of that"
 
 
+class ViewsError(SettingsError):
+    """Views of each clip that are no CLIPSxCROPS, or more than can be decoded at once."""
+
+    remedy = (
+        "write it as in `lora-deploy evaluate RUN --views 5x3`: clips are 1 and more, crops 1 or 3"
+    )
+
+
 class ListedHostError(SettingsError):
     """A host that is listed for links, and could be the host of none."""
 
