@@ -32,7 +32,7 @@ from lora_deploy.train import checkpoints, report
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
-from lora_deploy.train.frames import frames_of, oversample_of, samples_of
+from lora_deploy.train.frames import frames_of, learning_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
@@ -151,6 +151,7 @@ def _fit(
         logger.info("%s is finished already; there is nothing left to do", out)
         return finished
     tell(settings, learner)
+    learning = learning_of(settings, dataset.labels)
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
@@ -166,7 +167,7 @@ def _fit(
             progress=progress,
         )
         duplicates = tell_duplicates(dataset, caches) if settings.data.find_duplicates else []
-        samples = samples_of(settings, dataset, caches)
+        samples = samples_of(learning, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.

@@ -67,9 +67,13 @@ def _device_name(device: torch.device) -> str:
 
 
 def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
+    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out.
+
+    A setting that did not exist yet counts as its default, with which all is as it was without it.
+    """
+    before = {**dict(_flat(Settings().model_dump(mode="json"))), **dict(_flat(then))}
     return [
-        line for line in _differences(then, now) if not line.startswith((*MAY_DIFFER, "proof."))
+        line for line in _differences(before, now) if not line.startswith((*MAY_DIFFER, "proof."))
     ]
 
 
