@@ -110,6 +110,9 @@ def quickstart(out: Path, seed: int) -> None:
 @click.option(
     "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
 )
+@click.option(
+    "--init-from", type=FOLDER, help="A RUN or adapter to begin with: same base, other classes too."
+)
 @pool_options
 @json_option
 def train(
@@ -118,6 +121,7 @@ def train(
     data: Path,
     out: Path,
     resume: bool,
+    init_from: Path | None,
     base: str | None,
     overrides: tuple[str, ...],
     cache: Path | None,
@@ -139,6 +143,7 @@ def train(
             data,
             out,
             resume=resume,
+            init_from=init_from,
             cache_folder=cache,
             device_name=device,
             pool=pool,

@@ -62,7 +62,8 @@ def row_factors(layer: LoraLinear, name: str, product: torch.Tensor) -> torch.Te
     weight = layer.get_base_layer().get_parameter("weight")
     found = torch.linalg.vector_norm(weight + product, dim=1).detach()
     learned: torch.Tensor = layer.get_parameter(f"lora_magnitude_vector.{name}.weight")
-    return learned / found
+    factors: torch.Tensor = learned / found
+    return factors
 
 
 def _lengthened(layer: LoraLinear, name: str, product: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.disk import failures_named
 from lora_deploy.errors import (
+    BeginningMismatchError,
     EmptySplitError,
     LossNotFiniteError,
     NoSuchDeviceError,
@@ -29,6 +30,7 @@ from lora_deploy.model.base import open_base
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
+from lora_deploy.train.begin_from import begin_from, read_beginning
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.frames import frames_of, samples_of
@@ -36,6 +38,7 @@ from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
 from lora_deploy.train.lock import claimed
+from lora_deploy.train.mishaps import memory_named, vanished_named
 from lora_deploy.train.origin import Origin, origin_of
 from lora_deploy.train.resume import (
     FRAMES,
@@ -60,6 +63,7 @@ def fit(
     out: Path,
     *,
     resume: bool = False,
+    init_from: Path | None = None,
     cache_folder: Path | None = None,
     device_name: str | None = None,
     pool: DecodePool | None = None,
@@ -77,6 +81,8 @@ def fit(
         out: The RUN folder; it must not exist or be empty.
         resume: Go on in ``out`` instead, with the same settings and data. Where no checkpoint was
             written yet, that is from the beginning; where the training is finished, nothing is done.
+        init_from: A RUN, or an adapter's folder, whose adapter is the beginning instead of a fresh
+            one: on the same base, and with rows of the head for the labels that both know.
         cache_folder: Where decoded frames are kept for another training on the same clips; by
             default beside the RUN's files until the training ends.
         device_name: As `device.choose`.
@@ -97,13 +103,13 @@ def fit(
     if not resume:
         refuse_if_taken(out)
     finished = finished_run(out, settings) if resume else None
-    with claimed(out), failures_named(out):
+    with claimed(out), failures_named(out), memory_named(settings, out):
         found = None
         if resume:
             found = last_of_finished(out) if finished else find(out)
         return _fit(
             settings, data, out, found, finished,
-            cache_folder=cache_folder, target_device=target_device, pool=pool, progress=progress,
+            init_from=init_from, cache_folder=cache_folder, target_device=target_device, pool=pool, progress=progress,
         )  # fmt: skip
 
 
@@ -114,12 +120,18 @@ def _fit(
     found: tuple[Path, Checkpoint] | None,
     finished: RunManifest | None,
     *,
+    init_from: Path | None,
     cache_folder: Path | None,
     target_device: torch.device,
     pool: DecodePool | None,
     progress: Progress,
 ) -> RunManifest:
     """As `fit`, in a folder that is held, from a checkpoint or from the beginning."""
+    beginning = read_beginning(init_from) if init_from else None
+    if beginning and not settings.model.use_lora:
+        raise BeginningMismatchError(
+            f"{init_from} is an adapter, and model.use_lora is false, so there is none to begin with"
+        )
     # 1. What to learn from.
     dataset = read_dataset(
         data,
@@ -139,8 +151,11 @@ def _fit(
     )
     contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
     learner = prepare(base, settings)
+    if beginning and isinstance(learner.model, PeftModel):
+        begin_from(learner.model, beginning, base, labels=dataset.labels, contract=contract)
+    begun_with = beginning.digest if beginning else None
     # 3. Is it the training that was interrupted?
-    origin = origin_of(settings, dataset, base.fingerprint, target_device)
+    origin = origin_of(settings, dataset, base.fingerprint, target_device, begun_with)
     if found:
         check_same(out, found[1], origin)
     if finished is not None:
@@ -168,12 +183,14 @@ def _fit(
         run_folder = RunFolder(
             out, settings, dataset, base, contract, learner,
             earlier_seconds=found[1].training_seconds if found else 0.0,
-            goes_on=found is not None and found[1].best is not None,
+            goes_on=found is not None and found[1].best is not None, begun_with=begun_with,
         )  # fmt: skip
-        return _train(
-            settings.training, samples, cache, learner, run_folder, target_device,
-            found, origin, frames,
-        )  # fmt: skip
+        blocks = int(base.model.config.num_hidden_layers)
+        with memory_named(settings, out, blocks=blocks), vanished_named(out):
+            return _train(
+                settings.training, samples, cache, learner, run_folder, target_device,
+                found, origin, frames,
+            )  # fmt: skip
     finally:
         if cache_folder is None:
             shutil.rmtree(frames_folder, ignore_errors=True)
@@ -226,7 +243,11 @@ def _train(
                 logger.warning("%s holds epoch %d, the best so far", out, keep_best.best.epoch)
             raise
     if stop_on_bad_loss.found is not None:
-        raise LossNotFiniteError(f"the training loss became {stop_on_bad_loss.found}")
+        kept = f", and {out} holds epoch {keep_best.best.epoch}" if keep_best.best else ""
+        raise LossNotFiniteError(
+            f"the training loss became {stop_on_bad_loss.found} in epoch "
+            f"{stop_on_bad_loss.epoch}{kept}"
+        )
     manifest = run_folder.outcome()
     report.write_report(out, manifest, _validate(out, samples["val"], cache), cache)
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest

@@ -45,6 +45,7 @@ def learn(
             *([PutBack(found[0])] if found else []),
         ],
     )
+    trainer.layer_decay = training.layer_decay
     trainer.remove_callback(PrinterCallback)
     if not sys.stderr.isatty():
         trainer.remove_callback(ProgressCallback)

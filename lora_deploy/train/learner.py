@@ -73,6 +73,8 @@ def tell(settings: Settings, learner: Learner) -> None:
         logger.info("   Resolved to: %s", learner.targets)
     else:
         logger.info("🎯 %s:", "Head only" if settings.model.freeze_base else "Full fine-tuning")
+    if (decay := settings.training.layer_decay) != 1:
+        logger.info("   Layer decay: each block learns %g times as fast as the one above", decay)
     logger.info(
         "   Trainable params: %s (%.2f%%)", f"{counts.trainable:,}", counts.trainable_percent
     )
