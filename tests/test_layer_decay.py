@@ -78,11 +78,9 @@ def test_a_decay_of_one_is_the_training_as_it_was(
 ) -> None:
     """The groups themselves change nothing: all at one rate they train what Trainer trains."""
     fit(training_of(tiny_base), few_clips, tmp_path / "plain")
-    from lora_deploy.train import going_on
-
-    groups = going_on.parameter_groups
     monkeypatch.setattr(
-        going_on, "parameter_groups", lambda *a, **named: groups(*a, **{**named, "layer_decay": 1})
+        "lora_deploy.train.going_on.parameter_groups",
+        lambda *given, **named: parameter_groups(*given, **{**named, "layer_decay": 1.0}),
     )
     fit(training_of(tiny_base, layer_decay=0.5), few_clips, tmp_path / "grouped")
     one, other = (
