@@ -108,7 +108,7 @@ def features_of(
     hook = head.register_forward_pre_hook(
         lambda _, inputs: rows.append(inputs[0][0].double().numpy())
     )
-    decoded = shared().in_order([str(clip.path) for clip in clips], CONTRACT)
+    decoded = shared().in_order([clip.footage for clip in clips], CONTRACT)
     with progress("fitting the head", len(clips)) as advance:
         for clip, (_, outcome) in zip(clips, decoded, strict=True):
             advance()

@@ -5,6 +5,7 @@ Nothing heavy is imported here; a command imports its stage when it runs.
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -350,7 +351,23 @@ def classify(
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
+@click.option(
+    "--extra",
+    "extras",
+    metavar="NAME=DATA",
+    multiple=True,
+    help="Another set, judged beside the data: its split of that name, or all of it; may be repeated.",
+)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
 @backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @adapter_options
 @pool_options
 @json_option
@@ -359,26 +376,157 @@ def evaluate(
     model: Path,
     data: Path | None,
     split: str,
+    extras: tuple[str, ...],
+    views: str,
     backend: str,
     precision: str,
+    batch_size: int,
+    adapter: str | None,
     base: str | None,
     labels: tuple[str, ...] | None,
     as_json: bool,
     pool: "DecodePool",
 ) -> int:
-    """Measure accuracy on labelled clips, with its 95% interval."""
+    """Measure how often a model is right on labelled clips, with the uncertainty of each figure."""
     from lora_deploy import evaluate as stage
     from lora_deploy.runtime.load import load
 
+    sets, looks = _named_sets(extras), stage.parse_views(views)
     source = stage.choose_data(model, data)
-    recogniser = load(model, backend=backend, precision=precision, base=base, labels=labels)
-    result = stage.evaluate(
-        recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
-    )
-    _print(result, texts.evaluation, as_json)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size,
+        base=base, labels=labels,
+    )  # fmt: skip
+    result = stage.evaluate_sets(
+        recogniser, source, sets, split=cast(stage.Split, split), views=looks,
+        learned=stage.learned_from(model), pool=pool, progress=terminal.progress,
+    )  # fmt: skip
+    _print(result, texts.measured, as_json)
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
+
+
+def _named_sets(texts: Sequence[str]) -> dict[str, Path]:
+    sets: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = (part.strip() for part in text.partition("="))
+        if not (name and equals and path):
+            raise click.UsageError(f"--extra {text!r} is no NAME=DATA; as in youtube=clips/youtube")
+        if name in (*sets, "train", "val", "test"):
+            raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
+        sets[name] = Path(path)
+    return sets
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "source",
+    default="config",
+    show_default=True,
+    help="A YAML file, or the name of a recipe; what all methods have in common.",
+)
+@click.option("--data", type=FILE_OR_FOLDER, required=True, help="Labelled clips.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for all of it; go on there.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="One more row: a recipe laid over --config; may be repeated.",
+)
+@click.option(
+    "--extra",
+    "extras",
+    multiple=True,
+    metavar="NAME=DATA",
+    help="Judge each model on these clips, too; may be repeated.",
+)
+@click.option(
+    "--leave-out",
+    metavar="group|PATTERN",
+    help="Test on each group in turn; a pattern finds it in the path, as in '(person[0-9]+)_'.",
+)
+@click.option(
+    "--rates",
+    default="1",
+    show_default=True,
+    help="Learning rates to choose from on validation clips, as multiples, with commas: 0.5,1,2.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Trainings at once; more than one makes all seconds longer.",
+)
+@click.option("--base", help="Same as --set model.base=…")
+@set_option
+@click.option("--device", help="cpu or cuda; the best there is by default.")
+@offline_option
+@json_option
+def compare(
+    *,
+    source: str,
+    data: Path,
+    out: Path,
+    seeds: int,
+    recipes: tuple[str, ...],
+    extras: tuple[str, ...],
+    leave_out: str | None,
+    rates: str,
+    jobs: int,
+    base: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Train full, with LoRA r=8 and r=4, and by any recipe, with several seeds; print the table.
+
+    Beside them stand chance and a linear layer on motion alone. The same command goes on where it
+    was interrupted, and adds seeds, recipes and sets without repeating what is finished.
+    """
+    from lora_deploy.compare.methods import choose_methods
+    from lora_deploy.extras import require
+
+    settings = _settings(source, overrides, base)
+    methods = choose_methods(settings, recipes, overrides=overrides, rate_factors=_factors(rates))
+    require(
+        "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
+        purpose="to train",
+    )  # fmt: skip
+    from lora_deploy.compare.conduct import compare as conduct
+    from lora_deploy.compare.keep import as_text, keep
+
+    found = conduct(
+        methods,
+        data,
+        out,
+        seeds=seeds,
+        leave_out=leave_out,
+        extras=_named_sets(extras),
+        jobs=jobs,
+        device_name=device,
+        command=terminal.command_line(),
+        progress=terminal.progress,
+    )
+    kept = keep(found, out)
+    _print(found, as_text, as_json)
+    for path in kept:
+        click.echo(f"{path} written", err=True)
+    return 1 if found.failures else 0
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [float(word) for word in _split(text)]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise click.UsageError(f"--rates {text!r} is no list of numbers above 0, as in 0.5,1,2")
+    return factors
 
 
 @commands.command()

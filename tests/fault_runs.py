@@ -19,7 +19,7 @@ import torch
 from lora_deploy import atomic
 from lora_deploy.artifact import run
 from lora_deploy.clips import pool
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import DecodedClip, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import read_dataset, read_split
 from lora_deploy.clips.example import write_example
@@ -75,16 +75,18 @@ class Decoded:
                 for clip in read_split(run_folder / run.SPLITS, "val")
             }
 
-    def decode(self, path: Path, contract: PixelContract) -> DecodedClip:
+    def decode(
+        self, path: Path, contract: PixelContract, stretch: Stretch | None = None
+    ) -> DecodedClip:
         """What the pool said of this file."""
         return self._clips[path]
 
     def in_order(
-        self, paths: Iterable[str], contract: PixelContract
+        self, footage: Iterable[Footage], contract: PixelContract
     ) -> Iterator[tuple[str, DecodedClip]]:
         """What the pool said of these files."""
-        for path in paths:
-            yield path, self._clips[Path(path)]
+        for one in footage:
+            yield str(one), self._clips[one.path]
 
 
 def prepare_export(run_folder: Path) -> None:

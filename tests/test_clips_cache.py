@@ -11,7 +11,7 @@ import pytest
 
 from lora_deploy.clips import cache as cache_module
 from lora_deploy.clips.cache import build_cache
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
 from lora_deploy.clips.pool import DecodePool
@@ -21,9 +21,9 @@ MEDIA = Path(__file__).parents[2] / "shared" / "media"
 pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
 
 CONTRACT = PixelContract(frames=4, short_side=24, crop_height=20, crop_width=24)
-SOUND = MEDIA / "derived/book_base_h264.mp4"
-BROKEN = MEDIA / "derived/book_truncated_no_moov.mp4"
-PARTIAL = MEDIA / "derived/book_truncated_60pct_moov_first.mp4"
+SOUND = Footage(MEDIA / "derived/book_base_h264.mp4")
+BROKEN = Footage(MEDIA / "derived/book_truncated_no_moov.mp4")
+PARTIAL = Footage(MEDIA / "derived/book_truncated_60pct_moov_first.mp4")
 
 
 @pytest.fixture
@@ -42,14 +42,15 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_frames_errors_and_warnings_are_those_of_the_decoder(tmp_path: Path, workers: int) -> None:
-    paths = [SOUND, BROKEN, PARTIAL, tmp_path / "gone.mp4", MEDIA / "clips/asl/book.mkv"]
+    gone, other = Footage(tmp_path / "gone.mp4"), Footage(MEDIA / "clips/asl/book.mkv")
+    clips = [SOUND, BROKEN, PARTIAL, gone, other]
     with DecodePool(workers) as pool:
-        cache = build_cache(paths, CONTRACT, tmp_path / "cache", pool=pool)
-    for path in (SOUND, PARTIAL, paths[-1]):
-        assert np.array_equal(cache.frames(path), decode(path, CONTRACT).frames)
-    assert {path: error.kind for path, error in cache.errors.items()} == {
+        cache = build_cache(clips, CONTRACT, tmp_path / "cache", pool=pool)
+    for clip in (SOUND, PARTIAL, other):
+        assert np.array_equal(cache.frames(clip), decode(clip.path, CONTRACT).frames)
+    assert {clip: error.kind for clip, error in cache.errors.items()} == {
         BROKEN: "unreadable",
-        tmp_path / "gone.mp4": "not_found",
+        gone: "not_found",
     }
     assert list(cache.warnings) == [PARTIAL]
     with pytest.raises(ClipError) as caught:
@@ -59,20 +60,69 @@ def test_frames_errors_and_warnings_are_those_of_the_decoder(tmp_path: Path, wor
         cache.frames(SOUND)[0] = 0
 
 
+@pytest.mark.parametrize("oversample", [3, 5])
+def test_more_moments_are_kept_around_the_very_frames_of_before(
+    tmp_path: Path, oversample: int
+) -> None:
+    paths = [MEDIA / "clips/asl/book.mkv", MEDIA / "formats/gif_vfr.gif",
+             MEDIA / "formats/start_8_3s.mp4", MEDIA / "formats/phone_rot180_10fps.mp4",
+             *sorted((MEDIA / "dataset/weizmann4/bend").glob("*.mp4"))]  # fmt: skip
+    clips = [SOUND, PARTIAL, BROKEN, *map(Footage, paths)]
+    clips += [Footage(SOUND.path, Stretch(0.4, 1.3)), Footage(paths[0], Stretch(0.5))]
+    plain = build_cache(clips, CONTRACT, tmp_path)
+    wide = build_cache(clips, CONTRACT, tmp_path, oversample=oversample)
+    assert wide.contract == CONTRACT
+    assert wide.errors.keys() == plain.errors.keys() == {BROKEN}
+    for clip in set(clips) - {BROKEN}:
+        assert np.array_equal(wide.frames(clip), plain.frames(clip))
+        choices = wide.choices(clip)
+        assert choices.shape == (4, oversample, 20, 24, 3)
+        every = CONTRACT.model_copy(update={"frames": 4 * oversample})
+        slow = decode(clip.path, every, stretch=clip.stretch or WHOLE_FILE)
+        assert np.array_equal(choices.reshape(-1, 20, 24, 3), slow.frames)
+    with pytest.raises(ClipError):
+        wide.choices(BROKEN)
+
+
+def test_without_more_moments_each_frame_has_only_itself(tmp_path: Path) -> None:
+    cache = build_cache([SOUND], CONTRACT, tmp_path)
+    assert cache.choices(SOUND).shape == (4, 1, 20, 24, 3)
+    assert np.array_equal(cache.choices(SOUND)[:, 0], cache.frames(SOUND))
+
+
 def test_each_file_is_decoded_once_whatever_it_is_called(
     tmp_path: Path, decoded: list[str]
 ) -> None:
-    (tmp_path / "link.mp4").symlink_to(SOUND)
+    link = Footage(tmp_path / "link.mp4")
+    link.path.symlink_to(SOUND.path)
     calls: list[tuple[int, int]] = []
     cache = build_cache(
-        [SOUND, SOUND, tmp_path / "link.mp4", PARTIAL],
+        [SOUND, SOUND, link, PARTIAL],
         CONTRACT,
         tmp_path / "cache",
         on_clip=lambda done, total: calls.append((done, total)),
     )
-    assert sorted(decoded) == sorted([SOUND.name, PARTIAL.name])
+    assert sorted(decoded) == sorted([SOUND.path.name, PARTIAL.path.name])
     assert calls == [(1, 2), (2, 2)]
-    assert np.array_equal(cache.frames(SOUND), cache.frames(tmp_path / "link.mp4"))
+    assert np.array_equal(cache.frames(SOUND), cache.frames(link))
+
+
+def test_parts_of_a_file_are_clips_of_their_own(tmp_path: Path, decoded: list[str]) -> None:
+    parts = [Footage(SOUND.path, Stretch(start, end)) for start, end in ((1.0, None), (0.0, 1.0))]
+    late = Footage(SOUND.path, Stretch(99.0))
+    cache = build_cache([*parts, late, SOUND], CONTRACT, tmp_path / "cache")
+    for part in parts:
+        expected = decode(part.path, CONTRACT, stretch=part.stretch or WHOLE_FILE).frames
+        assert np.array_equal(cache.frames(part), expected)
+    assert len({cache.frames(clip).tobytes() for clip in (*parts, SOUND)}) == 3
+    assert {clip: error.kind for clip, error in cache.errors.items()} == {late: "not_found"}
+    assert cache.named(str(parts[0])) == parts[0]
+    decoded.clear()
+    again = build_cache(parts[:1], CONTRACT, tmp_path / "cache")
+    assert decoded == []
+    assert np.array_equal(again.frames(parts[0]), cache.frames(parts[0]))
+    build_cache([Footage(SOUND.path, Stretch(1.5))], CONTRACT, tmp_path / "cache")
+    assert decoded == [SOUND.path.name]
 
 
 def test_what_is_there_is_taken_again(tmp_path: Path, decoded: list[str]) -> None:
@@ -88,17 +138,17 @@ def test_what_is_there_is_taken_again(tmp_path: Path, decoded: list[str]) -> Non
 def test_a_changed_file_another_contract_or_a_new_file_is_decoded(
     tmp_path: Path, decoded: list[str]
 ) -> None:
-    path = tmp_path / "clip.mp4"
-    shutil.copyfile(SOUND, path)
-    build_cache([path], CONTRACT, tmp_path / "cache")
-    shutil.copyfile(PARTIAL, path)
-    changed = build_cache([path], CONTRACT, tmp_path / "cache")
-    assert np.array_equal(changed.frames(path), decode(PARTIAL, CONTRACT).frames)
-    other = build_cache([path], CONTRACT.model_copy(update={"frames": 2}), tmp_path / "cache")
-    assert other.frames(path).shape == (2, 20, 24, 3)
-    build_cache([path, SOUND], CONTRACT, tmp_path / "cache")
+    clip = Footage(tmp_path / "clip.mp4")
+    shutil.copyfile(SOUND.path, clip.path)
+    build_cache([clip], CONTRACT, tmp_path / "cache")
+    shutil.copyfile(PARTIAL.path, clip.path)
+    changed = build_cache([clip], CONTRACT, tmp_path / "cache")
+    assert np.array_equal(changed.frames(clip), decode(PARTIAL.path, CONTRACT).frames)
+    other = build_cache([clip], CONTRACT.model_copy(update={"frames": 2}), tmp_path / "cache")
+    assert other.frames(clip).shape == (2, 20, 24, 3)
+    build_cache([clip, SOUND], CONTRACT, tmp_path / "cache")
     assert decoded[:3] == ["clip.mp4"] * 3
-    assert sorted(decoded[3:]) == sorted([SOUND.name, "clip.mp4"])
+    assert sorted(decoded[3:]) == sorted([SOUND.path.name, "clip.mp4"])
 
 
 def test_another_effort_or_decoder_has_frames_of_its_own(
@@ -109,7 +159,7 @@ def test_another_effort_or_decoder_has_frames_of_its_own(
             build_cache([SOUND], CONTRACT, tmp_path / "cache", pool=pool)
     with DecodePool(1, decoder="decord") as pool:
         build_cache([SOUND], CONTRACT, tmp_path / "cache", pool=pool)
-    assert decoded == [SOUND.name] * 3
+    assert decoded == [SOUND.path.name] * 3
 
 
 @pytest.mark.parametrize("damage", ["index torn", "frames gone", "frames short"])
@@ -124,8 +174,8 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path, damage: str, decoded: lis
     else:
         frames.write_bytes(frames.read_bytes()[:-1])
     cache = build_cache([SOUND], CONTRACT, folder)
-    assert decoded == [SOUND.name] * 2
-    assert np.array_equal(cache.frames(SOUND), decode(SOUND, CONTRACT).frames)
+    assert decoded == [SOUND.path.name] * 2
+    assert np.array_equal(cache.frames(SOUND), decode(SOUND.path, CONTRACT).frames)
 
 
 def test_too_little_space_is_said_before_anything_is_decoded(

@@ -16,6 +16,7 @@ from lora_deploy.errors import (
     ContradictingRowsError,
     DataError,
     EmptyClassError,
+    FileInTwoSplitsError,
     FileNameError,
     FolderLayoutError,
     GroupInTwoSplitsError,
@@ -160,6 +161,65 @@ def test_a_row_given_twice_counts_once(tmp_path: Path) -> None:
     assert len(dataset.clips) == 2
 
 
+def test_a_clip_may_be_a_part_of_a_file(tmp_path: Path) -> None:
+    make_files(tmp_path, "a.mp4", "b.mp4")
+    text = "path,label,split,start,end\na.mp4,x,train,0,1.5\na.mp4,y,train,1.5,\n"
+    as_csv = read(write_csv(tmp_path, f"{text}b.mp4,x,val,,\nb.mp4,x,val,,0.25\n"))
+    assert [str(clip.footage).removeprefix(f"{tmp_path}/") for clip in as_csv.clips] == [
+        "a.mp4#t=0.0,1.5",
+        "a.mp4#t=1.5",
+        "b.mp4",
+        "b.mp4#t=0.0,0.25",
+    ]
+    as_lines = tmp_path / "clips.jsonl"
+    rows: list[dict[str, object]] = [
+        {"path": "a.mp4", "label": "x", "split": "train", "end": 1.5},
+        {"path": "a.mp4", "label": "y", "split": "train", "start": 1.5, "end": None},
+        {"path": "b.mp4", "label": "x", "split": "val"},
+        {"path": "b.mp4", "label": "x", "split": "val", "start": "0", "end": "0.25"},
+    ]
+    as_lines.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert read(as_lines) == as_csv
+
+
+def test_parts_of_one_file_are_never_parted(tmp_path: Path) -> None:
+    names = [f"{label}{index}.mp4" for label in "xy" for index in range(6)]
+    make_files(tmp_path, *names)
+    rows = [
+        f"{name},{name[0]},{start},{start + 1}"
+        for name in names
+        for start in range(1 + len(names) % 5)
+    ]
+    for seed in range(5):
+        dataset = read(write_csv(tmp_path, "path,label,start,end\n" + "\n".join(rows)), seed=seed)
+        splits_of: dict[str, set[str]] = {}
+        for clip in dataset.clips:
+            splits_of.setdefault(clip.path.name, set()).add(clip.split)
+        assert {len(found) for found in splits_of.values()} == {1}
+        assert all(dataset.of(split) for split in ("train", "val", "test"))
+
+
+def test_a_part_without_a_split_follows_the_others_of_its_file(tmp_path: Path) -> None:
+    names = [f"{label}{index}.mp4" for label in "xy" for index in range(10)]
+    make_files(tmp_path, *names)
+    rows = [f"{name},{name[0]},," for name in names]
+    rows += ["x0.mp4,x,test,1", "x0.mp4,x,,2"]
+    dataset = read(write_csv(tmp_path, "path,label,split,start\n" + "\n".join(rows)))
+    assert [clip.split for clip in dataset.clips if clip.path.name == "x0.mp4"] == ["test"] * 3
+
+
+def test_files_and_groups_bind_together_whatever_they_meet(tmp_path: Path) -> None:
+    make_files(tmp_path, *(f"{label}{index}.mp4" for label in "xy" for index in range(10)))
+    rows = ["x0.mp4,x,,g", "x0.mp4,x,1,h", "x1.mp4,x,,h", "x2.mp4,x,,g"]
+    rows += [
+        f"{label}{index}.mp4,{label},,{label}{index}" for label in "xy" for index in range(3, 10)
+    ]
+    for seed in range(10):
+        dataset = read(write_csv(tmp_path, "path,label,start,group\n" + "\n".join(rows)), seed=seed)
+        bound = {clip.split for clip in dataset.clips if clip.group in ("g", "h")}
+        assert len(bound) == 1
+
+
 def test_find_videos_is_sorted_recursive_and_skips_hidden(tmp_path: Path) -> None:
     make_files(tmp_path, "b.mp4", "a/z.WEBM", ".hidden.mp4", ".git/x.mp4", "a/notes.txt")
     (tmp_path / "folder.mp4").mkdir()
@@ -268,6 +328,42 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[DataError], str]] = {
         ),
         GroupInTwoSplitsError,
         "group g is in both train and test",
+    ),
+    "parts of a file in two splits": (
+        lambda folder: two_files(
+            folder, "path,label,split,end\na.mp4,x,train,1\n./a.mp4,y,test,2\nb.mp4,y,train,\n"
+        ),
+        FileInTwoSplitsError,
+        "a.mp4 are in both train and test",
+    ),
+    "a file bound to two splits": (
+        lambda folder: two_files(
+            make_files(folder, "c.mp4"),
+            "path,label,split,group,end\na.mp4,x,train,g,\nb.mp4,y,,g,1\nb.mp4,y,,h,2\n"
+            "c.mp4,y,test,h,\n",
+        ),
+        FileInTwoSplitsError,
+        "is bound by its groups to clips in both train and test",
+    ),
+    "a part that ends before it starts": (
+        lambda folder: two_files(folder, "path,label,start,end\na.mp4,x,3,2\n"),
+        ManifestRowError,
+        "line 2 of the manifest: no video has a part from 3 seconds to 2 seconds",
+    ),
+    "a start that is no number": (
+        lambda folder: two_files(folder, "path,label,start\na.mp4,x,0:03\n"),
+        ManifestRowError,
+        "the start in line 2 of the manifest is '0:03'; it must be a number of seconds",
+    ),
+    "a start that is not a number": (
+        lambda folder: two_files(folder, "path,label,start\na.mp4,x,nan\n"),
+        ManifestRowError,
+        "no video has a part from nan seconds",
+    ),
+    "one part with two labels": (
+        lambda folder: two_files(folder, "path,label,start\na.mp4,x,1\na.mp4,y,1.0\n"),
+        ContradictingRowsError,
+        "a.mp4#t=1.0 has two labels, x and y",
     ),
     "text that is no UTF-8": (
         lambda folder: write(folder / "a.csv", b"\xff\xfe"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lora_deploy.clips import pool
+from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.pool import DecodePool
@@ -45,13 +46,15 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, PixelContract]]:
     asked: list[tuple[str, PixelContract]] = []
     in_order, decode = DecodePool.in_order, DecodePool.decode
 
-    def many(self: DecodePool, paths: Sequence[str], contract: PixelContract) -> object:
+    def many(self: DecodePool, paths: Sequence[Footage], contract: PixelContract) -> object:
         asked.extend((str(path), contract) for path in paths)
         return in_order(self, paths, contract)
 
-    def one(self: DecodePool, path: Path, contract: PixelContract) -> object:
-        asked.append((str(path), contract))
-        return decode(self, path, contract)
+    def one(
+        self: DecodePool, path: Path, contract: PixelContract, stretch: Stretch | None = None
+    ) -> object:
+        asked.append((str(Footage(path, stretch)), contract))
+        return decode(self, path, contract, stretch)
 
     monkeypatch.setattr(DecodePool, "in_order", many)
     monkeypatch.setattr(DecodePool, "decode", one)

@@ -9,6 +9,7 @@ import pytest
 
 from lora_deploy.artifact import run
 from lora_deploy.clips.cache import build_cache
+from lora_deploy.clips.clip import Footage
 from lora_deploy.evaluate import tally
 from lora_deploy.train.report import write_report
 
@@ -34,9 +35,12 @@ def test_any_label_will_do_and_wrong_clips_are_shown(
 ) -> None:
     folder = shutil.copytree(lora_run, tmp_path / "run")
     manifest = run.read_run_manifest(folder)
-    cache = build_cache(test_clips[:2], manifest.contract, tmp_path / "frames")
+    cache = build_cache(
+        [Footage(path) for path in test_clips[:2]], manifest.contract, tmp_path / "frames"
+    )
     answers = [(str(path), "bend", strange, 0.9) for path in test_clips[:2]]
-    write_report(folder, manifest, tally(("bend", strange), answers), cache)
+    evaluation = tally(("bend", strange), answers)
+    write_report(folder, manifest, evaluation, lambda at: cache.frames(Footage(test_clips[at])))
     page = (folder / "report.html").read_text()
     assert "2 wrong answers" in page
     assert page.count("data:image/jpeg;base64,") == 2

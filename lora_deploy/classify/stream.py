@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.classify.rows import Row
-from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.clip import DecodedClip, Footage
 from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError, NoVideosError
@@ -35,12 +35,12 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
 
 def classify(
     recogniser: Recogniser,
-    paths: Iterable[str],
+    paths: Iterable[str | Footage],
     *,
     top_k: int = 5,
     pool: DecodePool | None = None,
 ) -> Iterator[Row]:
-    """Yield one row a path, in order, as soon as its batch is known.
+    """Yield one row a file, or part of one, in order, as soon as its batch is known.
 
     Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one. A
     batch is as large as the recogniser's backend takes; one clip, unless more were asked for.

@@ -1,23 +1,25 @@
-"""Decoded frames on disk: every file of a data set decoded once, read many times.
+"""Decoded frames on disk: every clip of a data set decoded once, read many times.
 
-One uint8 array for all clips, memory-mapped, with an index of which file became which row.
+One uint8 array for all clips, memory-mapped, with an index of which file, or part of one, became
+which row.
 """
 
 import errno
 import hashlib
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_deploy.atomic import replacing, write_text
-from lora_deploy.clips.clip import Frames
+from lora_deploy.clips.clip import WHOLE_FILE, Footage, Frames, HasFootage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import (
@@ -33,17 +35,27 @@ _SPARE_BYTES = 16 << 20
 
 
 class _Entry(BaseModel):
-    """What became of one file; size and time tell whether it is still the same file."""
+    """What became of one clip; size and time tell whether its file is still the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
     size: int | None
     modified_ns: int | None
     row: int
     warning: str | None = None
     error_kind: ClipErrorKind | None = None
     error: str | None = None
+
+    @property
+    def clip(self) -> "_Clip":
+        return self.path, self.start_seconds, self.end_seconds
+
+
+_Clip = tuple[str, float, float | None]
+"""The real path of a file, and from when to when, in seconds: what one row of the cache holds."""
 
 
 class _Index(BaseModel):
@@ -62,55 +74,85 @@ class FrameCache:
 
     contract: PixelContract
     array: Frames
-    """uint8 [clips, frames, crop_height, crop_width, 3], memory-mapped, read-only."""
-    errors: Mapping[Path, ClipError]
-    """Files that gave no clip, and why; paths as they were given."""
-    warnings: Mapping[Path, str]
-    """Files that gave a part of what they promise."""
-    rows: Mapping[Path, int]
-    """Path, as it was given, to its row in ``array``."""
+    """uint8 [clips, frames · oversample, crop_height, crop_width, 3], memory-mapped, read-only."""
+    errors: Mapping[Footage, ClipError]
+    """What gave no clip, and why; paths as they were given."""
+    warnings: Mapping[Footage, str]
+    """Whose file gave a part of what it promises."""
+    rows: Mapping[Footage, int]
+    """Footage, its path as it was given, to its row in ``array``."""
+    oversample: int = 1
+    """How many moments are kept around each frame that the contract asks for, itself included; odd."""
 
-    def frames(self, path: Path) -> Frames:
-        """The frames of one file, uint8 [frames, crop_height, crop_width, 3], read-only.
+    def frames(self, clip: HasFootage) -> Frames:
+        """The frames of one clip, uint8 [frames, crop_height, crop_width, 3], read-only.
 
         Raises:
-            ClipError: The file gave no clip.
-            KeyError: The cache was not built for this path.
+            ClipError: It gave no clip.
+            KeyError: The cache was not built for it.
         """
-        if path in self.errors:
-            known = self.errors[path]
+        return self.choices(clip)[:, self.oversample // 2]
+
+    def choices(self, clip: HasFootage) -> Frames:
+        """For each frame the moments it may be drawn from; the one in the middle is the contract's own.
+
+        Returns:
+            uint8 [frames, oversample, crop_height, crop_width, 3], read-only, in the order of time.
+
+        Raises:
+            As `frames`.
+        """
+        footage = clip.footage
+        if footage in self.errors:
+            known = self.errors[footage]
             raise ClipError(known.kind, str(known))
-        frames: Frames = self.array[self.rows[path]]
-        return frames
+        row: Frames = self.array[self.rows[footage]]
+        choices: Frames = row.reshape(-1, self.oversample, *row.shape[1:])
+        return choices
+
+    def named(self, name: str) -> Footage:
+        """The footage that is called so when it is written as a text.
+
+        Raises:
+            KeyError: The cache was not built for it.
+        """
+        return {str(footage): footage for footage in self.rows}[name]
 
 
 def build_cache(
-    paths: Sequence[Path],
+    clips: Sequence[HasFootage],
     contract: PixelContract,
     folder: Path,
     *,
+    oversample: int = 1,
     on_clip: Callable[[int, int], None] | None = None,
     pool: DecodePool | None = None,
 ) -> FrameCache:
-    """Decode each distinct file once into ``folder``, or take what is there if nothing changed.
+    """Decode each distinct clip once into ``folder``, or take what is there if nothing changed.
 
     What is there is taken if the contract is the same and no file has another size or time of
-    change. Files that can't be read are listed in `FrameCache.errors` and stop nothing.
+    change. Clips that can't be read are listed in `FrameCache.errors` and stop nothing.
 
     Args:
-        paths: Video files; one that is given twice or under two names is decoded once.
+        clips: Video files, or parts of them; one that is given twice or under two names is decoded
+            once.
         contract: What to decode of each.
         folder: Made if need be; may hold caches of several contracts.
-        on_clip: Called with the number of files done and of all files, in this thread.
+        oversample: For each frame, how many moments at equal distances around it are kept. An odd
+            number, so that the frame itself is one of them: of 3·n equal stretches of a clip every
+            third has the same middle as one of n.
+        on_clip: Called with the number of clips done and of all clips, in this thread.
         pool: Decodes; the shared one by default.
 
     Raises:
         FrameCacheFullError: The disk has no room.
         FrameCacheFolderError: The folder can't be written.
     """
-    real_paths = {path: os.path.realpath(path) for path in paths}
-    distinct = sorted(set(real_paths.values()))
+    wanted = {clip.footage: _clip_of(clip.footage) for clip in clips}
+    distinct = sorted(set(wanted.values()), key=_in_file_order)
     pool = pool or shared()
+    kept = contract
+    contract = PixelContract(**{**dict(contract), "frames": contract.frames * oversample})
     how = f"{contract.model_dump_json()} {pool.options.decoder} {pool.options.effort}"
     digest = hashlib.sha256(how.encode()).hexdigest()[:16]
     index_path = folder / f"index-{digest}.json"
@@ -118,7 +160,7 @@ def build_cache(
         index = _read_index(index_path, contract)
         if index is None or not _still_holds(index, distinct):
             index = _build(distinct, contract, index_path, digest, on_clip, pool)
-        return _open(index, folder, real_paths)
+        return replace(_open(index, folder, wanted), contract=kept, oversample=oversample)
     except (OSError, DiskFullError) as error:
         if isinstance(error, DiskFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FrameCacheFullError(f"the disk of {folder} is full") from error
@@ -128,7 +170,7 @@ def build_cache(
 
 
 def _build(
-    distinct: Sequence[str],
+    distinct: Sequence[_Clip],
     contract: PixelContract,
     index_path: Path,
     digest: str,
@@ -158,7 +200,7 @@ def _build(
 
 
 def _decode_all(
-    distinct: Sequence[str],
+    distinct: Sequence[_Clip],
     contract: PixelContract,
     file: BinaryIO,
     offset: int,
@@ -166,20 +208,26 @@ def _decode_all(
     pool: DecodePool,
 ) -> tuple[_Entry, ...]:
     # Before they are read: a file that changes meanwhile is decoded anew the next time.
-    looked_at = {path: _size_and_time(path) for path in distinct}
+    looked_at = {path: _size_and_time(path) for path, _, _ in distinct}
     entries = []
-    for row, (path, outcome) in enumerate(pool.in_order(distinct, contract)):
+    footage = (Footage(Path(path), Stretch(start, end)) for path, start, end in distinct)
+    decoded = pool.in_order(footage, contract)
+    for row, (clip, (_, outcome)) in enumerate(zip(distinct, decoded, strict=True)):
+        path, start_seconds, end_seconds = clip
         size, modified_ns = looked_at[path]
         if isinstance(outcome, ClipError):
             pixels = bytes(_row_bytes(contract))
-            told: dict[str, str | None] = {"error_kind": outcome.kind, "error": str(outcome)}
+            told: dict[str, Any] = {"error_kind": outcome.kind, "error": str(outcome)}
         else:
             pixels = outcome.frames.tobytes()
             told = {"warning": outcome.warning}
         # Plain writes and not a writable memory map: a full disk is then an error, not a SIGBUS.
         _write_all(file.fileno(), pixels, offset + row * _row_bytes(contract))
-        entry = {"path": path, "size": size, "modified_ns": modified_ns, "row": row, **told}
-        entries.append(_Entry.model_validate(entry))
+        entry = _Entry(
+            path=path, start_seconds=start_seconds, end_seconds=end_seconds,
+            size=size, modified_ns=modified_ns, row=row, **told,
+        )  # fmt: skip
+        entries.append(entry)
         if on_clip is not None:
             on_clip(len(entries), len(distinct))
     return tuple(entries)
@@ -242,9 +290,10 @@ def _read_index(index_path: Path, contract: PixelContract) -> _Index | None:
     return index if sound else None
 
 
-def _still_holds(index: _Index, distinct: Sequence[str]) -> bool:
-    known = {entry.path: (entry.size, entry.modified_ns) for entry in index.entries}
-    return all(path in known and known[path] == _size_and_time(path) for path in distinct)
+def _still_holds(index: _Index, distinct: Sequence[_Clip]) -> bool:
+    known = {entry.clip: (entry.size, entry.modified_ns) for entry in index.entries}
+    now = {path: _size_and_time(path) for path in {path for path, _, _ in distinct}}
+    return all(clip in known and known[clip] == now[clip[0]] for clip in distinct)
 
 
 def _size_and_time(path: str) -> tuple[int | None, int | None]:
@@ -255,9 +304,19 @@ def _size_and_time(path: str) -> tuple[int | None, int | None]:
     return status.st_size, status.st_mtime_ns
 
 
-def _open(index: _Index, folder: Path, real_paths: Mapping[Path, str]) -> FrameCache:
-    entries = {entry.path: entry for entry in index.entries}
-    of_path = {path: entries[real_path] for path, real_path in real_paths.items()}
+def _clip_of(footage: Footage) -> _Clip:
+    stretch = footage.stretch or WHOLE_FILE
+    return os.path.realpath(footage.path), stretch.start_seconds, stretch.end_seconds
+
+
+def _in_file_order(clip: _Clip) -> tuple[str, float, float]:
+    path, start_seconds, end_seconds = clip
+    return path, start_seconds, math.inf if end_seconds is None else end_seconds
+
+
+def _open(index: _Index, folder: Path, wanted: Mapping[Footage, _Clip]) -> FrameCache:
+    entries = {entry.clip: entry for entry in index.entries}
+    found = {footage: entries[clip] for footage, clip in wanted.items()}
     array = (
         np.load(folder / index.frames_file, mmap_mode="r")
         if index.entries
@@ -267,12 +326,12 @@ def _open(index: _Index, folder: Path, real_paths: Mapping[Path, str]) -> FrameC
         contract=index.contract,
         array=array,
         errors={
-            path: ClipError(entry.error_kind, entry.error or "")
-            for path, entry in of_path.items()
+            footage: ClipError(entry.error_kind, entry.error or "")
+            for footage, entry in found.items()
             if entry.error_kind is not None
         },
         warnings={
-            path: entry.warning for path, entry in of_path.items() if entry.warning is not None
+            footage: entry.warning for footage, entry in found.items() if entry.warning is not None
         },
-        rows={path: entry.row for path, entry in of_path.items()},
+        rows={footage: entry.row for footage, entry in found.items()},
     )

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,36 @@ class Stretch:
 
 
 WHOLE_FILE = Stretch()
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What a clip is made of: a video file, or a part of it."""
+
+    path: Path
+    stretch: Stretch | None = None
+    """None: the whole file."""
+
+    def __str__(self) -> str:
+        """The path; of a part with ``#t=START,END`` behind it, as the W3C's Media Fragments have it."""
+        if self.stretch is None:
+            return str(self.path)
+        end_seconds = self.stretch.end_seconds
+        end = "" if end_seconds is None else f",{end_seconds!r}"
+        return f"{self.path}#t={self.stretch.start_seconds!r}{end}"
+
+    @property
+    def footage(self) -> "Footage":
+        """Itself."""
+        return self
+
+
+class HasFootage(Protocol):
+    """Whatever knows which footage it is made of."""
+
+    @property
+    def footage(self) -> Footage:
+        """What is decoded."""
 
 
 @dataclass(frozen=True)

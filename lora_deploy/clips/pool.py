@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from lora_deploy.clips import guard, wire
-from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
+from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
@@ -152,13 +152,15 @@ class DecodePool:
         return self._threads.submit(self._prove).result()
 
     def in_order(
-        self, paths: Iterable[str], contract: PixelContract
+        self, paths: Iterable[str | Footage], contract: PixelContract
     ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
-        """Decode many files, and give each with what became of it, in the order of ``paths``.
+        """Decode many files or parts of them, and give each, as a text, with what became of it.
+
+        They come in the order of ``paths``.
 
         Only `DECODED_AHEAD` clips wait beside those that are being decoded, however many there are.
         """
-        return self._in_order((path, Path(path), contract, WHOLE_FILE) for path in paths)
+        return self._in_order(_job(one, contract) for one in paths)
 
     def stretches_in_order(
         self, path: Path, contract: PixelContract, stretches: Iterable[Stretch]
@@ -339,6 +341,12 @@ class _Worker:
     connection: socket.socket
     fence: Fence | None = None
     clips: int = 0
+
+
+def _job(one: str | Footage, contract: PixelContract) -> tuple[str, Path, PixelContract, Stretch]:
+    if isinstance(one, str):
+        return one, Path(one), contract, WHOLE_FILE
+    return str(one), one.path, contract, one.stretch or WHOLE_FILE
 
 
 def _has_spoken(connection: socket.socket) -> bool:

@@ -1,28 +1,16 @@
-"""Divide clips into train, val and test: seeded, stratified by label, groups never parted."""
+"""Divide clips into train, val and test: seeded, stratified by label, groups and parts of files together."""
 
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
-Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A clip whose split may still be open."""
-
-    path: Path
-    label: str
-    split: Split | None
-    group: str | None
+from lora_deploy.clips.rows import Row, Split, together
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """Rows that stay together: a group, or one clip."""
+    """Rows that stay together: a group, all parts of a file, or one clip."""
 
     rows: tuple[int, ...]
     labels: frozenset[str]
@@ -36,7 +24,7 @@ class _Unit:
 def assign_splits(
     rows: Sequence[Row], *, val_fraction: float, test_fraction: float, seed: int
 ) -> list[Split]:
-    """Give every row a split: its own, its group's, or a drawn one.
+    """Give every row a split: its own, that of its group or file, or a drawn one.
 
     Args:
         rows: All clips of a data set.
@@ -47,13 +35,14 @@ def assign_splits(
     Returns:
         One split a row, in their order.
     """
-    # 1. A clip without a split follows its group.
-    split_of_group = {row.group: row.split for row in rows if row.group and row.split}
+    # 1. A clip without a split follows those that it belongs to.
+    units = together(rows)
+    split_of_unit = {
+        unit: row.split for unit, row in zip(units, rows, strict=True) if row.split is not None
+    }
     rows = [
-        replace(row, split=split_of_group[row.group])
-        if row.split is None and row.group in split_of_group
-        else row
-        for row in rows
+        replace(row, split=row.split or split_of_unit.get(unit))
+        for unit, row in zip(units, rows, strict=True)
     ]
     # 2. The rest is divided among the splits that nobody named, and train.
     named = {row.split for row in rows if row.split}
@@ -66,20 +55,19 @@ def assign_splits(
         open_rows = [index for index, row in enumerate(rows) if row.split == "train"]
         fractions = {"val": val_fraction}
     drawn = _draw(
-        _units(rows, open_rows),
+        _units(rows, units, open_rows),
         {split: part for split, part in fractions.items() if part > 0},
         seed,
     )
     return [drawn.get(index) or row.split or "train" for index, row in enumerate(rows)]
 
 
-def _units(rows: Sequence[Row], indexes: Iterable[int]) -> list[_Unit]:
-    together: dict[tuple[str, str | int], list[int]] = defaultdict(list)
+def _units(rows: Sequence[Row], numbers: Sequence[int], indexes: Iterable[int]) -> list[_Unit]:
+    members_of: dict[int, list[int]] = defaultdict(list)
     for index in indexes:
-        group = rows[index].group
-        together[("clip", index) if group is None else ("group", group)].append(index)
+        members_of[numbers[index]].append(index)
     units = []
-    for members in together.values():
+    for members in members_of.values():
         labels = [rows[index].label for index in members]
         main_label = min(labels, key=lambda label: (-labels.count(label), label))
         units.append(_Unit(tuple(members), frozenset(labels), main_label))

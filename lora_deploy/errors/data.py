@@ -52,11 +52,11 @@ class ManifestFileError(DataError):
 class ManifestRowError(DataError):
     """A line of the manifest that can't be read, lacks ``path`` or ``label``, or names no split."""
 
-    remedy = "mend that line; needed are path and label, allowed beside them are split and group"
+    remedy = "mend that line; needed are path and label, allowed beside them are split, group, start and end"
 
 
 class ContradictingRowsError(DataError):
-    """One file stands in the manifest twice, with different labels, splits or groups."""
+    """One file, or part of one, stands in the manifest twice, with different labels, splits or groups."""
 
     remedy = "keep one of the lines"
 
@@ -68,6 +68,17 @@ class GroupInTwoSplitsError(DataError):
     """
 
     remedy = "keep each group in one split, or leave the column split out and let it be drawn"
+
+
+class FileInTwoSplitsError(DataError):
+    """Clips that are parts of one file are in several splits.
+
+    They show the same people in the same place, so what is tested was seen in training.
+    """
+
+    remedy = (
+        "keep all parts of a file in one split, or leave the column split out and let it be drawn"
+    )
 
 
 class ClipsMissingError(DataError):
@@ -115,7 +126,16 @@ class OutputPlaceError(DataError):
 class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
-    remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+    remedy = (
+        "name them as the model does, leave these clips out, or train again on all labels with "
+        "`lora-deploy train`"
+    )
+
+
+class LeaveOutError(DataError):
+    """``--leave-out`` finds no groups that could be left out one after the other."""
+
+    remedy = "give each clip a group in the manifest, or a pattern with one bracket that finds it in the path, as in --leave-out '(person[0-9]+)_'"
 
 
 class FrameCacheFullError(DataError):

@@ -129,7 +129,7 @@ class CalibrationClips:
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """Yield [1, frames, 3, height, width] of each clip that can be decoded."""
-        decoded = shared().in_order([str(clip.path) for clip in self.clips], self._contract)
+        decoded = shared().in_order([clip.footage for clip in self.clips], self._contract)
         for _, outcome in decoded:
             if not isinstance(outcome, ClipError):
                 yield transforms.normalise(outcome.frames[None], self._contract)

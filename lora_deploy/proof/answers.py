@@ -1,5 +1,6 @@
 """The same clips through any form: decoded once for each pixel contract, labels put in one order."""
 
+import hashlib
 import math
 import os
 import tempfile
@@ -93,7 +94,7 @@ class Clips:
 
     def _decode(self, clips: Sequence[LabelledClip], contract: PixelContract) -> None:
         frames = self._file(len(clips), contract)
-        decoded = shared().in_order([str(clip.path) for clip in clips], contract)
+        decoded = shared().in_order([clip.footage for clip in clips], contract)
         for clip, name, (_, outcome) in zip(clips, names_of(clips), decoded, strict=True):
             if isinstance(outcome, ClipError):
                 self.left_out.append(f"{name}: {outcome}")
@@ -123,7 +124,7 @@ class Clips:
     def records(self) -> tuple[ProofClip, ...]:
         """The clips as the certificate names them."""
         return tuple(
-            ProofClip(name=name, sha256=sha256_of_file(clip.path), label=clip.label)
+            ProofClip(name=name, sha256=_identity(clip), label=clip.label)
             for name, clip in zip(self._names, self.readable, strict=True)
         )
 
@@ -132,7 +133,7 @@ class Clips:
         if contract not in self._frames:
             frames = self._file(len(self.readable), contract)
             for row, clip in enumerate(self.readable):
-                frames[row] = shared().decode(clip.path, contract).frames
+                frames[row] = shared().decode(clip.path, contract, clip.stretch).frames
             self._frames[contract] = frames
         return self._frames[contract]
 
@@ -152,7 +153,8 @@ def names_of(clips: Sequence[LabelledClip]) -> list[str]:
     File names repeat from class to class, and folders from person to person: where that does not
     tell two clips apart, they bear more of their folders. Never an absolute path.
     """
-    paths = [clip.path for clip in clips]
+    # Of a part of a file the last name has its times behind it, so parts are told apart.
+    paths = [Path(str(clip.footage)) for clip in clips]
     parts = [path.relative_to(path.anchor).parts for path in paths]
     names = ["/".join(part[-2:]) for part in parts]
     for length in range(3, max(map(len, parts), default=0) + 1):
@@ -164,14 +166,24 @@ def names_of(clips: Sequence[LabelledClip]) -> list[str]:
     # One file named twice, or one path from two places.
     repeated = _repeated(names)
     names = [
-        f"{name} {sha256_of_file(path)[:8]}" if name in repeated and path.is_file() else name
-        for name, path in zip(names, paths, strict=True)
+        f"{name} {sha256_of_file(clip.path)[:8]}"
+        if name in repeated and clip.path.is_file()
+        else name
+        for name, clip in zip(names, clips, strict=True)
     ]
     repeated = _repeated(names)
     return [
         f"{name} {names[:row].count(name) + 1}" if name in repeated else name
         for row, name in enumerate(names)
     ]
+
+
+def _identity(clip: LabelledClip) -> str:
+    """SHA-256 of a file; of a part of one over that and its times."""
+    whole = sha256_of_file(clip.path)
+    if clip.stretch is None:
+        return whole
+    return hashlib.sha256(f"{whole} {clip.stretch}".encode()).hexdigest()
 
 
 def _repeated(names: Iterable[str]) -> set[str]:

@@ -120,6 +120,7 @@ class ProofClip(_Frozen):
 
     name: str
     sha256: str
+    """Of the file; of a part of one over that and when it begins and ends."""
     label: str
     """In the data."""
 

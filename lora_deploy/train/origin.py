@@ -18,7 +18,7 @@ MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _REASONS = {
     "training.epochs": "the course of the learning rate depends on it",
-    "clips": "names, labels, groups or their order",
+    "clips": "names, labels, groups, starts and ends, or their order",
 }
 
 
@@ -93,7 +93,7 @@ def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     return _differences(then.surroundings, now.surroundings)
 
 
-def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
+def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str:
     """A hash over every frame that is learned from or judged on, in the order of the clips.
 
     It differs when a video was changed, when another decoder chose other frames, and when the
@@ -101,16 +101,21 @@ def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
     """
     digest = hashlib.sha256()
     for split in _SPLITS[:2]:
+        cache = caches[split]
         for clip in dataset.of(split):
-            if clip.path not in cache.errors:
+            if clip.footage not in cache.errors:
                 digest.update(f"{split} {clip.label}\n".encode())
-                digest.update(cache.frames(clip.path).data)
+                digest.update(cache.choices(clip).data)
     return digest.hexdigest()
 
 
 def _clips_digest(dataset: ClipDataset, split: Split) -> str:
     clips = dataset.of(split)
-    lines = [repr((clip.path.name, clip.label, clip.group)) for clip in clips]
+    lines = [
+        repr((clip.path.name, clip.label, clip.group))
+        + (f" {clip.stretch}" if clip.stretch else "")
+        for clip in clips
+    ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"
 

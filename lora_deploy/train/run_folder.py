@@ -14,6 +14,7 @@ from lora_deploy.artifact import run
 from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
+from lora_deploy.clips.clip import WHOLE_FILE
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
@@ -66,7 +67,7 @@ class RunFolder:
         self._started = time.monotonic() - earlier_seconds
         self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
-        atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
+        atomic.write_text(path / run.SPLITS, splits_csv(dataset))
 
     def save(self, figures: EpochFigures, val_clips: int) -> None:
         """Replace weights and manifest by those of this epoch, all or none of them.
@@ -135,6 +136,7 @@ class RunFolder:
                 val_accuracy=figures.val_accuracy,
                 val_loss=figures.val_loss,
                 val_clips=val_clips,
+                training_seconds=self.training_seconds,
             ),
             finished=False,
             begun_with=self._begun_with,
@@ -176,11 +178,13 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _splits_csv(dataset: ClipDataset) -> str:
+def splits_csv(dataset: ClipDataset) -> str:
     """Which clip was in which split, as a manifest that ``--data`` takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group"])
+    writer.writerow(["path", "label", "split", "group", "start", "end"])
     for clip in dataset.clips:
-        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or ""])
+        stretch = clip.stretch or WHOLE_FILE
+        times = [stretch.start_seconds or "", stretch.end_seconds]
+        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or "", *times])
     return text.getvalue()
