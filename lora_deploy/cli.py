@@ -153,6 +153,8 @@ def train(
     except (KeyboardInterrupt, SystemExit):
         click.echo(f"to go on: {terminal.command_line('--resume')}", err=True)
         raise
+    if not stage.is_first_process():
+        return
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
         return

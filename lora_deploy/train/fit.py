@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -52,9 +53,12 @@ from lora_deploy.train.resume import (
     refuse_if_taken,
 )
 from lora_deploy.train.run_folder import RunFolder
+from lora_deploy.train.team import Team, is_first_process, join
 from lora_deploy.train.tensors import ClipSamples
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["fit", "is_first_process"]
 
 
 def fit(
@@ -99,17 +103,27 @@ def fit(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
-    refuse_if_busy(out)
-    if not resume:
-        refuse_if_taken(out)
+    team = join(use_cpu=target_device.type == "cpu")
+    held: AbstractContextManager[None]
+    if team.is_first:
+        refuse_if_busy(out)
+        if not resume:
+            refuse_if_taken(out)
+        held = claimed(out)
+    else:
+        team.wait()  # the first one holds the folder now
+        held = nullcontext()
     finished = finished_run(out, settings) if resume else None
-    with claimed(out), failures_named(out), memory_named(settings, out):
+    with held, failures_named(out), memory_named(settings, out), team.one_talks():
         found = None
         if resume:
             found = last_of_finished(out) if finished else find(out)
+        if team.is_first:
+            team.wait()
         return _fit(
-            settings, data, out, found, finished,
-            init_from=init_from, cache_folder=cache_folder, target_device=target_device, pool=pool, progress=progress,
+            settings, data, out, found, finished, team,
+            init_from=init_from, cache_folder=cache_folder, target_device=target_device,
+            pool=pool, progress=progress,
         )  # fmt: skip
 
 
@@ -119,6 +133,7 @@ def _fit(
     out: Path,
     found: tuple[Path, Checkpoint] | None,
     finished: RunManifest | None,
+    team: Team,
     *,
     init_from: Path | None,
     cache_folder: Path | None,
@@ -155,31 +170,37 @@ def _fit(
         begin_from(learner.model, beginning, base, labels=dataset.labels, contract=contract)
     begun_with = beginning.digest if beginning else None
     # 3. Is it the training that was interrupted?
-    origin = origin_of(settings, dataset, base.fingerprint, target_device, begun_with)
+    origin = origin_of(settings, dataset, base.fingerprint, target_device, begun_with, team.size)
     if found:
         check_same(out, found[1], origin)
     if finished is not None:
         check_same_as_finished(out, finished, dataset.labels, base.fingerprint)
         logger.info("%s is finished already; there is nothing left to do", out)
         return finished
-    tell(settings, learner)
+    tell(settings, learner, processes=team.size)
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
+        if not team.is_first:
+            team.wait()  # all frames are there now, and none is decoded twice
         caches, frames = frames_of(
             dataset,
             contract,
             frames_folder,
             oversample=oversample_of(settings, contract),
-            is_kept=cache_folder is not None,
+            is_kept=cache_folder is not None or not team.is_first,
             digest=found[1].frames if found else None,
             pool=pool,
             progress=progress,
         )
+        if team.is_first:
+            team.wait()
         samples = samples_of(settings, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.
+        if not team.is_first:
+            return _follow(settings.training, samples, learner, out, target_device, found, team)
         put_in_order(out, found)
         run_folder = RunFolder(
             out, settings, dataset, base, contract, learner,
@@ -188,12 +209,14 @@ def _fit(
         )  # fmt: skip
         blocks = int(base.model.config.num_hidden_layers)
         with memory_named(settings, out, blocks=blocks), vanished_named(out):
-            return _train(
+            manifest = _train(
                 settings.training, samples, caches["val"], learner, run_folder, target_device,
                 found, origin, frames,
             )  # fmt: skip
+        team.wait()
+        return manifest
     finally:
-        if cache_folder is None:
+        if cache_folder is None and team.is_first:
             shutil.rmtree(frames_folder, ignore_errors=True)
 
 
@@ -256,6 +279,28 @@ def _train(
     )
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
+
+
+def _follow(
+    training: TrainingSettings,
+    samples: Mapping[str, ClipSamples],
+    learner: Learner,
+    out: Path,
+    target_device: torch.device,
+    found: tuple[Path, Checkpoint] | None,
+    team: Team,
+) -> RunManifest:
+    """The training in every process but the first: nothing is written, and it ends when all does."""
+    keep_best = KeepBest(
+        lambda figures: None,
+        patience=training.early_stopping_patience,
+        best=found[1].best if found else None,
+    )
+    if not (found and found[1].complete):
+        callbacks = [StopOnBadLoss(), keep_best]
+        learn(training, samples, learner, out, target_device, callbacks, found, is_first=False)
+    team.wait()  # the report is written, and run.json
+    return run.read_run_manifest(out)
 
 
 def _validate(folder: Path, clips: Sequence[LabelledClip], cache: FrameCache) -> Evaluation:

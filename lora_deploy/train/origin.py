@@ -34,6 +34,8 @@ class Origin(BaseModel):
     """By split: how many clips, and a hash over them in their order; not over their folder."""
     base: str
     """Its fingerprint."""
+    processes: int = 1
+    """Each takes a batch of every step."""
     begun_with: str = "nothing"
     """SHA-256 of the weights of the adapter that it was begun with."""
     surroundings: dict[str, str]
@@ -46,6 +48,7 @@ def origin_of(
     base_fingerprint: str,
     device: torch.device,
     begun_with: str | None = None,
+    processes: int = 1,
 ) -> Origin:
     """What a training with all of this is begun with."""
     tree = settings.model_dump(mode="json", exclude={"proof"})
@@ -59,6 +62,7 @@ def origin_of(
         clips={split: _clips_digest(dataset, split) for split in _SPLITS},
         base=base_fingerprint,
         begun_with=begun_with or "nothing",
+        processes=processes,
         surroundings={
             **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
             "device": _device_name(device),
