@@ -113,6 +113,9 @@ def quickstart(out: Path, seed: int) -> None:
 @click.option(
     "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
 )
+@click.option(
+    "--init-from", type=FOLDER, help="A RUN or adapter to begin with: same base, other classes too."
+)
 @pool_options
 @json_option
 def train(
@@ -122,6 +125,7 @@ def train(
     data_format: str | None,
     out: Path,
     resume: bool,
+    init_from: Path | None,
     base: str | None,
     overrides: tuple[str, ...],
     cache: Path | None,
@@ -144,6 +148,7 @@ def train(
             data,
             out,
             resume=resume,
+            init_from=init_from,
             cache_folder=cache,
             device_name=device,
             pool=pool,
@@ -152,6 +157,8 @@ def train(
     except (KeyboardInterrupt, SystemExit):
         click.echo(f"to go on: {terminal.command_line('--resume')}", err=True)
         raise
+    if not stage.is_first_process():
+        return
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
         return

@@ -34,12 +34,21 @@ class Origin(BaseModel):
     """By split: how many clips, and a hash over them in their order; not over their folder."""
     base: str
     """Its fingerprint."""
+    processes: int = 1
+    """Each takes a batch of every step."""
+    begun_with: str = "nothing"
+    """SHA-256 of the weights of the adapter that it was begun with."""
     surroundings: dict[str, str]
     """Versions, device and threads: with others the last bits of a figure may differ."""
 
 
 def origin_of(
-    settings: Settings, dataset: ClipDataset, base_fingerprint: str, device: torch.device
+    settings: Settings,
+    dataset: ClipDataset,
+    base_fingerprint: str,
+    device: torch.device,
+    begun_with: str | None = None,
+    processes: int = 1,
 ) -> Origin:
     """What a training with all of this is begun with."""
     tree = settings.model_dump(mode="json", exclude={"proof"})
@@ -52,6 +61,8 @@ def origin_of(
         labels=dataset.labels,
         clips={split: _clips_digest(dataset, split) for split in _SPLITS},
         base=base_fingerprint,
+        begun_with=begun_with or "nothing",
+        processes=processes,
         surroundings={
             **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
             "device": _device_name(device),

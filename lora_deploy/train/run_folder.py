@@ -42,6 +42,7 @@ class RunFolder:
         *,
         earlier_seconds: float = 0.0,
         goes_on: bool = False,
+        begun_with: str | None = None,
     ) -> None:
         """Write what is known at the start.
 
@@ -54,6 +55,7 @@ class RunFolder:
             learner: What learns.
             earlier_seconds: Spent on it before an interruption.
             goes_on: The best epoch of before is in the folder, and stays until a better one comes.
+            begun_with: SHA-256 of the weights of an adapter.
         """
         self.path = path
         self._settings = settings
@@ -61,6 +63,7 @@ class RunFolder:
         self._base = base
         self._contract = contract
         self._learner = learner
+        self._begun_with = begun_with
         self._started = time.monotonic() - earlier_seconds
         self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
@@ -136,6 +139,7 @@ class RunFolder:
                 training_seconds=self.training_seconds,
             ),
             finished=False,
+            begun_with=self._begun_with,
             training_seconds=self.training_seconds,
             weights={},
         )
