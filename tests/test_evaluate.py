@@ -278,7 +278,7 @@ def test_resampled_figures_are_those_of_the_definition_on_the_clips_that_were_dr
     for name in ("accuracy", "mean_class_accuracy", "mean_f1", "top_k"):
         values = sorted(one[name] for one in slowly)
         low, high = (between(values, part) for part in (0.025, 0.975))
-        assert found.intervals[name] == (pytest.approx(low), pytest.approx(high)), name
+        assert found.intervals[name] == pytest.approx((low, high)), name
 
 
 def between(values: Sequence[float], part: float) -> float:

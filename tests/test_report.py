@@ -5,12 +5,13 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, ConsoleMessage
 
 from lora_deploy.artifact import run
 from lora_deploy.evaluate import Evaluation, tally
@@ -225,6 +226,10 @@ def test_a_page_of_hundreds_of_classes_stays_small(tmp_path: Path) -> None:
     assert len(page) < 1_000_000
 
 
+def _note(said: list[str], message: ConsoleMessage) -> None:
+    said.append(message.text)
+
+
 @pytest.mark.parametrize("width", [1280, 360])
 def test_nobody_scrolls_sideways_and_the_browser_complains_of_nothing(
     width: int, chromium: Browser, tmp_path: Path, lora_run: Path
@@ -238,7 +243,7 @@ def test_nobody_scrolls_sideways_and_the_browser_complains_of_nothing(
         for name, path in pages.items():
             page = context.new_page()
             complaints: list[str] = []
-            page.on("console", lambda message, said=complaints: said.append(message.text))
+            page.on("console", partial(_note, complaints))
             page.goto(path.as_uri())
             page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name

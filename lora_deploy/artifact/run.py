@@ -30,6 +30,7 @@ ADAPTER = "best_model_lora_adapter"
 METRICS = "metrics.jsonl"
 SPLITS = "splits.csv"
 REPORT = "report.html"
+CARD = "README.md"
 
 
 class BestEpoch(BaseModel):
