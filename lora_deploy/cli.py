@@ -5,6 +5,7 @@ Nothing heavy is imported here; a command imports its stage when it runs.
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -419,8 +420,8 @@ def _named_sets(texts: Sequence[str]) -> dict[str, Path]:
         name, equals, path = (part.strip() for part in text.partition("="))
         if not (name and equals and path):
             raise click.UsageError(f"--extra {text!r} is no NAME=DATA; as in youtube=clips/youtube")
-        if name in sets:
-            raise click.UsageError(f"--extra names two sets {name!r}; give each a name of its own")
+        if name in (*sets, "train", "val", "test"):
+            raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
         sets[name] = Path(path)
     return sets
 
@@ -461,6 +462,116 @@ def push(
         click.echo("nothing was uploaded", err=True)
     else:
         click.echo(hub.push(plan))
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "source",
+    default="config",
+    show_default=True,
+    help="A YAML file, or the name of a recipe; what all methods have in common.",
+)
+@click.option("--data", type=FILE_OR_FOLDER, required=True, help="Labelled clips.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for all of it; go on there.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="One more row: a recipe laid over --config; may be repeated.",
+)
+@click.option(
+    "--extra",
+    "extras",
+    multiple=True,
+    metavar="NAME=DATA",
+    help="Judge each model on these clips, too; may be repeated.",
+)
+@click.option(
+    "--leave-out",
+    metavar="group|PATTERN",
+    help="Test on each group in turn; a pattern finds it in the path, as in '(person[0-9]+)_'.",
+)
+@click.option(
+    "--rates",
+    default="1",
+    show_default=True,
+    help="Learning rates to choose from on validation clips, as multiples, with commas: 0.5,1,2.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Trainings at once; more than one makes all seconds longer.",
+)
+@click.option("--base", help="Same as --set model.base=…")
+@set_option
+@click.option("--device", help="cpu or cuda; the best there is by default.")
+@offline_option
+@json_option
+def compare(
+    *,
+    source: str,
+    data: Path,
+    out: Path,
+    seeds: int,
+    recipes: tuple[str, ...],
+    extras: tuple[str, ...],
+    leave_out: str | None,
+    rates: str,
+    jobs: int,
+    base: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Train full, with LoRA r=8 and r=4, and by any recipe, with several seeds; print the table.
+
+    Beside them stand chance and a linear layer on motion alone. The same command goes on where it
+    was interrupted, and adds seeds, recipes and sets without repeating what is finished.
+    """
+    from lora_deploy.compare.methods import choose_methods
+    from lora_deploy.extras import require
+
+    settings = _settings(source, overrides, base)
+    methods = choose_methods(settings, recipes, overrides=overrides, rate_factors=_factors(rates))
+    require(
+        "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
+        purpose="to train",
+    )  # fmt: skip
+    from lora_deploy.compare.conduct import compare as conduct
+    from lora_deploy.compare.keep import as_text, keep
+
+    found = conduct(
+        methods,
+        data,
+        out,
+        seeds=seeds,
+        leave_out=leave_out,
+        extras=_named_sets(extras),
+        jobs=jobs,
+        device_name=device,
+        command=terminal.command_line(),
+        progress=terminal.progress,
+    )
+    kept = keep(found, out)
+    _print(found, as_text, as_json)
+    for path in kept:
+        click.echo(f"{path} written", err=True)
+    return 1 if found.failures else 0
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [float(word) for word in _split(text)]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise click.UsageError(f"--rates {text!r} is no list of numbers above 0, as in 0.5,1,2")
+    return factors
 
 
 @commands.command()

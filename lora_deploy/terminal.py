@@ -76,7 +76,7 @@ def _terminated(*_: object) -> None:
     raise SystemExit(143)
 
 
-def command_line(flag: str) -> str:
+def command_line(flag: str | None = None) -> str:
     """The command that is running, as it was typed, with one flag more if it lacks it."""
     context = click.get_current_context()
     words = context.command_path.split()
@@ -92,7 +92,7 @@ def command_line(flag: str) -> str:
         else:
             for single in value if parameter.multiple else [value]:
                 words += [option, str(single)]
-    return shlex.join([*words, *([] if flag in words else [flag])])
+    return shlex.join([*words, *([] if flag is None or flag in words else [flag])])
 
 
 def _is_verbose() -> bool:

@@ -400,7 +400,7 @@ def test_named_sets_are_judged_beside_the_data(
         (["youtube"], "no NAME=DATA"),
         (["=clips"], "no NAME=DATA"),
         (["youtube="], "no NAME=DATA"),
-        (["a=x", "a=y"], "two sets 'a'"),
+        (["a=x", "a=y"], "the name a is taken"),
     ],
 )
 def test_sets_without_a_name_of_their_own_are_refused(

@@ -22,6 +22,7 @@ LAYERS = (
         "extras",
         "versions",
         "known_bad",
+        "memory",
         "disk",
         "regular",
         "atomic",
@@ -39,6 +40,7 @@ LAYERS = (
     ("train",),
     ("export",),
     ("bench", "doctor", "checkup", "demo"),
+    ("compare",),
     ("verification",),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door

@@ -36,6 +36,11 @@ class AdapterRecord(BaseModel):
     contract: ModelContract
     r: int
     lora_alpha: float
+    use_dora: bool = False
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = {}
+    """By full names of layers."""
+    alpha_pattern: dict[str, float] = {}
 
 
 def is_adapter(folder: Path) -> bool:

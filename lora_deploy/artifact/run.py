@@ -42,6 +42,8 @@ class BestEpoch(BaseModel):
     val_accuracy: float
     val_loss: float
     val_clips: int
+    training_seconds: float | None = None
+    """Spent on the training until this epoch was kept; None in RUNs of before."""
 
 
 class RunManifest(Manifest):

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from lora_deploy.clips import fence
 from lora_deploy.errors import LoraDeployError
+from lora_deploy.memory import peak_memory_bytes
 
 STAGES = ("decode", "preprocess", "transfer", "infer", "post")
 """From a video file to a prediction; what is moved to the device and back is one stage."""
@@ -114,8 +115,8 @@ class Model:
     def memory(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The most bytes held so far, here and in the process that decodes."""
         return {
-            "process": _peak_memory_bytes("self"),
-            "decoder": sum(_peak_memory_bytes(str(pid)) for pid in self._pool.worker_pids()),
+            "process": peak_memory_bytes(),
+            "decoder": sum(peak_memory_bytes(str(pid)) for pid in self._pool.worker_pids()),
         }
 
     def flop(self, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,16 +149,6 @@ class Model:
             1000 * (later - earlier) for earlier, later in itertools.pairwise(marks)
         )
         return (decode, preprocess, there + back, infer, post), prediction.top_k[0][0]
-
-
-def _peak_memory_bytes(pid: str) -> int:
-    """Most that a process has ever held; 0 where the kernel does not say."""
-    try:
-        status = Path("/proc", pid, "status").read_text()
-    except OSError:
-        return 0
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(lines[0].split()[1]) << 10 if lines else 0
 
 
 def _keep_stdout() -> IO[str]:

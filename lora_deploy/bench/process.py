@@ -45,7 +45,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env=_environment(threads),
+            env={**environment(threads), "HF_HUB_OFFLINE": "1"},
             start_new_session=True,  # Ctrl-C is for the process that asks, which then ends this one
         )
         self._unread = b""
@@ -115,21 +115,25 @@ class Child:
 
     def _reason(self) -> str:
         code = self._process.wait()
-        if code == -signal.SIGKILL:
-            return "its process was killed (SIGKILL), most likely for want of memory"
-        if code < 0:
-            return f"its process ended with {signal.Signals(-code).name}"
         self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with code {code}{f': {lines[-1]}' if lines else ''}"
+        return reason_of_end(code, self._said.read().decode(errors="replace"))
 
 
-def _environment(threads: int) -> Mapping[str, str]:
+def reason_of_end(code: int, said: str) -> str:
+    """Why a process is gone, from its exit code and what it said on stderr."""
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL), most likely for want of memory"
+    if code < 0:
+        return f"its process ended with {signal.Signals(-code).name}"
+    lines = said.strip().splitlines()
+    return f"its process ended with code {code}{f': {lines[-1]}' if lines else ''}"
+
+
+def environment(threads: int) -> Mapping[str, str]:
     """As ours, with the number of threads that was asked for, whatever stands there."""
     places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(_PACKAGE_ROOT)]
     return {
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
         "PYTHONPATH": os.pathsep.join(place for place in places if place),
-        "HF_HUB_OFFLINE": "1",
     }

@@ -132,6 +132,12 @@ class UnknownLabelError(DataError):
     )
 
 
+class LeaveOutError(DataError):
+    """``--leave-out`` finds no groups that could be left out one after the other."""
+
+    remedy = "give each clip a group in the manifest, or a pattern with one bracket that finds it in the path, as in --leave-out '(person[0-9]+)_'"
+
+
 class FrameCacheFullError(DataError):
     """There is no room for the decoded frames, which a training reads instead of the videos."""
 

@@ -37,6 +37,12 @@ class SettingsClashError(SettingsError):
     remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
 
 
+class NoClipHasLabelError(SettingsError):
+    """A label in the settings that no clip of the data has: a typing error, or one of other data."""
+
+    remedy = "write labels as the folders or the manifest of the clips do"
+
+
 class OverrideError(SettingsError):
     """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one here."""
 

@@ -34,6 +34,15 @@ class ResumeMismatchError(ResumeError):
     remedy = "give the same --config and --data, or begin anew in another --out without --resume"
 
 
+class ComparisonChangedError(ResumeError):
+    """A training in the comparison's folder was made with other settings, clips or base than are given now.
+
+    Figures of both in one table would compare nothing.
+    """
+
+    remedy = "give the same --config and --data, or begin anew in another --out"
+
+
 class TrainingError(LoraDeployError):
     """A training that can't give a model."""
 

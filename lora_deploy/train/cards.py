@@ -39,7 +39,7 @@ def adapter_card(manifest: RunManifest, settings: Settings) -> str:
         "",
         f"Tells {len(manifest.labels)} classes apart: {_labels(manifest)}.",
         "",
-        f"- rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers "
+        f"- {lora.kind}, rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers "
         f"({words}); {manifest.parameters['lora']:,} LoRA and "
         f"{manifest.parameters['head']:,} head parameters, as counted",
         f"- base fingerprint `{base.fingerprint}`"
@@ -173,7 +173,7 @@ def _training(manifest: RunManifest, settings: Settings) -> list[str]:
     lora = settings.model.lora
     trainable, total = manifest.parameters["trainable"], manifest.parameters["total"]
     how = (
-        f"LoRA of rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers"
+        f"{lora.kind} of rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers"
         if manifest.kind == "lora"
         else ("the head alone" if settings.model.freeze_base else "the whole model")
     )

@@ -31,7 +31,7 @@ from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
-from lora_deploy.train.frames import frames_of, samples_of
+from lora_deploy.train.frames import frames_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
@@ -151,16 +151,17 @@ def _fit(
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
-        cache, frames = frames_of(
+        caches, frames = frames_of(
             dataset,
             contract,
             frames_folder,
+            oversample=oversample_of(settings, contract),
             is_kept=cache_folder is not None,
             digest=found[1].frames if found else None,
             pool=pool,
             progress=progress,
         )
-        samples = samples_of(settings.training, dataset, cache)
+        samples = samples_of(settings, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.
@@ -171,7 +172,7 @@ def _fit(
             goes_on=found is not None and found[1].best is not None,
         )  # fmt: skip
         return _train(
-            settings.training, samples, cache, learner, run_folder, target_device,
+            settings.training, samples, caches["val"], learner, run_folder, target_device,
             found, origin, frames,
         )  # fmt: skip
     finally:

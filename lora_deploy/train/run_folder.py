@@ -20,7 +20,7 @@ from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
 from lora_deploy.evaluate import Evaluation
-from lora_deploy.model.adapter import save_adapter
+from lora_deploy.model.adapter import recorded_options, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
@@ -65,7 +65,7 @@ class RunFolder:
         self._started = time.monotonic() - earlier_seconds
         self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
-        atomic.write_text(path / run.SPLITS, _splits_csv(dataset))
+        atomic.write_text(path / run.SPLITS, splits_csv(dataset))
 
     def save(self, figures: EpochFigures, val_clips: int) -> None:
         """Replace weights and manifest by those of this epoch, all or none of them.
@@ -83,7 +83,7 @@ class RunFolder:
                 torch.save(self._checkpoint(), file)  # given a path, it would hide a full disk
             if isinstance(model, PeftModel):
                 adapter = stage / run.ADAPTER
-                save_adapter(model, adapter, self._record(manifest))
+                save_adapter(model, adapter, self._record(manifest, model))
                 texts = {
                     "labels.json": cards.labels_json(manifest.labels),
                     "README.md": cards.adapter_card(manifest, self._settings),
@@ -139,20 +139,19 @@ class RunFolder:
                 val_accuracy=figures.val_accuracy,
                 val_loss=figures.val_loss,
                 val_clips=val_clips,
+                training_seconds=self.training_seconds,
             ),
             finished=False,
             training_seconds=self.training_seconds,
             weights={},
         )
 
-    def _record(self, manifest: RunManifest) -> AdapterRecord:
-        lora = self._settings.model.lora
+    def _record(self, manifest: RunManifest, model: PeftModel) -> AdapterRecord:
         return AdapterRecord(
             base=manifest.base,
             labels=manifest.labels,
             contract=manifest.contract,
-            r=lora.r,
-            lora_alpha=lora.lora_alpha,
+            **recorded_options(model.active_peft_config),
         )
 
     def _model_config(self) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _splits_csv(dataset: ClipDataset) -> str:
+def splits_csv(dataset: ClipDataset) -> str:
     """Which clip was in which split, as a manifest that ``--data`` takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
