@@ -31,6 +31,7 @@ METRICS = "metrics.jsonl"
 SPLITS = "splits.csv"
 DUPLICATES = "near_duplicates.csv"
 REPORT = "report.html"
+CARD = "README.md"
 
 
 class BestEpoch(BaseModel):

@@ -281,9 +281,9 @@ def _train(
         )
     manifest = run_folder.outcome()
     clips = samples["val"].clips
-    report.write_report(
-        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at])
-    )
+    evaluation = _validate(out, clips, cache)
+    report.write_report(out, manifest, evaluation, lambda at: cache.frames(clips[at]))
+    run_folder.write_card(manifest, evaluation)
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
 

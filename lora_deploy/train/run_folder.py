@@ -19,6 +19,7 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
+from lora_deploy.evaluate import Evaluation
 from lora_deploy.model.adapter import recorded_options, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.train import cards
@@ -112,6 +113,11 @@ class RunFolder:
         return self._manifest.model_copy(
             update={"finished": True, "training_seconds": self.training_seconds}
         )
+
+    def write_card(self, manifest: RunManifest, evaluation: Evaluation) -> None:
+        """Write the model card, with the figures of the model that was kept."""
+        card = cards.run_card(manifest, self._settings, evaluation)
+        atomic.write_text(self.path / run.CARD, card)
 
     def _describe(self, figures: EpochFigures, val_clips: int) -> RunManifest:
         """All but the hashes."""
