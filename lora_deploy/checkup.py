@@ -303,9 +303,23 @@ def _tell_adapter(folder: Path, found: Checkup, part: str = "adapter") -> None:
         head = _head_of(sizes, config.modules_to_save or ())
         found.tell(
             part,
-            f"r {config.r}, lora_alpha {config.lora_alpha:g}, on {layers or 'no layer'} "
+            f"{_kind(config)}, r {_numbers(config.r, config.rank_pattern)}, lora_alpha "
+            f"{_numbers(config.lora_alpha, config.alpha_pattern)}, on {layers or 'no layer'} "
             f"({lora:,} parameters); head: {head}",
         )
+
+
+def _kind(config: Any) -> str:
+    kind = "DoRA" if config.use_dora else "LoRA"
+    return f"rs{kind}" if config.use_rslora else kind
+
+
+def _numbers(usual: float, pattern: Mapping[str, float]) -> str:
+    """As in ``8 (16 on 4 layers)``."""
+    others = ", ".join(
+        f"{number:g} on {layers} layers" for number, layers in Counter(pattern.values()).items()
+    )
+    return f"{usual:g}" + (f" ({others})" if others else "")
 
 
 def _head_of(sizes: Mapping[str, int], named: Sequence[str]) -> str:

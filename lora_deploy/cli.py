@@ -346,7 +346,23 @@ def classify(
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
+@click.option(
+    "--extra",
+    "extras",
+    metavar="NAME=DATA",
+    multiple=True,
+    help="Another set, judged beside the data: its split of that name, or all of it; may be repeated.",
+)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
 @backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @adapter_options
 @pool_options
 @json_option
@@ -355,26 +371,47 @@ def evaluate(
     model: Path,
     data: Path | None,
     split: str,
+    extras: tuple[str, ...],
+    views: str,
     backend: str,
     precision: str,
+    batch_size: int,
+    adapter: str | None,
     base: str | None,
     labels: tuple[str, ...] | None,
     as_json: bool,
     pool: "DecodePool",
 ) -> int:
-    """Measure accuracy on labelled clips, with its 95% interval."""
+    """Measure how often a model is right on labelled clips, with the uncertainty of each figure."""
     from lora_deploy import evaluate as stage
     from lora_deploy.runtime.load import load
 
+    sets, looks = _named_sets(extras), stage.parse_views(views)
     source = stage.choose_data(model, data)
-    recogniser = load(model, backend=backend, precision=precision, base=base, labels=labels)
-    result = stage.evaluate(
-        recogniser, source, split=cast(stage.Split, split), pool=pool, progress=terminal.progress
-    )
-    _print(result, texts.evaluation, as_json)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size,
+        base=base, labels=labels,
+    )  # fmt: skip
+    result = stage.evaluate_sets(
+        recogniser, source, sets, split=cast(stage.Split, split), views=looks,
+        learned=stage.learned_from(model), pool=pool, progress=terminal.progress,
+    )  # fmt: skip
+    _print(result, texts.measured, as_json)
     for reason in result.left_out:
         click.echo(f"left out: {reason}", err=True)
     return 1 if result.left_out else 0
+
+
+def _named_sets(texts: Sequence[str]) -> dict[str, Path]:
+    sets: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = (part.strip() for part in text.partition("="))
+        if not (name and equals and path):
+            raise click.UsageError(f"--extra {text!r} is no NAME=DATA; as in youtube=clips/youtube")
+        if name in (*sets, "train", "val", "test"):
+            raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
+        sets[name] = Path(path)
+    return sets
 
 
 @commands.command()
@@ -485,18 +522,6 @@ def _factors(text: str) -> list[float]:
     if not factors or not all(0 < factor < math.inf for factor in factors):
         raise click.UsageError(f"--rates {text!r} is no list of numbers above 0, as in 0.5,1,2")
     return factors
-
-
-def _named_sets(words: Sequence[str]) -> dict[str, Path]:
-    sets: dict[str, Path] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not name.strip() or not path:
-            raise click.UsageError(f"--extra {word!r} is not of the form NAME=DATA")
-        if name in (*sets, "train", "val", "test"):
-            raise click.UsageError(f"--extra {word!r}: the name {name} is taken")
-        sets[name] = Path(path)
-    return sets
 
 
 @commands.command()

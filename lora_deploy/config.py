@@ -28,6 +28,8 @@ from lora_deploy.errors import (
 RECIPES_FOLDER = Path(__file__).parent / "assets" / "configs"
 DEFAULT_RECIPE = "config"
 
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Alpha = Annotated[int, Field(ge=1, le=65536)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -38,14 +40,30 @@ class _Section(BaseModel):
 class LoraSettings(_Section):
     """What kind of adapter is attached, and where."""
 
-    r: int = Field(default=8, ge=1, le=1024)
+    r: Rank = 8
     """Rank of the update B·A."""
-    lora_alpha: int = Field(default=16, ge=1, le=65536)
+    lora_alpha: Alpha = 16
     """The update is scaled by lora_alpha / r."""
     lora_dropout: Fraction = 0.1
     target_modules: list[str] = Field(default=["qkv"], min_length=1)
     """Words such as qkv, proj, fc, all-linear, or exact layer names."""
     bias: Literal["none"] = "none"
+    use_dora: bool = False
+    """Learn the length of each row of a weight apart from its direction (DoRA)."""
+    use_rslora: bool = False
+    """Scale the update by lora_alpha / √r, so that a high rank is not damped (rsLoRA)."""
+    rank_pattern: dict[str, Rank] = {}
+    """Another rank for the layers that a target word names; of two words the later one counts."""
+    alpha_pattern: dict[str, Alpha] = {}
+    """As ``rank_pattern``, for ``lora_alpha``."""
+    top_layers: int | None = Field(default=None, ge=1)
+    """Only in so many of the last blocks; nothing is learnt, or computed backwards, below them."""
+
+    @property
+    def kind(self) -> str:
+        """What such an adapter is called."""
+        name = "DoRA" if self.use_dora else "LoRA"
+        return f"rs{name}" if self.use_rslora else name
 
 
 class ModelSettings(_Section):
@@ -100,6 +118,33 @@ class TrainingSettings(_Section):
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
     """How many of the last epochs stay whole to go on from; more than one, lest the newest be damaged."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced``: in the loss a clip counts the more, the fewer clips its class has."""
+    balanced_sampling: bool = False
+    """Draw as many clips of each class in an epoch, some of them several times."""
+
+
+class AugmentationSettings(_Section):
+    """How training clips are varied, beside ``training.random_crop_padding``; docs/augmentation.md.
+
+    With the defaults nothing of it happens. Validation and test clips are never varied.
+    """
+
+    random_resized_crop: float = Field(default=1.0, ge=0.05, le=1, allow_inf_nan=False)
+    """The smallest part of a frame's area that a crop keeps, resized to the old size; 1 is off."""
+    horizontal_flip: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    """The part of the training clips that is mirrored; labels that tell sides apart never are."""
+    unflipped_labels: list[str] = []
+    """Never mirrored, beside those in whose names a side is found (left, clockwise, l2r, …)."""
+    mirrored_labels: dict[str, str] = {}
+    """What a mirror makes of a label, as in {walk_left: walk_right}; {left_hook: left_hook} says
+    that the side in a name is none."""
+    color_jitter: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    """Brightness, contrast and saturation change by up to this part, alike in all frames; 0 is off."""
+    temporal_jitter: Literal[1, 3, 5, 7, 9] = 1
+    """Each frame is drawn from so many neighbouring moments, all of which are decoded; 1 is off."""
+    mixup_alpha: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
+    """Two clips become one with both labels, in shares drawn from Beta(alpha, alpha); 0 is off."""
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -171,6 +216,7 @@ class Settings(_Section):
     clip: ClipSettings = ClipSettings()
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     proof: ProofSettings = ProofSettings()
 
 
@@ -224,7 +270,29 @@ def settings_from(
             f"{where}: model.random_weights and model.use_lora are both true, and an adapter on "
             "weights that nobody keeps fits no base"
         )
+    if settings.training.balanced_sampling and settings.training.class_weights != "none":
+        raise SettingsClashError(
+            f"{where}: training.balanced_sampling and training.class_weights are both on, and rare "
+            "classes would count twice"
+        )
+    _check_mirror(settings.augmentation, where)
     return settings
+
+
+def _check_mirror(augmentation: AugmentationSettings, where: str) -> None:
+    images = augmentation.mirrored_labels
+    if both := sorted(set(augmentation.unflipped_labels) & {*images, *images.values()}):
+        raise SettingsClashError(
+            f"{where}: {both[0]} is in augmentation.unflipped_labels and in "
+            "augmentation.mirrored_labels"
+        )
+    for label, image in images.items():
+        others = {images.get(image, label)} | {one for one in images if images[one] == image}
+        if len(others | {label}) > 1:
+            raise SettingsClashError(
+                f"{where}: augmentation.mirrored_labels says that {image} is the mirror image of "
+                f"{label} and also of {min(others - {label})}, and a mirror exchanges two"
+            )
 
 
 def recipe_names() -> list[str]:
@@ -426,7 +494,15 @@ def _allowed(field: FieldInfo) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"a section with {', '.join(annotation.model_fields)}"
     if get_origin(annotation) is list:
-        return "a list of one or more texts, as in [qkv]"
+        if any(isinstance(mark, MinLen) for mark in field.metadata):
+            return "a list of one or more texts, as in [qkv]"
+        return "a list of texts, as in [wave_left, wave_right]"
+    if get_origin(annotation) is dict:
+        value = get_args(annotation)[1]
+        if value is str:
+            return "pairs of a name and a value, as in {walk_left: walk_right}"
+        number = FieldInfo.from_annotation(value)
+        return f"target words, each with {_allowed(number)}, as in {{fc: 16}}"
     marks = field.metadata
     or_nothing = ""
     if type(None) in get_args(annotation):

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lora_deploy.bench.result import BenchResult
     from lora_deploy.checkup import Checkup
     from lora_deploy.doctor import Diagnosis
-    from lora_deploy.evaluate import Evaluation
+    from lora_deploy.evaluate import Evaluation, Measured
     from lora_deploy.model.survey import Survey
     from lora_deploy.proof.certificate import Certificate
 
@@ -57,17 +57,102 @@ def certificate(found: "Certificate") -> str:
     return "\n".join(lines)
 
 
-def evaluation(found: "Evaluation") -> str:
-    """The accuracy with its interval, then each class."""
+def measured(found: "Measured") -> str:
+    """The figures, then each extra set, then each class; at most 80 columns wide."""
+    lines = [*_figures(found.main), ""]
+    if found.sets:
+        lines += [*_sets(found), ""]
+    lines += _classes(found.main)
+    lines += _confused(found.main)
+    for name, one in {"": found.main, **found.sets}.items():
+        if one.learned:
+            of_set = f" of {line(name)}" if name else ""
+            lines.append(
+                f"! {one.learned}{of_set} are clips that the model learned from: no test of it"
+            )
+    return "\n".join(lines)
+
+
+def _figures(found: "Evaluation") -> list[str]:
     low, high = found.interval
     lines = [
         f"accuracy {found.accuracy:.3f} on {found.clips} clips "
         f"(95% interval {low:.3f} to {high:.3f}; chance {found.chance:.3f})"
     ]
-    lines += [f"  {label:<24} {part:.3f}" for label, part in found.per_class.items()]
+    more = {} if found.top_k is None else {f"top-{found.top_k[0]}": found.top_k[1]}
+    more |= {
+        "mean class accuracy": found.mean_class_accuracy,
+        "mean F1": found.mean_f1,
+        "calibration error": found.calibration_error,
+    }
+    lines.append(", ".join(f"{name} {value:.3f}" for name, value in more.items()))
+    resampled = found.bootstrap()
+    if resampled.resampled == "groups":
+        interval = resampled.intervals["accuracy"]
+        told = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "one group tells nothing"
+        lines.append(f"resampling whole groups ({resampled.units}): accuracy {told}")
+    views = found.views
+    if views.count > 1:
+        looks = "clip" if views.clips == 1 else "clips"
+        lines.append(
+            f"mean of {views.count} views: {views.clips} {looks} × {views.crops} "
+            + ("crop" if views.crops == 1 else "crops")
+        )
     if found.unknown:
-        lines.append(f"{found.unknown} clips are called unknown; counted above by their best label")
-    return "\n".join(lines)
+        lines.append(f"{found.unknown} clips are called unknown; counted here by their best label")
+    return lines
+
+
+def _sets(found: "Measured") -> list[str]:
+    top_k = "" if found.main.top_k is None else f"top-{found.main.top_k[0]}"
+    lines = [
+        f"{'set':<26} {'clips':>6} {'accuracy':>9}  {'95% interval':<14} {top_k:>6} {'mean class':>11}"
+    ]
+    for name, one in {"(the data)": found.main, **found.sets}.items():
+        low, high = one.interval
+        part = "" if one.top_k is None else f"{one.top_k[1]:.3f}"
+        lines.append(
+            f"{_cell(name, 26)} {one.clips:>6} {one.accuracy:>9.3f}  {low:.3f} to {high:.3f} "
+            f"{part:>6} {one.mean_class_accuracy:>11.3f}"
+        )
+    return lines
+
+
+def _classes(found: "Evaluation") -> list[str]:
+    def figure(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    lines = [f"{'label':<36} {'clips':>6} {'precision':>10} {'recall':>8} {'F1':>8}"]
+    lines += [
+        f"{_cell(label, 36)} {one.clips:>6} {figure(one.precision):>10} {figure(one.recall):>8} "
+        f"{figure(one.f1):>8}"
+        for label, one in found.classes.items()
+        if one.clips or one.answered
+    ]
+    return lines
+
+
+_MOST_CONFUSIONS = 5
+
+
+def _confused(found: "Evaluation") -> list[str]:
+    most = found.confusions[:_MOST_CONFUSIONS]
+    if not most:
+        return []
+    return ["", "most confused:"] + [
+        f"  {_cell(truth, 28).rstrip()} → {_cell(answer, 28).rstrip()}  {clips} of {of}"
+        for truth, answer, clips, of in most
+    ]
+
+
+def _cell(text: str, columns: int) -> str:
+    """A name in a table: cut where it is too long, and filled up; some signs take two columns."""
+    from rich.cells import cell_len, set_cell_size
+
+    name = line(text)
+    if cell_len(name) > columns:
+        name = f"{set_cell_size(name, columns - 1).rstrip()}…"
+    return set_cell_size(name, columns)
 
 
 def survey(found: "Survey") -> str:

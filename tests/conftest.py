@@ -140,6 +140,24 @@ def few_clips(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
     return manifest
 
 
+@pytest.fixture(scope="session")
+def uneven_clips(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
+    """A manifest of real clips: bending to the left, to the right, and waving, of which there is more."""
+    manifest = tmp_path_factory.mktemp("uneven-clips") / "clips.csv"
+    lines = ["path,label,split,group"]
+    folder = (media / "dataset" / "weizmann4").resolve()
+    for split, people in (("train", (0, 1, 2)), ("val", (5, 6))):
+        for person in people:
+            for view, side in (("orig", "right"), ("mirror", "left")):
+                bent = f"{folder}/bend/s{person}_{view}.mp4,bend_to_image_{side}"
+                waved = f"{folder}/wave_two_hands/s{person}_{view}.mp4,wave_two_hands"
+                if person > 0 or side == "right":
+                    lines.append(f"{bent},{split},s{person}")
+                lines.append(f"{waved},{split},s{person}")
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
 TINY_TRAINING = {
     "batch_size": 4,
     "epochs": 3,

@@ -30,6 +30,8 @@ class Start:
     """Gets its stdout and stderr, appended."""
     kill_at_event: int = 0
     """It sends itself a signal before this change in its folder, or step, from 1; 0 never."""
+    kill_at_step: int = 0
+    """It kills itself before this step of its life, from 1; 0 never."""
     counts_from_checkpoint: bool = False
     """These are counted from when its first checkpoint stands."""
     signal: int = signal.SIGKILL
@@ -132,6 +134,7 @@ class _Events:
     def __init__(self, start: Start) -> None:
         self.seen = 0
         self.before_first_step = 0
+        self.steps = 0
         self.is_counting = not start.counts_from_checkpoint
         self._start = start
         self._me = os.getpid()
@@ -143,6 +146,9 @@ class _Events:
 
         def counted(*arguments: Any, **named: Any) -> Any:
             self.before_first_step = self.before_first_step or self.seen
+            self.steps += 1
+            if self.steps == self._start.kill_at_step:
+                os.kill(self._me, signal.SIGKILL)
             self._happens("a step")
             return step(*arguments, **named)
 

@@ -125,8 +125,8 @@ def test_a_folder_without_an_adapter_says_what_it_lacks(tiny_base: Path, tmp_pat
 
 @pytest.mark.parametrize(
     "option",
-    [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"query": 64}}, {"bias": "all"},
-     {"init_lora_weights": "pissa"}],
+    [{"use_qalora": True}, {"layers_to_transform": [1]}, {"bias": "all"},
+     {"init_lora_weights": "pissa"}, {"lora_bias": True}],
 )  # fmt: skip
 def test_what_is_not_plain_lora_is_refused(
     tiny_base: Path, lora_run: Path, tmp_path: Path, option: dict[str, object]

@@ -284,7 +284,7 @@ def test_of_another_programs_adapter_is_told_what_is_known_and_what_is_not(
     assert cli.run(["doctor", str(foreign)]) == 0
     said = capsys.readouterr().out
     assert "which nothing proves, and which is not followed" in said
-    assert "r 8, lora_alpha 16, on 2× attention.attention" in said
+    assert "LoRA, r 8, lora_alpha 16, on 2× attention.attention" in said
     assert "not proved: name its base with --base" in said
     options = ["--base", str(tiny_base), "--labels", ",".join(LABELS)]
     assert cli.run(["doctor", str(foreign), *options]) == 0

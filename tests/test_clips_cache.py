@@ -60,6 +60,36 @@ def test_frames_errors_and_warnings_are_those_of_the_decoder(tmp_path: Path, wor
         cache.frames(SOUND)[0] = 0
 
 
+@pytest.mark.parametrize("oversample", [3, 5])
+def test_more_moments_are_kept_around_the_very_frames_of_before(
+    tmp_path: Path, oversample: int
+) -> None:
+    paths = [MEDIA / "clips/asl/book.mkv", MEDIA / "formats/gif_vfr.gif",
+             MEDIA / "formats/start_8_3s.mp4", MEDIA / "formats/phone_rot180_10fps.mp4",
+             *sorted((MEDIA / "dataset/weizmann4/bend").glob("*.mp4"))]  # fmt: skip
+    clips = [SOUND, PARTIAL, BROKEN, *map(Footage, paths)]
+    clips += [Footage(SOUND.path, Stretch(0.4, 1.3)), Footage(paths[0], Stretch(0.5))]
+    plain = build_cache(clips, CONTRACT, tmp_path)
+    wide = build_cache(clips, CONTRACT, tmp_path, oversample=oversample)
+    assert wide.contract == CONTRACT
+    assert wide.errors.keys() == plain.errors.keys() == {BROKEN}
+    for clip in set(clips) - {BROKEN}:
+        assert np.array_equal(wide.frames(clip), plain.frames(clip))
+        choices = wide.choices(clip)
+        assert choices.shape == (4, oversample, 20, 24, 3)
+        every = CONTRACT.model_copy(update={"frames": 4 * oversample})
+        slow = decode(clip.path, every, stretch=clip.stretch or WHOLE_FILE)
+        assert np.array_equal(choices.reshape(-1, 20, 24, 3), slow.frames)
+    with pytest.raises(ClipError):
+        wide.choices(BROKEN)
+
+
+def test_without_more_moments_each_frame_has_only_itself(tmp_path: Path) -> None:
+    cache = build_cache([SOUND], CONTRACT, tmp_path)
+    assert cache.choices(SOUND).shape == (4, 1, 20, 24, 3)
+    assert np.array_equal(cache.choices(SOUND)[:, 0], cache.frames(SOUND))
+
+
 def test_each_file_is_decoded_once_whatever_it_is_called(
     tmp_path: Path, decoded: list[str]
 ) -> None:

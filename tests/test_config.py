@@ -67,6 +67,13 @@ def test_lora_given_twice_is_refused(tmp_path: Path) -> None:
         ("training.epochs=3.5", ["training.epochs", "3.5", "a whole number"]),
         ("training.learning_rate=.nan", ["training.learning_rate", "nan", "above 0"]),
         ("training.lr_scheduler=cos", ["lr_scheduler", "'cos'", "cosine, linear, constant"]),
+        ("augmentation.temporal_jitter=2", ["temporal_jitter", "2", "1, 3, 5, 7, 9"]),
+        ("augmentation.horizontal_flip=true", ["horizontal_flip", "True", "at most 1"]),
+        ("augmentation.random_resized_crop=0", ["random_resized_crop", "0", "at least 0.05"]),
+        ("augmentation.unflipped_labels=left", ["unflipped_labels", "'left'", "[wave_left,"]),
+        ("augmentation.mirrored_labels=[a]", ["mirrored_labels", "['a']", "{walk_left: walk_"]),
+        ("augmentation.colour_jitter=0.5", ["colour_jitter", "augmentation.color_jitter"]),
+        ("training.class_weights=yes", ["class_weights", "'yes'", "none, balanced"]),
         ("clip.sampling=random", ["clip.sampling", "'random'", "uniform, middle_frame"]),
         ("model=3", ["model", "3", "a section"]),
         ("nonsense", ["nonsense", "KEY=VALUE"]),
@@ -166,6 +173,35 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         load_settings(None, ["model.freeze_base=true"])
     with pytest.raises(SettingsClashError, match=r"model\.random_weights and model\.use_lora"):
         load_settings(None, ["model.random_weights=true"])
+
+
+def test_rare_classes_never_count_twice() -> None:
+    on = ["training.balanced_sampling=true", "training.class_weights=balanced"]
+    with pytest.raises(SettingsClashError, match="rare classes would count twice; keep one"):
+        load_settings(None, on)
+    for one in on:
+        load_settings(None, [one])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["unflipped_labels=[a]", "mirrored_labels={a: b}"], "a is in augmentation.unflipped_"),
+        (["unflipped_labels=[b]", "mirrored_labels={a: b}"], "b is in augmentation.unflipped_"),
+        (["mirrored_labels={a: b, b: c}"], "b is the mirror image of a and also of c"),
+        (["mirrored_labels={a: b, c: b}"], "b is the mirror image of a and also of c"),
+        (["mirrored_labels={a: b, b: b}"], "b is the mirror image of a and also of b"),
+    ],
+)
+def test_a_mirror_exchanges_two_labels(values: list[str], words: str) -> None:
+    with pytest.raises(SettingsClashError) as caught:
+        load_settings(None, [f"augmentation.{value}" for value in values])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("images", ["{a: b}", "{a: b, b: a}", "{a: a}", "{a: b, c: c}"])
+def test_a_mirror_may_be_described_from_one_side_or_both(images: str) -> None:
+    load_settings(None, [f"augmentation.mirrored_labels={images}"])
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:

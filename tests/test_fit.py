@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_never_kept(
 
     def spoilt(self: ClipSamples, index: int) -> Sample:
         sample = read(self, index)
-        if self._padding and self._epoch >= epoch - 1 and started:
+        if self._learning and self._epoch >= epoch - 1 and started:
             sample["pixel_values"] = sample["pixel_values"] * torch.nan
         return sample
 

@@ -39,7 +39,8 @@ def test_any_label_will_do_and_wrong_clips_are_shown(
         [Footage(path) for path in test_clips[:2]], manifest.contract, tmp_path / "frames"
     )
     answers = [(str(path), "bend", strange, 0.9) for path in test_clips[:2]]
-    write_report(folder, manifest, tally(("bend", strange), answers), cache)
+    evaluation = tally(("bend", strange), answers)
+    write_report(folder, manifest, evaluation, lambda at: cache.frames(Footage(test_clips[at])))
     page = (folder / "report.html").read_text()
     assert "2 wrong answers" in page
     assert page.count("data:image/jpeg;base64,") == 2

@@ -35,6 +35,7 @@ from lora_deploy.train.fit import fit
 from lora_deploy.train.lock import LOCK, claimed
 from tests.conftest import TINY_TRAINING
 from tests.nursery import Nursery, Start
+from tests.test_samples import EVERYTHING
 
 EPOCHS = 6
 
@@ -181,6 +182,35 @@ def test_five_kills_change_nothing(
     assert training.live("--resume") == 0, training.text
     assert len(set(re.findall(r"going on after epoch \d+", training.text))) >= 3, training.text
     assert training.result() == result
+
+
+@pytest.mark.parametrize(
+    ("workers", "balance"),
+    [(0, "training.balanced_sampling=true"), (2, "training.class_weights=balanced")],
+)
+def test_kills_in_the_middle_of_epochs_change_nothing_with_every_augmentation_on(
+    nursery: Nursery,
+    options: list[str],
+    uneven_clips: Path,
+    tmp_path: Path,
+    workers: int,
+    balance: str,
+) -> None:
+    options = ["--data", str(uneven_clips), *options[2:]]
+    values = [f"augmentation.{key}={json.dumps(value)}" for key, value in EVERYTHING.items()]
+    for value in [*values, balance, "training.label_smoothing=0.1", "training.epochs=4"]:
+        options += ["--set", value]
+    options += ["--set", f"training.workers={workers}"]
+    whole = Training(nursery, tmp_path / "whole", options)
+    whole.live_unbroken()
+    broken = Training(nursery, tmp_path / "broken", options)
+    # 11 clips in batches of 4 are 3 steps an epoch: in the 1st, before any checkpoint; in the 1st
+    # again; in the 2nd; and in the 3rd of a life that began with the 2nd.
+    for resume, step in (([], 2), (["--resume"], 3), (["--resume"], 5), (["--resume"], 6)):
+        assert broken.live(*resume, kill_at_step=step) == -signal.SIGKILL, broken.text
+    assert broken.live("--resume") == 0, broken.text
+    assert re.findall(r"going on after epoch (\d+)", broken.text) == ["1", "2"]
+    assert broken.result() == whole.result()
 
 
 def test_the_data_may_have_moved(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from lora_deploy import regular
 from lora_deploy.artifact.manifest import SCHEMA_VERSION, BaseIdentity, Label, read_json
-from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.contract import ModelContract
 from lora_deploy.errors import AdapterConfigError, NewerSchemaError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,9 +33,14 @@ class AdapterRecord(BaseModel):
     base: BaseIdentity
     labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
-    contract: PixelContract
+    contract: ModelContract
     r: int
     lora_alpha: float
+    use_dora: bool = False
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = {}
+    """By full names of layers."""
+    alpha_pattern: dict[str, float] = {}
 
 
 def is_adapter(folder: Path) -> bool:

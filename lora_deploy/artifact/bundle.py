@@ -19,7 +19,7 @@ from lora_deploy.artifact.manifest import (
     read_manifest,
     sha256_of_file,
 )
-from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.contract import ModelContract
 from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError, ManifestError
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example-bundle"
@@ -82,7 +82,7 @@ class BundleManifest(Manifest):
 
     labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
-    contract: PixelContract
+    contract: ModelContract
     temperature: float = Field(default=1.0, ge=0.01, le=100)
     """Logits are divided by it before the softmax."""
     unknown_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)

@@ -15,7 +15,7 @@ from lora_deploy.artifact.manifest import (
     read_manifest,
     sha256_of_file,
 )
-from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.contract import ModelContract
 from lora_deploy.errors import (
     AdapterChangedError,
     FileChangedError,
@@ -52,7 +52,7 @@ class RunManifest(Manifest):
     """``full`` is any training without an adapter, the head alone included."""
     labels: tuple[Label, ...] = Field(min_length=2)
     """In the order of the logits."""
-    contract: PixelContract
+    contract: ModelContract
     base: BaseIdentity
     model_config_values: dict[str, Any]
     """The transformers configuration of the classifier."""

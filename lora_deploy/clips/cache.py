@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,13 +74,15 @@ class FrameCache:
 
     contract: PixelContract
     array: Frames
-    """uint8 [clips, frames, crop_height, crop_width, 3], memory-mapped, read-only."""
+    """uint8 [clips, frames · oversample, crop_height, crop_width, 3], memory-mapped, read-only."""
     errors: Mapping[Footage, ClipError]
     """What gave no clip, and why; paths as they were given."""
     warnings: Mapping[Footage, str]
     """Whose file gave a part of what it promises."""
     rows: Mapping[Footage, int]
     """Footage, its path as it was given, to its row in ``array``."""
+    oversample: int = 1
+    """How many moments are kept around each frame that the contract asks for, itself included; odd."""
 
     def frames(self, clip: HasFootage) -> Frames:
         """The frames of one clip, uint8 [frames, crop_height, crop_width, 3], read-only.
@@ -89,12 +91,24 @@ class FrameCache:
             ClipError: It gave no clip.
             KeyError: The cache was not built for it.
         """
+        return self.choices(clip)[:, self.oversample // 2]
+
+    def choices(self, clip: HasFootage) -> Frames:
+        """For each frame the moments it may be drawn from; the one in the middle is the contract's own.
+
+        Returns:
+            uint8 [frames, oversample, crop_height, crop_width, 3], read-only, in the order of time.
+
+        Raises:
+            As `frames`.
+        """
         footage = clip.footage
         if footage in self.errors:
             known = self.errors[footage]
             raise ClipError(known.kind, str(known))
-        frames: Frames = self.array[self.rows[footage]]
-        return frames
+        row: Frames = self.array[self.rows[footage]]
+        choices: Frames = row.reshape(-1, self.oversample, *row.shape[1:])
+        return choices
 
     def named(self, name: str) -> Footage:
         """The footage that is called so when it is written as a text.
@@ -110,6 +124,7 @@ def build_cache(
     contract: PixelContract,
     folder: Path,
     *,
+    oversample: int = 1,
     on_clip: Callable[[int, int], None] | None = None,
     pool: DecodePool | None = None,
 ) -> FrameCache:
@@ -123,6 +138,9 @@ def build_cache(
             once.
         contract: What to decode of each.
         folder: Made if need be; may hold caches of several contracts.
+        oversample: For each frame, how many moments at equal distances around it are kept. An odd
+            number, so that the frame itself is one of them: of 3·n equal stretches of a clip every
+            third has the same middle as one of n.
         on_clip: Called with the number of clips done and of all clips, in this thread.
         pool: Decodes; the shared one by default.
 
@@ -133,6 +151,8 @@ def build_cache(
     wanted = {clip.footage: _clip_of(clip.footage) for clip in clips}
     distinct = sorted(set(wanted.values()), key=_in_file_order)
     pool = pool or shared()
+    kept = contract
+    contract = PixelContract(**{**dict(contract), "frames": contract.frames * oversample})
     how = f"{contract.model_dump_json()} {pool.options.decoder} {pool.options.effort}"
     digest = hashlib.sha256(how.encode()).hexdigest()[:16]
     index_path = folder / f"index-{digest}.json"
@@ -140,7 +160,7 @@ def build_cache(
         index = _read_index(index_path, contract)
         if index is None or not _still_holds(index, distinct):
             index = _build(distinct, contract, index_path, digest, on_clip, pool)
-        return _open(index, folder, wanted)
+        return replace(_open(index, folder, wanted), contract=kept, oversample=oversample)
     except (OSError, DiskFullError) as error:
         if isinstance(error, DiskFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FrameCacheFullError(f"the disk of {folder} is full") from error

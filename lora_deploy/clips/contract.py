@@ -6,7 +6,7 @@ training, evaluation, the proofs and every backend alike.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,7 +32,9 @@ class PixelContract(BaseModel):
     """``uniform``: the middles of equal stretches of the whole clip; ``middle_frame``: one frame,
     repeated, a probe that shows what can be told without motion."""
     clips_per_video: Literal[1] = 1
-    crops_per_clip: Literal[1] = 1
+    crops_per_clip: Literal[1, 3] = 1
+    """3: at both ends of the longer side and at its middle, instead of at the middle alone. Only to be
+    decoded (see `lora_deploy.evaluate.views`): what is stored with a model has one."""
     short_side: int = Field(gt=0, le=4096)
     """Pixels of the shorter side after resizing; the aspect ratio is kept."""
     crop_height: int = Field(gt=0, le=4096)
@@ -50,7 +52,7 @@ class PixelContract(BaseModel):
 
     @model_validator(mode="after")
     def _fits_into_memory(self) -> Self:
-        pixels = self.frames * self.crop_height * self.crop_width
+        pixels = self.frames * self.crops_per_clip * self.crop_height * self.crop_width
         if pixels > MOST_PIXELS:
             raise ValueError(
                 f"frames × crop_height × crop_width is {pixels}; allowed are at most {MOST_PIXELS}"
@@ -59,10 +61,23 @@ class PixelContract(BaseModel):
 
     @property
     def frames_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the uint8 frames of one clip: [frames, height, width, 3]."""
-        return (self.frames, self.crop_height, self.crop_width, 3)
+        """Shape of the uint8 frames of one clip: [frames, height, width, 3].
+
+        Of three crops, those of a frame follow each other: [frames × 3, height, width, 3].
+        """
+        return (self.frames * self.crops_per_clip, self.crop_height, self.crop_width, 3)
 
     @property
     def pixel_values_shape(self) -> tuple[int, int, int, int]:
         """Shape of what a model is given for one clip: [frames, 3, height, width], float32."""
         return (self.frames, 3, self.crop_height, self.crop_width)
+
+
+def _one_crop(contract: PixelContract) -> PixelContract:
+    if contract.crops_per_clip != 1:
+        raise ValueError("crops_per_clip is 3; a model is given one crop of a clip")
+    return contract
+
+
+ModelContract = Annotated[PixelContract, AfterValidator(_one_crop)]
+"""That of a model, as it is stored beside it."""

@@ -252,7 +252,8 @@ def _decoded(data: bytes, plan: _Plan, contract: PixelContract, effort: Effort) 
             "decord can't decode this video: it is damaged, or made in a way that decord does not "
             "master; try the decoder av",
         ) from None
-    return frames[np.searchsorted(wanted, plan.chosen)]
+    of_frames = frames.reshape(len(wanted), contract.crops_per_clip, *frames.shape[1:])
+    return of_frames[np.searchsorted(wanted, plan.chosen)].reshape(contract.frames_shape)
 
 
 def _agrees(reader: "decord.VideoReader", plan: _Plan) -> bool:

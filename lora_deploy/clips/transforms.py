@@ -6,7 +6,6 @@ The numbers equal those of transformers' ``VideoMAEImageProcessorPil`` bit for b
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -15,10 +14,16 @@ from PIL import Image
 
 from lora_deploy.clips.clip import Frames
 from lora_deploy.clips.contract import PixelContract, ResizeFilter
+from lora_deploy.clips.crops import cut
 from lora_deploy.errors import ClipError
 
 MAX_RESIZED_PIXELS = 4096 * 4096
 """Pixels of one resized frame (50 MB): a strip of 16384×1 would otherwise grow without bound."""
+
+_CROP_TRIES = 10
+
+_GREY = np.array([0.299, 0.587, 0.114])
+"""Of red, green and blue in what Pillow and ITU-R BT.601 call grey."""
 
 PILLOW_FILTERS: Final[dict[ResizeFilter, Image.Resampling]] = {
     "nearest": Image.Resampling.NEAREST,
@@ -41,7 +46,8 @@ def resize_and_crop(
         pixel_aspect: Width of a pixel by its height.
 
     Returns:
-        uint8 [frames, crop_height, crop_width, 3]. Outside a frame that is smaller than the
+        uint8 [frames, crop_height, crop_width, 3]; of three crops, those of a frame one after the
+        other, [frames × 3, crop_height, crop_width, 3]. Outside a frame that is smaller than the
         crop the pixels are zero.
 
     Raises:
@@ -49,7 +55,9 @@ def resize_and_crop(
     """
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames = frames[None]
-    sized = [_centre_crop(_resize(frame, contract, pixel_aspect), contract) for frame in frames]
+    sized = [
+        crop for frame in frames for crop in cut(_resize(frame, contract, pixel_aspect), contract)
+    ]
     if not sized:
         return np.zeros((0, contract.crop_height, contract.crop_width, 3), np.uint8)
     return np.stack(sized)  # [frames, crop_height, crop_width, 3]
@@ -118,26 +126,90 @@ def random_crop(frames: Frames, padding_fraction: float, generator: np.random.Ge
     return np.ascontiguousarray(frames[:, rows[:, None], columns[None, :], :])
 
 
+def crop_box(
+    height: int, width: int, smallest_area: float, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a window of a frame: top, left, height and width, in pixels.
+
+    Its area is drawn evenly from ``smallest_area`` to all of the frame, the logarithm of its shape
+    (width to height, against that of the frame) from that of 3/4 to that of 4/3, and then its
+    place. What does not fit is drawn again, `_CROP_TRIES` times in all; then it is all of the frame.
+    """
+    for _ in range(_CROP_TRIES):
+        area = height * width * generator.uniform(smallest_area, 1)
+        shape = width / height * np.exp(generator.uniform(-np.log(4 / 3), np.log(4 / 3)))
+        crop_height, crop_width = (
+            round(float(np.sqrt(area / shape))),
+            round(float(np.sqrt(area * shape))),
+        )
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(generator.integers(0, height - crop_height, endpoint=True))
+            left = int(generator.integers(0, width - crop_width, endpoint=True))
+            return top, left, crop_height, crop_width
+    return 0, 0, height, width
+
+
+def random_resized_crop(
+    frames: Frames, smallest_area: float, filter_name: ResizeFilter, generator: np.random.Generator
+) -> Frames:
+    """Cut one random window out of all frames of a clip, and resize it to the size that they had.
+
+    Args:
+        frames: uint8 [frames, height, width, 3].
+        smallest_area: What part of a frame's area is kept at least, as in `crop_box`.
+        filter_name: How it is resized.
+        generator: Of the window.
+
+    Returns:
+        uint8, shape as given.
+    """
+    _, height, width, _ = frames.shape
+    top, left, crop_height, crop_width = crop_box(height, width, smallest_area, generator)
+    window = frames[:, top : top + crop_height, left : left + crop_width]
+    if window.shape == frames.shape:
+        return frames
+    pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in window]
+    resized = [picture.resize((width, height), PILLOW_FILTERS[filter_name]) for picture in pictures]
+    return np.stack([np.asarray(picture) for picture in resized])
+
+
+def mirrored(frames: Frames) -> Frames:
+    """The same clip with left and right exchanged; uint8 [..., height, width, 3]."""
+    return np.ascontiguousarray(frames[..., ::-1, :])
+
+
+def color_jitter(frames: Frames, strength: float, generator: np.random.Generator) -> Frames:
+    """Change brightness, contrast and saturation of a clip, each by one factor for all its frames.
+
+    The factors are drawn evenly from 1 - strength to 1 + strength. Brightness blends with black,
+    contrast with the mean grey of the whole clip (so that nothing flickers), saturation with each
+    pixel's own grey, as Pillow's ``ImageEnhance`` does; together they are one map of colours, in
+    which their order does not matter, and are rounded and cut to 0..255 once.
+
+    Args:
+        frames: uint8 [frames, height, width, 3].
+        strength: From 0, which leaves the clip as it is, to 1.
+        generator: Three numbers are drawn from it.
+
+    Returns:
+        uint8, shape as given.
+    """
+    brightness, contrast, saturation = generator.uniform(1 - strength, 1 + strength, 3)
+    means = frames.mean(axis=(0, 1, 2), dtype=np.float64)  # [3]
+    to_grey = np.outer(np.ones(3), _GREY)  # [3, 3]: every channel becomes the grey of the pixel
+    colours = saturation * np.eye(3) + (1 - saturation) * to_grey
+    matrix = (brightness * contrast * colours).astype(np.float32)
+    offset = np.float32(brightness * (1 - contrast) * (_GREY @ means))
+    values = frames.astype(np.float32) @ matrix.T + offset
+    changed: Frames = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return changed
+
+
 def _resize(frame: Frames, contract: PixelContract, pixel_aspect: Fraction) -> Frames:
     height, width, _ = frame.shape
     new_size = resized_size(width, height, contract, pixel_aspect)
     picture = Image.fromarray(np.ascontiguousarray(frame))
     return np.asarray(picture.resize(new_size, PILLOW_FILTERS[contract.resize_filter]))
-
-
-def _centre_crop(frame: Frames, contract: PixelContract) -> Frames:
-    height, width, _ = frame.shape
-    crop_height, crop_width = contract.crop_height, contract.crop_width
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    if top >= 0 and left >= 0:
-        return frame[top : top + crop_height, left : left + crop_width]
-    # Padded up to the crop where smaller, rounding as transformers does.
-    padded_height, padded_width = max(crop_height, height), max(crop_width, width)
-    pad_top, pad_left = ceil((padded_height - height) / 2), ceil((padded_width - width) / 2)
-    padded = np.zeros((padded_height, padded_width, 3), np.uint8)
-    padded[pad_top : pad_top + height, pad_left : pad_left + width] = frame
-    top, left = top + pad_top, left + pad_left
-    return padded[top : top + crop_height, left : left + crop_width]
 
 
 @lru_cache(maxsize=16)

@@ -20,9 +20,11 @@ class AdapterConfigError(AdapterError):
 
 
 class NotPlainLoraError(AdapterError):
-    """An adapter that is more than B·A beside a weight, or that changed its base (PiSSA, OLoRA)."""
+    """An adapter that is none of LoRA, rsLoRA and DoRA, or that changed its base (PiSSA, OLoRA)."""
 
-    remedy = "convert it to plain LoRA with peft where it was trained, or train with plain LoRA"
+    remedy = (
+        "convert it to plain LoRA with peft where it was trained, or train with `lora-deploy train`"
+    )
 
 
 class AdapterPartMissingError(AdapterError):

@@ -126,7 +126,10 @@ class OutputPlaceError(DataError):
 class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
-    remedy = "leave these clips out, or train again on all labels with `lora-deploy train`"
+    remedy = (
+        "name them as the model does, leave these clips out, or train again on all labels with "
+        "`lora-deploy train`"
+    )
 
 
 class LeaveOutError(DataError):

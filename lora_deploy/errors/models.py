@@ -62,6 +62,14 @@ class UnknownTargetError(TargetError):
     remedy = "`lora-deploy inspect BASE --targets WORDS` shows what words hit"
 
 
+class TooManyTopLayersError(TargetError):
+    """``model.lora.top_layers`` asks for more blocks than the base has."""
+
+    remedy = (
+        "`lora-deploy inspect BASE` counts its layers; leave it out to have LoRA in all of them"
+    )
+
+
 class LivenessError(ModelError):
     """An adapter that is not part of what the model computes."""
 

@@ -37,6 +37,12 @@ class SettingsClashError(SettingsError):
     remedy = "keep one of the two; in every recipe of `lora-deploy config --list` they fit"
 
 
+class NoClipHasLabelError(SettingsError):
+    """A label in the settings that no clip of the data has: a typing error, or one of other data."""
+
+    remedy = "write labels as the folders or the manifest of the clips do"
+
+
 class OverrideError(SettingsError):
     """A ``--set`` that is no ``KEY=VALUE``, or whose key or value can't be one here."""
 
@@ -50,6 +56,14 @@ class TimelineOptionsError(SettingsError):
     """A window, stride or smoothing with which no video can be looked through."""
 
     remedy = "take windows about as long as the clips that the model learnt from, and a stride of half of that"
+
+
+class ViewsError(SettingsError):
+    """Views of each clip that are no CLIPSxCROPS, or more than can be decoded at once."""
+
+    remedy = (
+        "write it as in `lora-deploy evaluate RUN --views 5x3`: clips are 1 and more, crops 1 or 3"
+    )
 
 
 class ListedHostError(SettingsError):

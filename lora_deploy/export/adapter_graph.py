@@ -5,9 +5,10 @@ an adapter changes, two small ones are added, and what an adapter brings is hand
 
 ``LAYER.lora_A``  [inputs, rank]       A, transposed
 ``LAYER.lora_B``  [rank, outputs]      B times alpha / r, transposed; the rank is free
+``LAYER.lora_scale``  [outputs]        by what DoRA multiplies the sum; where the adapter is a DoRA
 ``MODULE.weight``, ``MODULE.weight.T`` of the head; ``.T`` where the exporter turned it
 
-Left out, LoRA's factors are zeros of rank 1, and the head is the one of the training: the graph by
+Left out, LoRA's factors are zeros of rank 1, DoRA's are ones, and the head is the one of the training: the graph by
 itself is the base under the trained head. Files of ONNX Runtime's own format bring all of them.
 """
 
@@ -28,15 +29,15 @@ from lora_deploy.artifact import bundle
 from lora_deploy.errors import NotExportableError
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.graph import Graph, copy_of, new_node
-from lora_deploy.export.merge import merge
+from lora_deploy.export.merge import without_update
 from lora_deploy.export.to_onnx import write_onnx
-from lora_deploy.model.adapter import delta_off
+from lora_deploy.model.bypass import lora_layers, products_of, row_factors
 from lora_deploy.runtime.trained import Trained
 
 Array = NDArray[np.float32]
 
-RANK = "rank"
-"""Name of the size that is free in the inputs of LoRA."""
+RANK = ".rank"
+"""Ending of the size that is free in the inputs of a layer: each layer may have another."""
 
 _PRODUCTS = ("MatMul", "Gemm")
 
@@ -67,11 +68,12 @@ def write_adapter_graph(stage: Path, trained: Trained, name: str, *, fuse: bool)
     )
     plain = onnx.load(path)
     lora, head = lora_factors(trained.model), head_tensors(trained.model)
-    model = with_adapter_inputs(fused(plain).model if fuse else plain, lora, head, marks)
+    scales = dora_scales(trained.model)
+    model = with_adapter_inputs(fused(plain).model if fuse else plain, lora, head, marks, scales)
     onnx.checker.check_model(model, full_check=not fuse)  # it knows no operators of ONNX Runtime
     onnx.save_model(model, path)
     path = stage / f"{bundle.ADAPTERS}/{name}{bundle.ONNX_ADAPTER}"
-    write_onnx_adapter(path, adapter_for(model, lora, head))
+    write_onnx_adapter(path, adapter_for(model, lora, head, scales))
 
 
 def marked_base(model: PeftModel) -> tuple[PreTrainedModel, dict[str, Array]]:
@@ -79,8 +81,7 @@ def marked_base(model: PeftModel) -> tuple[PreTrainedModel, dict[str, Array]]:
 
     The exporter leaves out a bias of zeros, and parts with equal values become one.
     """
-    with delta_off(model):
-        base = merge(model)  # adds zeros
+    base = without_update(model)
     generator = torch.Generator().manual_seed(0)
     marks = {}
     with torch.no_grad():
@@ -106,6 +107,17 @@ def lora_factors(model: PeftModel) -> dict[str, tuple[Array, Array]]:
     return found
 
 
+@torch.no_grad()
+def dora_scales(model: PeftModel) -> dict[str, Array]:
+    """By layer, what DoRA multiplies each output of W + B·A by, [outputs]; empty without DoRA."""
+    found = {}
+    for name, layer in lora_layers(model).items():
+        [(adapter, product)] = products_of(layer).items()
+        if (factors := row_factors(layer, adapter, product)) is not None:
+            found[name] = factors.float().cpu().numpy()
+    return found
+
+
 def head_tensors(model: PeftModel) -> dict[str, Array]:
     """By their names in the model without its adapter, the parameters that are saved along with it."""
     kept = re.compile(r"^(.+?)\.modules_to_save\.[^.]+(\..+)$")
@@ -121,6 +133,7 @@ def with_adapter_inputs(
     lora: Mapping[str, tuple[Array, Array]],
     head: Mapping[str, Array],
     marks: Mapping[str, Array],
+    scales: Mapping[str, Array] | None = None,
 ) -> onnx.ModelProto:
     """Have a graph of the base take what an adapter brings.
 
@@ -129,6 +142,7 @@ def with_adapter_inputs(
         lora: As `lora_factors` gives them.
         head: As `head_tensors` gives them.
         marks: What stands in their places.
+        scales: As `dora_scales` gives them.
 
     Raises:
         NotExportableError: A layer or a part of the head is not found in the graph.
@@ -138,22 +152,30 @@ def with_adapter_inputs(
     for layer, (a, b) in lora.items():
         node = _product(nodes, layer)
         names = (f"{layer}.lora_A", f"{layer}.lora_B")
-        nodes[nodes.index(node) + 1 : nodes.index(node) + 1] = _added(node, layer, *names)
-        _take(graph, names[0], np.zeros((a.shape[0], 1), np.float32), (a.shape[0], RANK))
-        _take(graph, names[1], np.zeros((1, b.shape[1]), np.float32), (RANK, b.shape[1]))
+        scale = f"{layer}.lora_scale" if scales and layer in scales else None
+        nodes[nodes.index(node) + 1 : nodes.index(node) + 1] = _added(node, layer, *names, scale)
+        if scale is not None:
+            _take(graph, scale, np.ones(b.shape[1], np.float32), (b.shape[1],))
+        rank = f"{layer}{RANK}"
+        _take(graph, names[0], np.zeros((a.shape[0], 1), np.float32), (a.shape[0], rank))
+        _take(graph, names[1], np.zeros((1, b.shape[1]), np.float32), (rank, b.shape[1]))
     _take_head(graph, nodes, head, marks)
     graph.rebuild(nodes)
     return graph.model
 
 
 def adapter_for(
-    model: onnx.ModelProto, lora: Mapping[str, tuple[Array, Array]], head: Mapping[str, Array]
+    model: onnx.ModelProto,
+    lora: Mapping[str, tuple[Array, Array]],
+    head: Mapping[str, Array],
+    scales: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """What an adapter brings to a graph that `with_adapter_inputs` made, by the names of its inputs."""
     takes = {value.name for value in model.graph.input}
     brought: dict[str, Array] = {}
     for layer, (a, b) in lora.items():
         brought |= {f"{layer}.lora_A": a, f"{layer}.lora_B": b}
+    brought |= {f"{layer}.lora_scale": scale for layer, scale in (scales or {}).items()}
     for name, tensor in head.items():
         turned = f"{name}.T" in takes
         brought[f"{name}.T" if turned else name] = tensor.T if turned else tensor
@@ -175,15 +197,29 @@ def _product(nodes: Sequence[onnx.NodeProto], layer: str) -> onnx.NodeProto:
     return found[0]
 
 
-def _added(node: onnx.NodeProto, layer: str, a: str, b: str) -> list[onnx.NodeProto]:
-    """Nodes that add (x·A)·B to what ``node`` makes of x, and give the sum its name."""
+def _added(
+    node: onnx.NodeProto, layer: str, a: str, b: str, scale: str | None
+) -> list[onnx.NodeProto]:
+    """Nodes that add (x·A)·B to what ``node`` makes of x, scale the sum, and give it its name."""
     output, alone = node.output[0], f"{layer}.without_lora"
     node.output[0] = alone
     narrow, delta = f"{layer}.narrow", f"{layer}.delta"
+    if scale is not None:
+        if len(node.input) > 2:
+            raise NotExportableError(
+                f"{layer} adds its bias in the same node as it multiplies, and DoRA scales what lies "
+                "between the two"
+            )
+        total = f"{layer}.unscaled"
+        last = [new_node("Mul", [total, scale], [output], f"{layer}.lora_scale/Mul")]
+        output = total
+    else:
+        last = []
     return [
         new_node("MatMul", [node.input[0], a], [narrow], f"{layer}.lora_A/MatMul"),
         new_node("MatMul", [narrow, b], [delta], f"{layer}.lora_B/MatMul"),
         new_node("Add", [alone, delta], [output], f"{layer}.lora/Add"),
+        *last,
     ]
 
 

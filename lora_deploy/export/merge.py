@@ -1,4 +1,4 @@
-"""Merge LoRA into the base: W + B·A·(alpha / r), in float32, on a copy."""
+"""Merge an adapter into the base: W + B·A·(alpha / r), DoRA's rows at their lengths, in float32, on a copy."""
 
 import copy
 
@@ -23,7 +23,16 @@ def merge(model: PeftModel) -> PreTrainedModel:
     for name, tensor in merged.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise MergeNotFiniteError(f"merging made {name} NaN or infinite")
-    if not isinstance(merged, PreTrainedModel):
-        raise TypeError(f"merging returned a {type(merged).__name__}")
-    merged.eval()
-    return merged
+    return _classifier(merged)
+
+
+def without_update(model: PeftModel) -> PreTrainedModel:
+    """The base under the trained head, in float32; the adapter's model stays as it is."""
+    return _classifier(copy.deepcopy(model).float().unload())
+
+
+def _classifier(plain: torch.nn.Module) -> PreTrainedModel:
+    if not isinstance(plain, PreTrainedModel):
+        raise TypeError(f"taking the adapter away returned a {type(plain).__name__}")
+    plain.eval()
+    return plain

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,6 +17,7 @@ from lora_deploy.artifact.adapter_record import (
     write_record,
 )
 from lora_deploy.config import LoraSettings
+from lora_deploy.model.targets import by_layer
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,22 @@ def attach(
 
     Args:
         model: Changed in place.
-        lora: Rank, alpha and dropout.
+        lora: Rank, alpha, dropout and kind.
         layers: Full names, as `targets.resolve` gives them.
         head_modules: Modules that the base does not supply.
         base_id: What the adapter will name as its base.
         revision: Commit of a hub id.
+
+    Raises:
+        UnknownTargetError: A word of a pattern names none of the layers.
     """
+    ranks, alphas = (
+        by_layer(model, layers, pattern, setting=f"model.lora.{name}")
+        for name, pattern in (
+            ("rank_pattern", lora.rank_pattern),
+            ("alpha_pattern", lora.alpha_pattern),
+        )
+    )
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
@@ -64,6 +76,10 @@ def attach(
         bias=lora.bias,
         target_modules=list(layers),
         modules_to_save=list(head_modules),
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
     )
     adapted = wrap(model, config)
     # peft takes these from the model's own path, which may lie inside this installation.
@@ -106,26 +122,37 @@ def _is_head(name: str, head_modules: Sequence[str]) -> bool:
 
 @contextmanager
 def delta_off(model: torch.nn.Module) -> Iterator[None]:
-    """Switch LoRA's update off and keep the trained head.
+    """Switch the update off and keep the trained head: every layer is the base's, bit for bit.
 
     peft's own ``disable_adapter`` swaps the untrained head back in as well, which makes a dead
-    adapter look alive.
+    adapter look alive. A scaling of zero would leave DoRA's learned lengths on.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    scalings = [dict(layer.scaling) for layer in layers]
+    before = {layer: layer._disable_adapters for layer in _lora_layers(model)}
     switch_delta_off(model)
     try:
         yield
     finally:
-        for layer, scaling in zip(layers, scalings, strict=True):
-            layer.scaling = scaling
+        for layer, was_off in before.items():
+            layer._disable_adapters = was_off
 
 
 def switch_delta_off(model: torch.nn.Module) -> None:
     """The same for good: what is left is the base under the trained head."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.scaling = dict.fromkeys(module.scaling, 0.0)
+    for layer in _lora_layers(model):
+        # Its own method, enable_adapters, changes which parameters learn, too.
+        layer._disable_adapters = True
+
+
+def _lora_layers(model: torch.nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+_RECORDED = ("r", "lora_alpha", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+
+
+def recorded_options(config: LoraConfig) -> dict[str, Any]:
+    """What decides how the tensors of an adapter are summed up, as `AdapterRecord` keeps it."""
+    return {name: getattr(config, name) or type(getattr(config, name))() for name in _RECORDED}
 
 
 def save_adapter(model: PeftModel, folder: Path, record: AdapterRecord) -> None:

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -28,7 +29,7 @@ from lora_deploy.errors import (
     NoAdapterError,
     NotPlainLoraError,
 )
-from lora_deploy.model.adapter import wrap
+from lora_deploy.model.adapter import recorded_options, wrap
 from lora_deploy.model.mcg_nju import first_line
 
 _PLAIN_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
@@ -40,6 +41,15 @@ _HARMLESS_OPTIONS = (
 
 _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 """Of ``init_lora_weights``: they draw A and B, and leave the base as it is."""
+
+_KINDS = ("use_dora", "use_rslora")
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+_MOST_IN_A_PATTERN = 4096
+_LAYER_NAME = re.compile(r"\^?[\w.-]{1,200}")
+"""What a pattern may name layers by: peft takes any regular expression, one without an end too."""
+
+_ANY_MEMORY_HOLDS = 1024
+"""A rank that may be tried on every layer."""
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -65,14 +75,11 @@ def load_adapter(
     """
     check_is_adapter(folder)
     config = read_adapter_config(folder / ADAPTER_CONFIG)
-    if record is not None and (config.r, config.lora_alpha) != (record.r, record.lora_alpha):
-        raise AdapterChangedError(
-            f"{folder / ADAPTER_CONFIG} says r {config.r} and lora_alpha {config.lora_alpha:g}; "
-            f"it was trained with r {record.r} and lora_alpha {record.lora_alpha:g}"
-        )
+    if record is not None:
+        _check_unchanged(folder / ADAPTER_CONFIG, config, record)
     saved = read_adapter_tensors(folder / ADAPTER_WEIGHTS)
     _check_head(model, head_modules, saved)
-    _check_rank(config.r, saved)
+    _check_ranks(config, saved)
     try:
         adapted = wrap(model, config)
     except (ValueError, TypeError, AttributeError, re.error) as error:  # no layer of these names
@@ -88,7 +95,7 @@ def load_adapter(
             f"{folder} puts LoRA on {strange[0].removeprefix('base_model.model.')}, which is no "
             "linear layer"
         )
-    _fill(adapted, saved, ADAPTER_WEIGHTS)
+    fill(adapted, saved)
     adapted.eval()
     return adapted
 
@@ -105,11 +112,11 @@ def check_is_adapter(folder: Path) -> None:
 
 
 def read_adapter_config(path: Path) -> LoraConfig:
-    """Read a plain LoRA's configuration; what would change the base or the sum is refused.
+    """Read the configuration of a LoRA, rsLoRA or DoRA; what would change the base is refused.
 
     Raises:
         AdapterConfigError: It is torn, or its numbers make no sense.
-        NotPlainLoraError: It has an option that is not plain LoRA.
+        NotPlainLoraError: It has an option of another kind of adapter.
     """
     try:
         values = dict(read_json(path))
@@ -126,6 +133,8 @@ def read_adapter_config(path: Path) -> LoraConfig:
         raise NotPlainLoraError(
             f"{path} has init_lora_weights: {beginning!r}, which changes the base or its sum"
         )
+    given |= {name: _read_kind(path, name, values.pop(name, False)) for name in _KINDS}
+    given |= {name: _read_pattern(path, name, values.pop(name, None)) for name in _PATTERNS}
     usual = LoraConfig().to_dict()
     strange = sorted(
         key
@@ -134,7 +143,7 @@ def read_adapter_config(path: Path) -> LoraConfig:
     )
     if strange:
         raise NotPlainLoraError(
-            f"{path} has {strange[0]}: {values[strange[0]]!r}, which is not plain LoRA"
+            f"{path} has {strange[0]}: {values[strange[0]]!r}; allowed: LoRA, rsLoRA, DoRA"
         )
     r, alpha, dropout = given["r"], given["lora_alpha"], given["lora_dropout"]
     if not (
@@ -158,6 +167,57 @@ def read_adapter_config(path: Path) -> LoraConfig:
     if given["bias"] != "none":
         raise NotPlainLoraError(f"{path}: bias is {given['bias']!r}; allowed: none")
     return LoraConfig(**given)
+
+
+def _read_kind(path: Path, name: str, given: object) -> bool:
+    if given is None:
+        return False
+    if not isinstance(given, bool):
+        raise AdapterConfigError(f"{path}: {name} is {given!r:.40}; allowed: true, false")
+    return given
+
+
+def _read_pattern(path: Path, name: str, given: object) -> dict[str, float]:
+    """Layers with a rank or an alpha of their own."""
+    pattern = given if given is not None else {}
+    if not isinstance(pattern, dict) or len(pattern) > _MOST_IN_A_PATTERN:
+        raise AdapterConfigError(
+            f"{path}: {name} is {given!r:.40}; allowed: at most {_MOST_IN_A_PATTERN} names of "
+            "layers, each with a number"
+        )
+    for layer, number in pattern.items():
+        sound = (
+            _is_number(number) and number > 0 and (name != "rank_pattern" or type(number) is int)
+        )
+        if not sound or not _LAYER_NAME.fullmatch(layer):
+            raise AdapterConfigError(
+                f"{path}: {name} says {number!r:.40} of {layer!r:.80}; allowed: names of layers, "
+                "each with a finite number above 0, a whole one for a rank"
+            )
+    return pattern
+
+
+def _check_unchanged(path: Path, config: LoraConfig, record: AdapterRecord) -> None:
+    """Hold what scales the update against what training wrote down of it."""
+    for name, found in recorded_options(config).items():
+        trained = getattr(record, name)
+        if found == trained:
+            continue
+        where = ""
+        if isinstance(trained, dict):
+            layer = min(
+                one for one in trained.keys() | found.keys() if trained.get(one) != found.get(one)
+            )
+            found, trained, where = found.get(layer), trained.get(layer), f" for {layer}"
+        raise AdapterChangedError(
+            f"{path} says {name} {_said(found)}{where}; it was trained with {name} {_said(trained)}"
+        )
+
+
+def _said(value: object) -> str:
+    if value is None:
+        return "nothing of its own"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def _is_number(value: object) -> bool:
@@ -220,19 +280,40 @@ def _check_head(
         )
 
 
-def _check_rank(r: int, saved: Mapping[str, torch.Tensor]) -> None:
-    """Before anything of that rank is made."""
+def _check_ranks(config: LoraConfig, saved: Mapping[str, torch.Tensor]) -> None:
+    """Before anything of these ranks is made."""
+    found, pattern = [0], config.rank_pattern or {}
     for name, tensor in saved.items():
-        if ".lora_A." in name and (tensor.ndim == 0 or tensor.shape[0] != r):
+        layer = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+        if layer == name.removeprefix("base_model.model."):
+            continue
+        rank = pattern.get(get_pattern_key(list(pattern), layer), config.r)
+        if tensor.ndim == 0 or tensor.shape[0] != rank:
             raise AdapterShapeError(
-                f"{ADAPTER_WEIGHTS}: {name} is {tuple(tensor.shape)}; {ADAPTER_CONFIG} says r {r}"
+                f"{ADAPTER_WEIGHTS}: {name} is {tuple(tensor.shape)}; {ADAPTER_CONFIG} says r {rank}"
             )
+        found.append(tensor.shape[0])
+    # Layers that the file lacks would be made first and told of afterwards.
+    largest = max([config.r, *pattern.values()])
+    if largest > max(*found, _ANY_MEMORY_HOLDS):
+        raise AdapterShapeError(
+            f"{ADAPTER_CONFIG} says r {largest}, and the largest in {ADAPTER_WEIGHTS} is {max(found)}"
+        )
 
 
-def _fill(model: PeftModel, saved: dict[str, torch.Tensor], file_name: str) -> None:
-    """Copy every tensor of an adapter file to its place, none left over and none left out."""
+def fill(model: PeftModel, saved: Mapping[str, torch.Tensor]) -> None:
+    """Copy every tensor of an adapter to its place, none left over and none left out.
+
+    Args:
+        model: With an adapter of the same kind on the same layers.
+        saved: By the names that adapter files have.
+
+    Raises:
+        AdapterError: Parts are missing, unknown, or of another shape.
+    """
+    file_name = ADAPTER_WEIGHTS
     places = {
-        name.replace(".default.", ".").replace(".modules_to_save.", "."): parameter
+        _name_in_file(name): parameter
         for name, parameter in model.named_parameters()
         if ".lora_" in name or ".modules_to_save." in name
     }
@@ -256,6 +337,13 @@ def _fill(model: PeftModel, saved: dict[str, torch.Tensor], file_name: str) -> N
             )
         with torch.no_grad():
             place.copy_(saved[name])
+
+
+def _name_in_file(name: str) -> str:
+    """What peft calls a parameter where it saves it."""
+    if name.endswith(".lora_magnitude_vector.default.weight"):
+        return name.removesuffix(".default.weight")
+    return name.replace(".default.", ".").replace(".modules_to_save.", ".")
 
 
 def _first(names: Sequence[str], limit: int = 3) -> str:

@@ -20,6 +20,8 @@ class Architecture:
     """As its paper calls it."""
     words: Mapping[str, tuple[str, ...]]
     """Each target word as regular expressions of the ends of layer names."""
+    blocks: str
+    """Where its transformer blocks stand, numbered from the input on."""
     head_modules: tuple[str, ...] = ("classifier",)
     """Modules of a classifier that a base may leave to be learned; ``classifier`` comes first."""
     input_name: str = "pixel_values"
@@ -75,6 +77,11 @@ class Architecture:
         ]
         return (layer, *originals)
 
+    def block_of(self, name: str) -> int | None:
+        """The number of the block that a layer or parameter is in, from 0; None beside the blocks."""
+        found = re.match(rf"{re.escape(self.blocks)}\.(\d+)\.", name)
+        return int(found[1]) if found else None
+
     def is_uncalled(self, parameter_name: str) -> bool:
         """Whether no answer of the classifier depends on this parameter."""
         return parameter_name.startswith(self.uncalled)
@@ -123,6 +130,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc1=(r"intermediate\.dense",),
             fc2=(r"layer\.\d+\.output\.dense",),
         ),
+        blocks="videomae.encoder.layer",
         head_modules=("classifier", "fc_norm"),
         # A masked autoencoder norms its last tokens; with mean pooling fc_norm does that instead.
         dropped=(
@@ -155,6 +163,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc1=(r"layer\.\d+\.intermediate\.dense",),
             fc2=(r"layer\.\d+\.output\.dense",),
         ),
+        blocks="timesformer.encoder.layer",
         fused_words=frozenset({"q", "k", "v", "query", "key", "value"}),
         refused={
             "attention_type": {"space_only": "transformers answers once a frame, not once a clip"}
@@ -170,6 +179,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc1=(r"mlp\.fc1",),
             fc2=(r"mlp\.fc2",),
         ),
+        blocks="vivit.layers",
         dropped=("pooler.", "vivit.pooler."),  # tanh over the first token, which no classifier uses
         loss_counts_clips=True,
     ),
@@ -183,6 +193,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             fc1=(r"encoder\.layer\.\d+\.mlp\.fc1",),
             fc2=(r"encoder\.layer\.\d+\.mlp\.fc2",),
         ),
+        blocks="vjepa2.encoder.layer",
         head_modules=("classifier", "pooler"),
         input_name="pixel_values_videos",
         # The predictor guesses hidden tokens in pre-training; a classifier is built with one and

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class _ReadThrough(LoraLinear):
-    """A LoRA layer whose ``weight`` is W + B·A·(alpha / r) for whoever reads it.
+    """A LoRA layer whose ``weight`` is that of base and update together for whoever reads it.
 
     ``F.linear(x, layer.weight)`` then gives what calling the layer would give without dropout.
     """
@@ -37,9 +37,41 @@ class _ReadThrough(LoraLinear):
 
 
 def updates_of(layer: LoraLinear) -> list[torch.Tensor]:
-    """B·A·(alpha / r) of each adapter that is active on a layer, [out, in]."""
+    """What each adapter that is active on a layer adds to its weight, [out, in].
+
+    That is B·A times its scale; under DoRA, what scaling the rows of the sum to their learned
+    lengths makes of it.
+    """
+    return [_lengthened(layer, name, product) for name, product in products_of(layer).items()]
+
+
+def products_of(layer: LoraLinear) -> dict[str, torch.Tensor]:
+    """B·A times its scale, [out, in], of each adapter that is active on a layer."""
     active = [name for name in layer.active_adapters if name in layer.lora_A]
-    return [layer.get_delta_weight(name) for name in active]
+    return {name: layer.get_delta_weight(name) for name in active}
+
+
+def row_factors(layer: LoraLinear, name: str, product: torch.Tensor) -> torch.Tensor | None:
+    """By what DoRA multiplies each row of W + B·A, [out]; None for an adapter of another kind.
+
+    As in its paper (section 4.3, https://arxiv.org/abs/2402.09353), and in peft, the length of the
+    row that is divided by gets no gradient.
+    """
+    if name not in layer.lora_magnitude_vector:
+        return None
+    weight = layer.get_base_layer().get_parameter("weight")
+    found = torch.linalg.vector_norm(weight + product, dim=1).detach()
+    learned: torch.Tensor = layer.get_parameter(f"lora_magnitude_vector.{name}.weight")
+    factors: torch.Tensor = learned / found
+    return factors
+
+
+def _lengthened(layer: LoraLinear, name: str, product: torch.Tensor) -> torch.Tensor:
+    factors = row_factors(layer, name, product)
+    if factors is None:
+        return product
+    weight = layer.get_base_layer().get_parameter("weight")
+    return factors[:, None] * (weight + product) - weight
 
 
 def lora_layers(model: torch.nn.Module) -> dict[str, LoraLinear]:

@@ -21,7 +21,13 @@ from lora_deploy.errors import (
 )
 from lora_deploy.model.adapter import delta_off
 from lora_deploy.model.architectures import logits_of
-from lora_deploy.model.bypass import answers, lora_layers, mend_bypassed, updates_of
+from lora_deploy.model.bypass import (
+    answers,
+    lora_layers,
+    mend_bypassed,
+    products_of,
+    updates_of,
+)
 
 ALIVE_FACTOR = 100
 """The update must change logits by this many times what merging changes."""
@@ -102,22 +108,25 @@ def check_trained(model: PeftModel, pixel_values: torch.Tensor) -> Liveness:
 
 @torch.no_grad()
 def _untaught(model: PeftModel) -> list[str]:
-    """Layers whose update is too small to change any number of their weight."""
+    """Layers whose B·A is too small to change any number of their weight.
+
+    DoRA's lengths alone don't count: whatever moves them moves B too.
+    """
     found = []
     for name, layer in lora_layers(model).items():
         weight = layer.get_base_layer().get_parameter("weight")
-        update = sum(float(part.abs().max()) for part in updates_of(layer))
+        update = sum(float(part.abs().max()) for part in products_of(layer).values())
         if not update > torch.finfo(torch.float32).eps * float(weight.abs().max()):
             found.append(name)
     return found
 
 
-def _updates(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """B of every layer, by the layer's name."""
+def _updates(model: PeftModel, part: str = ".lora_B.") -> dict[str, torch.nn.Parameter]:
+    """B of every layer, or another part of its adapter, by the layer's name."""
     return {
-        name.removeprefix("base_model.model.").partition(".lora_B.")[0]: parameter
+        name.removeprefix("base_model.model.").partition(part)[0]: parameter
         for name, parameter in model.named_parameters()
-        if ".lora_B." in name
+        if part in name
     }
 
 
@@ -145,12 +154,13 @@ def _check_called(model: PeftModel, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def _check_gradients(model: PeftModel, pixel_values: torch.Tensor) -> None:
-    updates = _updates(model)
+    updates, lengths = _updates(model), _updates(model, ".lora_magnitude_vector.")
     try:
         with torch.enable_grad():
             logits = logits_of(model, pixel_values)
             torch.logsumexp(logits, dim=-1).sum().add(logits[:, 0].sum()).backward()
-        dead = [name for name, b in updates.items() if b.grad is None or not b.grad.any()]
+        learning = [*updates.items(), *lengths.items()]
+        dead = [name for name, part in learning if part.grad is None or not part.grad.any()]
     finally:
         model.zero_grad(set_to_none=True)
     if dead:

@@ -2,13 +2,13 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora_deploy.errors import UnknownTargetError
+from lora_deploy.errors import TooManyTopLayersError, UnknownTargetError
 from lora_deploy.model.architectures import Architecture, architecture_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class ResolvedTargets:
         return ", ".join(f"{count}× {kind}" for kind, count in kinds.items())
 
 
-def resolve(model: PreTrainedModel, words: Sequence[str]) -> ResolvedTargets:
+def resolve(
+    model: PreTrainedModel, words: Sequence[str], *, top_layers: int | None = None
+) -> ResolvedTargets:
     """Find the linear layers that words name, and say aloud where a word hits more than it says.
 
     The head is never among them, nor is a layer that a classifier never calls.
@@ -41,29 +43,88 @@ def resolve(model: PreTrainedModel, words: Sequence[str]) -> ResolvedTargets:
         model: A classifier without an adapter.
         words: Words of `Architecture.words`, the end of a layer's name (that of transformers or of
             the original code), or a regular expression of one.
+        top_layers: Only in so many of the last blocks; in all by default.
 
     Raises:
         UnknownTargetError: A word names no layer; the text lists what the model has.
+        TooManyTopLayersError: The model has fewer blocks than that.
     """
-    found = find(model, words)
+    found = find(model, words, top_layers=top_layers)
     if said := fused_note(architecture_of(model.config.model_type), words):
         logger.warning("%s", said)
     return found
 
 
-def find(model: PreTrainedModel, words: Sequence[str]) -> ResolvedTargets:
+def find(
+    model: PreTrainedModel, words: Sequence[str], *, top_layers: int | None = None
+) -> ResolvedTargets:
     """As `resolve`, silently."""
     architecture = architecture_of(model.config.model_type)
     linear = _linear_layers(model, architecture)
+    lowest = _lowest_block(linear, architecture, top_layers)
     chosen: set[str] = set()
     hits = {}
     for word in words:
         named = _named(linear, architecture, word)
         if not named:
             raise UnknownTargetError(_nothing_called(word, linear, architecture, model))
+        named = [name for name in named if _is_from(name, lowest, architecture)]
+        if not named:
+            raise UnknownTargetError(
+                f"{word} names layers of {model.config.model_type}, and none of its last "
+                f"{top_layers} blocks (model.lora.top_layers)"
+            )
         hits[word] = len(named)
         chosen.update(named)
     return ResolvedTargets(tuple(name for name in linear if name in chosen), hits)
+
+
+def by_layer(
+    model: PreTrainedModel, layers: Sequence[str], pattern: Mapping[str, int], *, setting: str
+) -> dict[str, int]:
+    """What a pattern of the settings says of each layer that is under LoRA.
+
+    Args:
+        model: A classifier without an adapter.
+        layers: Those that LoRA is put on.
+        pattern: Target words, each with a number; of two that name a layer the later one counts.
+        setting: Named in an error.
+
+    Returns:
+        Numbers by full names, in the order of the model; layers that no word names are left out.
+
+    Raises:
+        UnknownTargetError: A word names no layer that is under LoRA.
+    """
+    architecture = architecture_of(model.config.model_type)
+    found: dict[str, int] = {}
+    for word, number in pattern.items():
+        named = _named(list(layers), architecture, word)
+        if not named:
+            kinds = ", ".join(dict.fromkeys(_kind(name) for name in layers))
+            raise UnknownTargetError(
+                f"{setting}: {word} names no layer that is under LoRA; these end in {kinds}"
+            )
+        found.update(dict.fromkeys(named, number))
+    return {name: found[name] for name in layers if name in found}
+
+
+def _lowest_block(linear: list[str], architecture: Architecture, top_layers: int | None) -> int:
+    """The first block that may be hit."""
+    if top_layers is None:
+        return 0
+    blocks = {architecture.block_of(name) for name in linear} - {None}
+    if top_layers > len(blocks):
+        raise TooManyTopLayersError(
+            f"model.lora.top_layers is {top_layers}, and {architecture.title} here has "
+            f"{len(blocks)} blocks"
+        )
+    return len(blocks) - top_layers
+
+
+def _is_from(name: str, lowest: int, architecture: Architecture) -> bool:
+    block = architecture.block_of(name)
+    return lowest == 0 or (block is not None and block >= lowest)
 
 
 def fused_note(architecture: Architecture, words: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lora_deploy.evaluate import calibration
 from lora_deploy.proof.certificate import Calibration
 from lora_deploy.runtime.base import UNKNOWN, softmax
 
@@ -13,8 +14,6 @@ LEAST_CLIPS = 30
 
 TEMPERATURES = (0.5, 10.0)
 """What a fit may give: a trained network is too sure far more often than not sure enough."""
-
-_BINS = 10
 
 _ROOM = 1e-4
 """In probability: what float32 forms may differ by."""
@@ -118,19 +117,13 @@ def _likelihood_loss(
 
 
 def calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Expected calibration error over ten equal bins of the best label's probability, 0 to 1.
+    """Expected calibration error, 0 to 1, as `lora_deploy.evaluate` has it.
 
     Args:
         probabilities: [clips, labels].
         targets: Columns of the true labels, [clips].
     """
-    scores = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == targets
-    bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
-    gaps = [
-        abs(float(right[bins == one].mean()) - float(scores[bins == one].mean()))
-        * float((bins == one).mean())
-        for one in range(_BINS)
-        if (bins == one).any()
-    ]
-    return float(sum(gaps))
+    return calibration.calibration_error(
+        probabilities.max(axis=1).tolist(), [bool(one) for one in right]
+    )

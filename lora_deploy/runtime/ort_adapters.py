@@ -23,6 +23,9 @@ from lora_deploy.runtime.ort import check_signature, open_session
 LORA_A, LORA_B = ".lora_A", ".lora_B"
 """Endings of the inputs that take LoRA's factors: [inputs, rank] and [rank, outputs], times alpha / r."""
 
+DORA_SCALE = ".lora_scale"
+"""Ending of the inputs that take what DoRA multiplies a layer's outputs by: [outputs]."""
+
 _FLOAT = "tensor(float)"
 
 Shape = tuple[int | str | None, ...]
@@ -94,7 +97,7 @@ class AdapterGraphBackend:
 
 
 def _is_lora(name: str) -> bool:
-    return name.endswith((LORA_A, LORA_B))
+    return name.endswith((LORA_A, LORA_B, DORA_SCALE))
 
 
 def read_onnx_adapter(path: Path) -> dict[str, NDArray[np.float32]]:

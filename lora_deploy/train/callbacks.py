@@ -7,11 +7,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+
+class _HasEpochs(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,25 @@ class StopOnBadLoss(TrainerCallback):
         if loss is not None and not math.isfinite(loss):
             self.found = loss
             control.should_training_stop = True
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the clips which epoch begins.
+
+    accelerate does too, but not where several processes share out the clips (it tells their sampler
+    instead), and every epoch would be augmented as the first one.
+    """
+
+    def __init__(self, samples: _HasEpochs) -> None:
+        """``samples`` are those that are learned from."""
+        self._samples = samples
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Tell them, before a loader is started."""
+        self._samples.set_epoch(round(state.epoch or 0))

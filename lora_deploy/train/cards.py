@@ -30,7 +30,7 @@ def adapter_card(manifest: RunManifest, settings: Settings) -> str:
         "",
         f"Tells {len(manifest.labels)} classes apart: {', '.join(manifest.labels)}.",
         "",
-        f"- rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers "
+        f"- {lora.kind}, rank {lora.r}, alpha {lora.lora_alpha}, on {len(manifest.targets)} layers "
         f"({', '.join(lora.target_modules)}); {manifest.parameters['lora']:,} LoRA and "
         f"{manifest.parameters['head']:,} head parameters, as counted",
         f"- base fingerprint `{base.fingerprint}`"

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from lora_deploy import device
 from lora_deploy.artifact import run
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.cache import FrameCache
-from lora_deploy.clips.dataset import read_dataset
+from lora_deploy.clips.dataset import LabelledClip, read_dataset
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.disk import failures_named
@@ -24,14 +24,14 @@ from lora_deploy.errors import (
     LossNotFiniteError,
     NoSuchDeviceError,
 )
-from lora_deploy.evaluate import Evaluation, tally
+from lora_deploy.evaluate import Evaluation, judge
 from lora_deploy.model.base import open_base
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
-from lora_deploy.train.frames import frames_of, samples_of
+from lora_deploy.train.frames import frames_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
@@ -151,16 +151,17 @@ def _fit(
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
-        cache, frames = frames_of(
+        caches, frames = frames_of(
             dataset,
             contract,
             frames_folder,
+            oversample=oversample_of(settings, contract),
             is_kept=cache_folder is not None,
             digest=found[1].frames if found else None,
             pool=pool,
             progress=progress,
         )
-        samples = samples_of(settings.training, dataset, cache)
+        samples = samples_of(settings, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.
@@ -171,7 +172,7 @@ def _fit(
             goes_on=found is not None and found[1].best is not None,
         )  # fmt: skip
         return _train(
-            settings.training, samples, cache, learner, run_folder, target_device,
+            settings.training, samples, caches["val"], learner, run_folder, target_device,
             found, origin, frames,
         )  # fmt: skip
     finally:
@@ -228,19 +229,17 @@ def _train(
     if stop_on_bad_loss.found is not None:
         raise LossNotFiniteError(f"the training loss became {stop_on_bad_loss.found}")
     manifest = run_folder.outcome()
-    report.write_report(out, manifest, _validate(out, samples["val"], cache), cache)
+    clips = samples["val"].clips
+    report.write_report(
+        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at])
+    )
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
 
 
-def _validate(folder: Path, samples: ClipSamples, cache: FrameCache) -> Evaluation:
+def _validate(folder: Path, clips: Sequence[LabelledClip], cache: FrameCache) -> Evaluation:
     """What the model that was kept says of the validation clips, opened from the RUN as any user would."""
     recogniser = load(folder, device="cpu")
-    answers = []
-    for clip in samples.clips:
-        prediction = recogniser.predict(
-            recogniser.logits(cache.frames(clip)[None])[0],
-            top_k=1, duration_seconds=0.0, warning=None,
-        )  # fmt: skip
-        answers.append((str(clip.footage), clip.label, prediction.label, prediction.score))
-    return tally(recogniser.labels, answers)
+    frames = (cache.frames(clip)[None] for clip in clips)
+    answers = [recogniser.probabilities(recogniser.logits(one))[0] for one in frames]
+    return judge(recogniser, clips, answers)

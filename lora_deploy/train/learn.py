@@ -12,9 +12,11 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lora_deploy.config import TrainingSettings
+from lora_deploy.train.callbacks import TellEpoch
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.going_on import GoingOnTrainer, PutBack
 from lora_deploy.train.learner import Learner
+from lora_deploy.train.mixing import SoftLoss
 from lora_deploy.train.resume import TENSORBOARD
 from lora_deploy.train.tensors import ClipSamples, Collate
 
@@ -39,7 +41,11 @@ def learn(
         eval_dataset=samples["val"],
         data_collator=Collate(learner.model.config.model_type),
         compute_metrics=_accuracy,
+        compute_loss_func=(
+            SoftLoss(training.label_smoothing) if samples["train"].has_targets else None
+        ),
         callbacks=[
+            TellEpoch(samples["train"]),
             *callbacks,
             TensorBoardCallback(writer),
             *([PutBack(found[0])] if found else []),

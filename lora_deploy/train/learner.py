@@ -1,6 +1,8 @@
 """A model of which the right part learns: the adapter and the head, the head alone, or everything."""
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora_deploy.config import Settings
-from lora_deploy.model.adapter import ParameterCounts, attach, count
+from lora_deploy.model.adapter import ParameterCounts, attach, count, recorded_options
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.model.liveness import check_can_learn
 from lora_deploy.model.targets import ResolvedTargets, resolve
@@ -36,7 +38,11 @@ def prepare(base: OpenedBase, settings: Settings) -> Learner:
     targets = None
     model: PreTrainedModel | PeftModel = base.model
     if settings.model.use_lora:
-        targets = resolve(base.model, settings.model.lora.target_modules)
+        targets = resolve(
+            base.model,
+            settings.model.lora.target_modules,
+            top_layers=settings.model.lora.top_layers,
+        )
         model = attach(
             base.model,
             settings.model.lora,
@@ -56,9 +62,13 @@ def tell(settings: Settings, learner: Learner) -> None:
     counts = learner.parameters
     if settings.model.use_lora:
         lora = settings.model.lora
-        logger.info("🎯 LoRA Configuration:")
-        logger.info("   Rank (r): %d", lora.r)
-        logger.info("   Alpha: %d", lora.lora_alpha)
+        logger.info("🎯 %s Configuration:", lora.kind)
+        assert isinstance(learner.model, PeftModel)
+        attached = recorded_options(learner.model.active_peft_config)
+        logger.info("   Rank (r): %d%s", lora.r, _elsewhere(attached["rank_pattern"]))
+        logger.info("   Alpha: %d%s", lora.lora_alpha, _elsewhere(attached["alpha_pattern"]))
+        if lora.top_layers:
+            logger.info("   Top layers: the last %d blocks", lora.top_layers)
         logger.info("   Target modules: %s", list(lora.target_modules))
         logger.info("   Resolved to: %s", learner.targets)
     else:
@@ -67,6 +77,13 @@ def tell(settings: Settings, learner: Learner) -> None:
         "   Trainable params: %s (%.2f%%)", f"{counts.trainable:,}", counts.trainable_percent
     )
     logger.info("   Total params: %s", f"{counts.total:,}")
+
+
+def _elsewhere(pattern: Mapping[str, int]) -> str:
+    """Where a pattern says something else, as in ``, and 16 on 4 layers``."""
+    return "".join(
+        f", and {number} on {layers} layers" for number, layers in Counter(pattern.values()).items()
+    )
 
 
 def prove_alive(model: PeftModel, samples: ClipSamples) -> None:

@@ -72,7 +72,7 @@ def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     return tree_differences(then.surroundings, now.surroundings)
 
 
-def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
+def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str:
     """A hash over every frame that is learned from or judged on, in the order of the clips.
 
     It differs when a video was changed, when another decoder chose other frames, and when the
@@ -80,10 +80,11 @@ def frames_digest(dataset: ClipDataset, cache: FrameCache) -> str:
     """
     digest = hashlib.sha256()
     for split in _SPLITS[:2]:
+        cache = caches[split]
         for clip in dataset.of(split):
             if clip.footage not in cache.errors:
                 digest.update(f"{split} {clip.label}\n".encode())
-                digest.update(cache.frames(clip).data)
+                digest.update(cache.choices(clip).data)
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
-from lora_deploy.model.adapter import save_adapter
+from lora_deploy.model.adapter import recorded_options, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
@@ -80,7 +80,7 @@ class RunFolder:
                 torch.save(self._checkpoint(), file)  # given a path, it would hide a full disk
             if isinstance(model, PeftModel):
                 adapter = stage / run.ADAPTER
-                save_adapter(model, adapter, self._record(manifest))
+                save_adapter(model, adapter, self._record(manifest, model))
                 texts = {
                     "labels.json": cards.labels_json(manifest.labels),
                     "README.md": cards.adapter_card(manifest, self._settings),
@@ -138,14 +138,12 @@ class RunFolder:
             weights={},
         )
 
-    def _record(self, manifest: RunManifest) -> AdapterRecord:
-        lora = self._settings.model.lora
+    def _record(self, manifest: RunManifest, model: PeftModel) -> AdapterRecord:
         return AdapterRecord(
             base=manifest.base,
             labels=manifest.labels,
             contract=manifest.contract,
-            r=lora.r,
-            lora_alpha=lora.lora_alpha,
+            **recorded_options(model.active_peft_config),
         )
 
     def _model_config(self) -> dict[str, Any]:
