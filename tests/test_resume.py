@@ -31,9 +31,9 @@ from lora_deploy.config import Settings, settings_from
 from lora_deploy.errors import DiskFullError, ResumeMismatchError, RunBusyError
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, state
+from lora_deploy.train.changes import settings_differences
 from lora_deploy.train.fit import fit
 from lora_deploy.train.lock import LOCK, claimed
-from lora_deploy.train.origin import settings_differences
 from tests.conftest import TINY_TRAINING
 from tests.nursery import Nursery, Start
 from tests.test_samples import EVERYTHING
