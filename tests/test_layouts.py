@@ -341,6 +341,9 @@ def test_numbers_get_their_names_from_a_file_beside_the_list(
     write(source / "lists" / "label_map_set.txt", names[0])
     with pytest.raises(AnnotationError, match=r"has the label \d, for which .* has no line"):
         read(source)
+    write(source / "lists" / "labels.txt", "of another set")
+    with pytest.raises(AnnotationError, match=r"several lists of class names, label_map_set\.txt"):
+        read(source)
 
 
 def test_one_list_of_absolute_paths_is_divided_like_any_clips(media: Path, tmp_path: Path) -> None:
