@@ -143,18 +143,16 @@ def oversample_of(settings: Settings, contract: PixelContract) -> int:
     return moments
 
 
-def samples_of(
-    settings: Settings, dataset: ClipDataset, caches: FramesOfSplits
-) -> dict[str, ClipSamples]:
-    """The training clips, augmented, and the validation clips as they are.
+def learning_of(settings: Settings, labels: Sequence[str]) -> Learning:
+    """How clips are learned from; to be asked before the first is decoded, since it may refuse.
 
     Raises:
-        NoClipHasLabelError: The settings name a label that the data lacks.
+        NoClipHasLabelError: The settings name a label that is none of these.
     """
     training = settings.training
-    learning = Learning(
+    return Learning(
         augmentation=augmentation_of(
-            settings.augmentation, dataset.labels, random_crop_padding=training.random_crop_padding
+            settings.augmentation, labels, random_crop_padding=training.random_crop_padding
         ),
         seed=training.seed,
         mixup_alpha=settings.augmentation.mixup_alpha,
@@ -162,6 +160,12 @@ def samples_of(
         class_weights=training.class_weights == "balanced",
         label_smoothing=training.label_smoothing,
     )
+
+
+def samples_of(
+    learning: Learning, dataset: ClipDataset, caches: FramesOfSplits
+) -> dict[str, ClipSamples]:
+    """The training clips, augmented, and the validation clips as they are."""
     return {
         "train": ClipSamples(
             dataset.of("train"), dataset.labels, caches["train"], learning=learning

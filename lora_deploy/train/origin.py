@@ -1,7 +1,7 @@
 """What a training was begun with: settings, clips, frames, base. Only the same can go on exactly."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,16 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from lora_deploy.clips.cache import FrameCache
 from lora_deploy.clips.dataset import ClipDataset, Split
 from lora_deploy.config import Settings
+from lora_deploy.train.changes import MAY_DIFFER, settings_differences, tree_differences
 from lora_deploy.versions import installed_versions
 
-MAY_DIFFER = ("training.workers", "training.keep_checkpoints", "data.find_duplicates")
-"""Settings that change no figure."""
-
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_REASONS = {
-    "training.epochs": "the course of the learning rate depends on it",
-    "clips": "names, labels, groups, starts and ends, or their order",
-}
 
 
 class Origin(BaseModel):
@@ -34,12 +28,21 @@ class Origin(BaseModel):
     """By split: how many clips, and a hash over them in their order; not over their folder."""
     base: str
     """Its fingerprint."""
+    processes: int = 1
+    """Each takes a batch of every step."""
+    begun_with: str = "nothing"
+    """SHA-256 of the weights of the adapter that it was begun with."""
     surroundings: dict[str, str]
     """Versions, device and threads: with others the last bits of a figure may differ."""
 
 
 def origin_of(
-    settings: Settings, dataset: ClipDataset, base_fingerprint: str, device: torch.device
+    settings: Settings,
+    dataset: ClipDataset,
+    base_fingerprint: str,
+    device: torch.device,
+    begun_with: str | None = None,
+    processes: int = 1,
 ) -> Origin:
     """What a training with all of this is begun with."""
     tree = settings.model_dump(mode="json", exclude={"proof"})
@@ -52,6 +55,8 @@ def origin_of(
         labels=dataset.labels,
         clips={split: _clips_digest(dataset, split) for split in _SPLITS},
         base=base_fingerprint,
+        begun_with=begun_with or "nothing",
+        processes=processes,
         surroundings={
             **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
             "device": _device_name(device),
@@ -66,24 +71,17 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
 
 
-def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
-    return [
-        line for line in _differences(then, now) if not line.startswith((*MAY_DIFFER, "proof."))
-    ]
-
-
 def differences(then: Origin, now: Origin) -> list[str]:
     """What differs, apart from the surroundings; each as ``key was A and is B``."""
     fields = {"settings", "surroundings"}
-    return settings_differences(then.settings, now.settings) + _differences(
+    return settings_differences(then.settings, now.settings) + tree_differences(
         then.model_dump(exclude=fields), now.model_dump(exclude=fields)
     )
 
 
 def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     """Versions, device or threads that are others now; each as ``name was A and is B``."""
-    return _differences(then.surroundings, now.surroundings)
+    return tree_differences(then.surroundings, now.surroundings)
 
 
 def frames_digest(dataset: ClipDataset, caches: Mapping[Split, FrameCache]) -> str:
@@ -111,25 +109,3 @@ def _clips_digest(dataset: ClipDataset, split: Split) -> str:
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = dict(_flat(then)), dict(_flat(now))
-    return [
-        f"{key} was {old.get(key, 'not there')} and is {new.get(key, 'not there')}{_reason(key)}"
-        for key in [*old, *(key for key in new if key not in old)]
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
-
-
-def _reason(key: str) -> str:
-    reason = _REASONS.get(key) or _REASONS.get(key.split(".")[0])
-    return f" ({reason})" if reason else ""
