@@ -88,9 +88,22 @@ class ClipSettings(_Section):
     sampling: Sampling = "uniform"
 
 
-class DataSettings(_Section):
-    """How clips are divided where the data does not say."""
+DataFormat = Literal[
+    "auto", "folders", "manifest", "ucf101", "hmdb51", "kinetics", "something-something",
+    "videofolder", "list", "frames",
+]  # fmt: skip
+"""How labelled clips lie on a disk; docs/data.md shows each."""
 
+
+class DataSettings(_Section):
+    """How the data is laid out, and how clips are divided where it does not say."""
+
+    format: DataFormat = "auto"
+    """``auto`` recognises it by its annotations."""
+    fold: int = Field(default=1, ge=1, le=99)
+    """Which of their own divisions, of the layouts that bring several: ucf101 and hmdb51 have three."""
+    find_duplicates: bool = True
+    """Whether clips of two splits are told that show the same; test clips are decoded for it too."""
     val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
     test_fraction: Fraction = 0.15
 

@@ -29,7 +29,9 @@ CHECKPOINT = "best_model.pth"
 ADAPTER = "best_model_lora_adapter"
 METRICS = "metrics.jsonl"
 SPLITS = "splits.csv"
+DUPLICATES = "near_duplicates.csv"
 REPORT = "report.html"
+CARD = "README.md"
 
 
 class BestEpoch(BaseModel):

@@ -10,7 +10,7 @@ from lora_deploy import atomic
 from lora_deploy.clips.dataset import ClipDataset, LabelledClip, read_dataset
 from lora_deploy.config import Settings
 from lora_deploy.errors import EmptySplitError, LeaveOutError
-from lora_deploy.train.run_folder import splits_csv
+from lora_deploy.train.splits_file import splits_csv
 
 GROUP = "group"
 """As ``--leave-out``: the groups that the data names."""

@@ -12,7 +12,7 @@ from lora_deploy import atomic
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import Settings
 from lora_deploy.errors import ComparisonChangedError
-from lora_deploy.train.origin import MAY_DIFFER, settings_differences
+from lora_deploy.train.changes import MAY_DIFFER, settings_differences
 
 OUTCOME = "outcome.json"
 JOB = "job.json"

@@ -34,7 +34,8 @@ from lora_deploy.train import checkpoints, report
 from lora_deploy.train.begin_from import begin_from, read_beginning
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
-from lora_deploy.train.frames import frames_of, oversample_of, samples_of
+from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
+from lora_deploy.train.frames import frames_of, learning_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
@@ -153,6 +154,8 @@ def _fit(
         val_fraction=settings.data.val_fraction,
         test_fraction=settings.data.test_fraction,
         seed=settings.training.seed,
+        data_format=settings.data.format,
+        fold=settings.data.fold,
     )
     if not dataset.of("val"):
         raise EmptySplitError(f"{data} has no validation clips")
@@ -178,6 +181,7 @@ def _fit(
         logger.info("%s is finished already; there is nothing left to do", out)
         return finished
     tell(settings, learner, processes=team.size)
+    learning = learning_of(settings, dataset.labels)
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
@@ -188,6 +192,7 @@ def _fit(
             contract,
             frames_folder,
             oversample=oversample_of(settings, contract),
+            with_test=settings.data.find_duplicates,
             is_kept=cache_folder is not None or not team.is_first,
             digest=found[1].frames if found else None,
             pool=pool,
@@ -195,7 +200,8 @@ def _fit(
         )
         if team.is_first:
             team.wait()
-        samples = samples_of(settings, dataset, caches)
+        duplicates = tell_duplicates(dataset, caches) if settings.data.find_duplicates else []
+        samples = samples_of(learning, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.
@@ -207,6 +213,7 @@ def _fit(
             earlier_seconds=found[1].training_seconds if found else 0.0,
             goes_on=found is not None and found[1].best is not None, begun_with=begun_with,
         )  # fmt: skip
+        write_duplicates(out, duplicates)
         blocks = int(base.model.config.num_hidden_layers)
         with memory_named(settings, out, blocks=blocks), vanished_named(out):
             manifest = _train(
@@ -274,9 +281,9 @@ def _train(
         )
     manifest = run_folder.outcome()
     clips = samples["val"].clips
-    report.write_report(
-        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at])
-    )
+    evaluation = _validate(out, clips, cache)
+    report.write_report(out, manifest, evaluation, lambda at: cache.frames(clips[at]))
+    run_folder.write_card(manifest, evaluation)
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
 

@@ -1,7 +1,7 @@
 """What a training was begun with: settings, clips, frames, base. Only the same can go on exactly."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,16 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from lora_deploy.clips.cache import FrameCache
 from lora_deploy.clips.dataset import ClipDataset, Split
 from lora_deploy.config import Settings
+from lora_deploy.train.changes import MAY_DIFFER, settings_differences, tree_differences
 from lora_deploy.versions import installed_versions
 
-MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
-"""Settings that change no figure."""
-
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_REASONS = {
-    "training.epochs": "the course of the learning rate depends on it",
-    "clips": "names, labels, groups, starts and ends, or their order",
-}
 
 
 class Origin(BaseModel):
@@ -77,27 +71,20 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
 
 
-def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
-    return [
-        line for line in _differences(then, now) if not line.startswith((*MAY_DIFFER, "proof."))
-    ]
-
-
 def differences(then: Origin, now: Origin) -> list[str]:
     """What differs, apart from the surroundings; each as ``key was A and is B``."""
     fields = {"settings", "surroundings"}
-    return settings_differences(then.settings, now.settings) + _differences(
+    return settings_differences(then.settings, now.settings) + tree_differences(
         then.model_dump(exclude=fields), now.model_dump(exclude=fields)
     )
 
 
 def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     """Versions, device or threads that are others now; each as ``name was A and is B``."""
-    return _differences(then.surroundings, now.surroundings)
+    return tree_differences(then.surroundings, now.surroundings)
 
 
-def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str:
+def frames_digest(dataset: ClipDataset, caches: Mapping[Split, FrameCache]) -> str:
     """A hash over every frame that is learned from or judged on, in the order of the clips.
 
     It differs when a video was changed, when another decoder chose other frames, and when the
@@ -122,25 +109,3 @@ def _clips_digest(dataset: ClipDataset, split: Split) -> str:
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"{len(clips)} clips {digest[:16]}"
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = dict(_flat(then)), dict(_flat(now))
-    return [
-        f"{key} was {old.get(key, 'not there')} and is {new.get(key, 'not there')}{_reason(key)}"
-        for key in [*old, *(key for key in new if key not in old)]
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
-
-
-def _reason(key: str) -> str:
-    reason = _REASONS.get(key) or _REASONS.get(key.split(".")[0])
-    return f" ({reason})" if reason else ""

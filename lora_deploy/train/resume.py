@@ -10,13 +10,13 @@ from lora_deploy.artifact.run import RunManifest
 from lora_deploy.config import Settings, load_settings
 from lora_deploy.errors import NothingToResumeError, OutputExistsError, ResumeMismatchError
 from lora_deploy.train import checkpoints
+from lora_deploy.train.changes import settings_differences
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.lock import LOCK, claimed
 from lora_deploy.train.origin import (
     Origin,
     changed_surroundings,
     differences,
-    settings_differences,
 )
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,5 @@
 """Writes a RUN while a training goes on: each better epoch whole, so an interruption loses nothing."""
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,18 @@ from lora_deploy.artifact import run
 from lora_deploy.artifact.adapter_record import AdapterRecord
 from lora_deploy.artifact.manifest import BaseIdentity, sha256_of_file
 from lora_deploy.artifact.run import BestEpoch, RunManifest
-from lora_deploy.clips.clip import WHOLE_FILE
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
+from lora_deploy.evaluate import Evaluation
 from lora_deploy.model.adapter import recorded_options, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.train import cards
 from lora_deploy.train.callbacks import EpochFigures
 from lora_deploy.train.interruption import uninterrupted
 from lora_deploy.train.learner import Learner
+from lora_deploy.train.splits_file import splits_csv
 from lora_deploy.versions import installed_versions
 
 
@@ -113,6 +112,11 @@ class RunFolder:
             update={"finished": True, "training_seconds": self.training_seconds}
         )
 
+    def write_card(self, manifest: RunManifest, evaluation: Evaluation) -> None:
+        """Write the model card, with the figures of the model that was kept."""
+        card = cards.run_card(manifest, self._settings, evaluation)
+        atomic.write_text(self.path / run.CARD, card)
+
     def _describe(self, figures: EpochFigures, val_clips: int) -> RunManifest:
         """All but the hashes."""
         learner = self._learner
@@ -176,15 +180,3 @@ def _hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def splits_csv(dataset: ClipDataset) -> str:
-    """Which clip was in which split, as a manifest that ``--data`` takes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group", "start", "end"])
-    for clip in dataset.clips:
-        stretch = clip.stretch or WHOLE_FILE
-        times = [stretch.start_seconds or "", stretch.end_seconds]
-        writer.writerow([clip.path.resolve(), clip.label, clip.split, clip.group or "", *times])
-    return text.getvalue()
