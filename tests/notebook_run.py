@@ -21,9 +21,8 @@ def cells(notebook: Path) -> list[dict[str, Any]]:
 def with_parameters(source: str, values: dict[str, str]) -> str:
     """The cell of the parameters with other values; each must be there."""
     for name, value in values.items():
-        source, times = re.subn(
-            rf"(?m)^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", source
-        )
+        line = f"{name} = {value}".replace("\\", r"\\")
+        source, times = re.subn(rf"(?m)^{name} = .*$", line, source)
         if times != 1:
             raise SystemExit(f"the notebook has no parameter {name}")
     return source
@@ -45,7 +44,7 @@ def main() -> None:
         pyplot.close("all")
         drawn.append(len(figures))
 
-    pyplot.show = show
+    pyplot.show = show  # type: ignore[assignment]
     values = dict(argument.split("=", 1) for argument in sys.argv[2:])
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(cells(Path(sys.argv[1]))):

@@ -47,6 +47,14 @@ def test_the_guides_three_differ_in_nothing_but_what_learns() -> None:
         assert same == settings
 
 
+def test_kinds_of_lora_are_called_by_their_name_and_patterns_stay_with_their_rank() -> None:
+    settings = load_settings(None, ["model.lora.use_dora=true", "model.lora.rank_pattern={fc: 16}"])
+    _, eight, four = guide_methods(settings)
+    assert (eight.name, four.name) == ("DoRA r=8", "DoRA r=4")
+    assert eight.settings.model.lora.rank_pattern == {"fc": 16}
+    assert four.settings.model.lora.rank_pattern == {}
+
+
 def test_the_ratio_of_rates_is_that_of_the_recipes() -> None:
     full = load_settings(recipe_path("full_finetuning")).training.learning_rate
     assert guide_methods(Settings())[0].learning_rates == (full,)

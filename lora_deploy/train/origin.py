@@ -1,6 +1,7 @@
 """What a training was begun with: settings, clips, frames, base. Only the same can go on exactly."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
