@@ -21,6 +21,7 @@ from lora_deploy.options import (
     adapter_options,
     backend_option,
     batch_option,
+    format_option,
     json_option,
     offline_option,
     pool_options,
@@ -98,6 +99,7 @@ def quickstart(out: Path, seed: int) -> None:
     required=True,
     help="A folder per class, or a CSV or JSONL manifest.",
 )
+@format_option
 @click.option("--out", type=FOLDER, required=True, help="The RUN folder to make.")
 @click.option(
     "--base", help="Embedded base, transformers folder or hub id; same as --set model.base=…"
@@ -107,9 +109,15 @@ def quickstart(out: Path, seed: int) -> None:
     "--cache", type=FOLDER, help="Keep decoded frames here, for other trainings on the same clips."
 )
 @click.option("--device", help="cpu or cuda; the best there is by default.")
+@click.option(
+    "--push-to-hub", "repo", metavar="OWNER/NAME", help="Upload the RUN when it is done; private."
+)
 @offline_option
 @click.option(
     "--resume", is_flag=True, help="Go on in --out where an interrupted training left off."
+)
+@click.option(
+    "--init-from", type=FOLDER, help="A RUN or adapter to begin with: same base, other classes too."
 )
 @pool_options
 @json_option
@@ -117,19 +125,27 @@ def train(
     *,
     source: str,
     data: Path,
+    data_format: str | None,
     out: Path,
     resume: bool,
+    init_from: Path | None,
     base: str | None,
     overrides: tuple[str, ...],
     cache: Path | None,
     device: str | None,
+    repo: str | None,
     as_json: bool,
     pool: "DecodePool",
 ) -> None:
     """Train a LoRA adapter (or the whole model) on labelled clips."""
     from lora_deploy.extras import import_backend
 
-    settings = _settings(source, overrides, base)
+    named = () if data_format is None else (f"data.format={data_format}",)
+    settings = _settings(source, (*overrides, *named), base)
+    if repo is not None:
+        hub = import_backend("lora_deploy.train.push", "huggingface_hub", purpose="to upload")
+        hub.check_repo_name(repo)
+        hub.check_login()  # before hours of training
     stage = import_backend(
         "lora_deploy.train.fit", "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",
         purpose="to train",
@@ -140,6 +156,7 @@ def train(
             data,
             out,
             resume=resume,
+            init_from=init_from,
             cache_folder=cache,
             device_name=device,
             pool=pool,
@@ -148,14 +165,20 @@ def train(
     except (KeyboardInterrupt, SystemExit):
         click.echo(f"to go on: {terminal.command_line('--resume')}", err=True)
         raise
+    if not stage.is_first_process():
+        return
     if as_json:
         click.echo(manifest.model_dump_json(indent=1))
-        return
-    best = manifest.best
-    click.echo(
-        f"{out}: validation accuracy {best.val_accuracy:.3f} on {best.val_clips} clips "
-        f"(epoch {best.epoch}), trained in {manifest.training_seconds:.0f} s"
-    )
+    else:
+        best = manifest.best
+        click.echo(
+            f"{out}: validation accuracy {best.val_accuracy:.3f} on {best.val_clips} clips "
+            f"(epoch {best.epoch}), trained in {manifest.training_seconds:.0f} s"
+        )
+    if repo is not None:
+        plan = hub.plan_push(out, repo)
+        click.echo(texts.push_plan(plan), err=True)
+        click.echo(f"uploaded to {hub.push(plan)}", err=True)
 
 
 def _settings(source: str, overrides: Sequence[str], base: str | None) -> Any:
@@ -412,6 +435,44 @@ def _named_sets(texts: Sequence[str]) -> dict[str, Path]:
             raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
         sets[name] = Path(path)
     return sets
+
+
+@commands.command()
+@click.argument("source", metavar="RUN", type=FOLDER)
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="Let everybody read it; private by default.")
+@click.option(
+    "--with-clips",
+    is_flag=True,
+    help="Also upload splits.csv and report.html, which name clips and show them.",
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="OWNER/NAME",
+    multiple=True,
+    help="A data set at the hub that it was trained on, for the model card; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would be uploaded; asks no hub.")
+def push(
+    *,
+    source: Path,
+    repo: str,
+    public: bool,
+    with_clips: bool,
+    datasets: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Upload a RUN, or an adapter's folder, to a hub: what training wrote, and its model card."""
+    from lora_deploy.extras import import_backend
+
+    hub = import_backend("lora_deploy.train.push", "huggingface_hub", purpose="to upload")
+    plan = hub.plan_push(source, repo, public=public, with_clips=with_clips, datasets=datasets)
+    click.echo(texts.push_plan(plan), err=True)
+    if dry_run:
+        click.echo("nothing was uploaded", err=True)
+    else:
+        click.echo(hub.push(plan))
 
 
 @commands.command()

@@ -88,9 +88,22 @@ class ClipSettings(_Section):
     sampling: Sampling = "uniform"
 
 
-class DataSettings(_Section):
-    """How clips are divided where the data does not say."""
+DataFormat = Literal[
+    "auto", "folders", "manifest", "ucf101", "hmdb51", "kinetics", "something-something",
+    "videofolder", "list", "frames",
+]  # fmt: skip
+"""How labelled clips lie on a disk; docs/data.md shows each."""
 
+
+class DataSettings(_Section):
+    """How the data is laid out, and how clips are divided where it does not say."""
+
+    format: DataFormat = "auto"
+    """``auto`` recognises it by its annotations."""
+    fold: int = Field(default=1, ge=1, le=99)
+    """Which of their own divisions, of the layouts that bring several: ucf101 and hmdb51 have three."""
+    find_duplicates: bool = True
+    """Whether clips of two splits are told that show the same; test clips are decoded for it too."""
     val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
     test_fraction: Fraction = 0.15
 
@@ -102,6 +115,8 @@ class TrainingSettings(_Section):
     epochs: int = Field(default=40, ge=1, le=100_000)
     learning_rate: float = Field(default=1e-4, gt=0, le=10, allow_inf_nan=False)
     weight_decay: float = Field(default=0.01, ge=0, le=10, allow_inf_nan=False)
+    layer_decay: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    """Each block learns so many times as fast as the one above it; full fine-tuning only."""
     warmup_fraction: Fraction = 0.1
     """Part of all steps during which the learning rate rises."""
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
@@ -269,6 +284,14 @@ def settings_from(
         raise SettingsClashError(
             f"{where}: model.random_weights and model.use_lora are both true, and an adapter on "
             "weights that nobody keeps fits no base"
+        )
+    if settings.training.layer_decay != 1 and (
+        settings.model.use_lora or settings.model.freeze_base
+    ):
+        raise SettingsClashError(
+            f"{where}: training.layer_decay is {settings.training.layer_decay:g}, and only full "
+            "fine-tuning changes the base's layers (model.use_lora and model.freeze_base false); "
+            "LoRA keeps the lower layers as they are with model.lora.top_layers"
         )
     if settings.training.balanced_sampling and settings.training.class_weights != "none":
         raise SettingsClashError(

@@ -11,6 +11,10 @@ import click
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+DATA_FORMATS = (
+    "auto", "folders", "manifest", "ucf101", "hmdb51", "kinetics", "something-something",
+    "videofolder", "list", "frames",
+)  # fmt: skip
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
 Command = Callable[..., Any]
@@ -123,4 +127,14 @@ def batch_option(command: Command) -> Command:
         default=1,
         show_default=True,
         help="Clips at once; OpenVINO then works on several side by side.",
+    )(command)
+
+
+def format_option(command: Command) -> Command:
+    """How ``--data`` is laid out."""
+    return click.option(
+        "--format",
+        "data_format",
+        type=click.Choice(DATA_FORMATS),
+        help="How the data is laid out; recognised by default. Same as --set data.format=…",
     )(command)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lora_deploy.evaluate import Evaluation, Measured
     from lora_deploy.model.survey import Survey
     from lora_deploy.proof.certificate import Certificate
+    from lora_deploy.train.push import Plan
 
 
 def visible(text: str) -> str:
@@ -55,6 +56,20 @@ def certificate(found: "Certificate") -> str:
         for speed in found.speeds
     ]
     return "\n".join(lines)
+
+
+def push_plan(found: "Plan") -> str:
+    """What would go where, and what stays."""
+    who = "everybody can read it" if found.public else "private"
+    lines = [f"to {found.repo} ({who}), {_bytes(found.bytes)}:"]
+    lines += [f"  {line(name):<54} {_bytes(path.stat().st_size):>10}" for name, path in found.files]
+    lines += [line(text) for text in found.kept_here]
+    lines += [f"! {line(text)}" for text in found.told]
+    return "\n".join(lines)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
 
 
 def measured(found: "Measured") -> str:

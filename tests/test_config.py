@@ -1,5 +1,6 @@
 """Settings: read, overridden, refused in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,18 @@ def test_every_recipe_loads_and_says_what_it_is(name: str) -> None:
 
 def test_the_default_recipe_holds_the_defaults() -> None:
     assert load_settings(recipe_path("config")) == Settings()
+
+
+@pytest.mark.parametrize("name", config.recipe_names())
+def test_what_recipes_hold_in_comments_is_allowed_too(tmp_path: Path, name: str) -> None:
+    text = recipe_path(name).read_text(encoding="utf-8")
+    # A line that would be YAML: "# key: value", or a key with nothing behind it.
+    uncommented = re.sub(r"^( *)# ( *[a-z_]+:( .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    settings = load_settings(written(tmp_path, uncommented))
+    if name != "quickstart":
+        assert settings.augmentation != Settings().augmentation
+    if name == "config":
+        assert settings.training.class_weights == "balanced"
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

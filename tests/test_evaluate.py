@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from rich.cells import cell_len
 
 from lora_deploy import cli
+from lora_deploy.clips.clip import Stretch
+from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.errors import (
     ClipsMissingError,
     DataNotNamedError,
@@ -25,6 +28,7 @@ from lora_deploy.evaluate import (
     Measured,
     choose_data,
     evaluate,
+    evaluate_clips,
     evaluate_sets,
     tally,
     wilson_interval,
@@ -324,6 +328,31 @@ def test_resampling_single_clips_comes_near_wilson() -> None:
     assert (found.resampled, found.units) == ("clips", 400)
     assert found.intervals["accuracy"] == pytest.approx(result.interval, abs=0.01)
     assert "top_k" not in found.intervals
+
+
+def test_parts_of_one_file_are_drawn_together(lora_run: Path, test_clips: list[Path]) -> None:
+    """They are one recording, even where nobody gave it a group."""
+    recogniser = load(lora_run)
+    footage = [
+        (test_clips[0], Stretch(0.0, 0.5)), (test_clips[0], Stretch(0.5)),
+        (test_clips[1], None), (test_clips[2], None),
+    ]  # fmt: skip
+    clips = [LabelledClip(path, "bend", "test", None, stretch) for path, stretch in footage]
+    found = evaluate_clips(recogniser, clips)
+    assert (found.bootstrap().resampled, found.bootstrap().units) == ("groups", 3)
+    assert len({answer[0] for answer in found.answers}) == 4
+    whole = evaluate_clips(recogniser, [replace(clip, stretch=None) for clip in clips])
+    assert whole.bootstrap().resampled == "clips"
+    for (path, stretch), answer in zip(footage, found.answers, strict=True):
+        assert answer[3] == recogniser.classify(path, stretch=stretch).score
+
+
+def test_clips_below_the_threshold_are_counted_as_unknown(lora_run: Path, few_clips: Path) -> None:
+    recogniser = load(lora_run)
+    scores = sorted(answer[3] for answer in evaluate(recogniser, few_clips).answers)
+    strict = replace(recogniser, unknown_threshold=scores[3])
+    assert evaluate(strict, few_clips).unknown == 3
+    assert evaluate(recogniser, few_clips).unknown == 0
 
 
 # The command.

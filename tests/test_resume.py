@@ -27,10 +27,11 @@ from transformers import TrainerState
 
 from lora_deploy import disk
 from lora_deploy.artifact import run
-from lora_deploy.config import settings_from
+from lora_deploy.config import Settings, settings_from
 from lora_deploy.errors import DiskFullError, ResumeMismatchError, RunBusyError
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, state
+from lora_deploy.train.changes import settings_differences
 from lora_deploy.train.fit import fit
 from lora_deploy.train.lock import LOCK, claimed
 from tests.conftest import TINY_TRAINING
@@ -239,6 +240,21 @@ def test_without_one_part_of_the_state_other_weights_would_come_out(
     assert training.live("--resume", without=without) == 0, training.text
     last = max((training.out / checkpoints.FOLDER).iterdir())
     assert (last / "weights.safetensors").read_bytes() != result["weights"]
+
+
+def test_a_setting_that_did_not_exist_yet_had_its_default() -> None:
+    now = Settings().model_dump(mode="json")
+    then = {section: dict(values) for section, values in now.items() if section != "augmentation"}
+    del then["training"]["class_weights"]
+    assert settings_differences(then, now) == []
+    now["augmentation"]["color_jitter"] = 0.5
+    now["augmentation"]["mirrored_labels"] = {"a": "b"}
+    now["training"]["class_weights"] = "balanced"
+    assert settings_differences(then, now) == [
+        "training.class_weights was none and is balanced",
+        "augmentation.color_jitter was 0.0 and is 0.5",
+        "augmentation.mirrored_labels.a was not there and is b",
+    ]
 
 
 # Signals and real processes ---------------------------------------------------------------------

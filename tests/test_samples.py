@@ -15,11 +15,17 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, read_dataset
 from lora_deploy.clips.decode import decode
 from lora_deploy.config import Settings, settings_from
-from lora_deploy.errors import SettingsClashError
+from lora_deploy.errors import NoClipHasLabelError, SettingsClashError
 from lora_deploy.progress import silent
 from lora_deploy.train.augment import Draw
 from lora_deploy.train.fit import fit
-from lora_deploy.train.frames import FramesOfSplits, frames_of, oversample_of, samples_of
+from lora_deploy.train.frames import (
+    FramesOfSplits,
+    frames_of,
+    learning_of,
+    oversample_of,
+    samples_of,
+)
 from lora_deploy.train.mixing import draw_partner
 from lora_deploy.train.tensors import ClipSamples, Collate
 from tests.conftest import TINY_TRAINING
@@ -50,6 +56,12 @@ def caches(dataset: ClipDataset, tmp_path_factory: pytest.TempPathFactory) -> Fr
     return frames_with(dataset, 3, tmp_path_factory.mktemp("frames"))
 
 
+def samples_with(
+    settings: Settings, dataset: ClipDataset, caches: FramesOfSplits
+) -> dict[str, ClipSamples]:
+    return samples_of(learning_of(settings, dataset.labels), dataset, caches)
+
+
 def frames_with(dataset: ClipDataset, oversample: int, folder: Path) -> FramesOfSplits:
     caches, _ = frames_of(
         dataset, CONTRACT, folder,
@@ -71,13 +83,13 @@ def test_samples_are_those_of_seed_epoch_and_place_with_any_number_of_workers(
     dataset: ClipDataset, caches: FramesOfSplits, balance: dict[str, Any]
 ) -> None:
     settings = settings_with(EVERYTHING, label_smoothing=0.1, **balance)
-    samples = samples_of(settings, dataset, caches)["train"]
+    samples = samples_with(settings, dataset, caches)["train"]
     first = as_bytes(samples)
     samples.set_epoch(4)
     fifth = as_bytes(samples)
     assert not set(first) & set(fifth)
     assert len(set(first)) == len(samples)  # a clip that is drawn twice is another each time
-    again = samples_of(settings, dataset, caches)["train"]
+    again = samples_with(settings, dataset, caches)["train"]
     again.set_epoch(4)
     assert [*reversed(as_bytes(again, range(len(again) - 1, -1, -1)))] == fifth
     for workers in (1, 2):
@@ -91,7 +103,7 @@ def test_samples_are_those_of_seed_epoch_and_place_with_any_number_of_workers(
             clip.numpy().tobytes() + label.numpy().tobytes()
             for clip, label in zip(pixels, labels, strict=True)
         ] == fifth
-    other = samples_of(
+    other = samples_with(
         settings_with(EVERYTHING, label_smoothing=0.1, seed=1, **balance), dataset, caches
     )["train"]
     other.set_epoch(4)
@@ -102,7 +114,7 @@ def test_what_is_judged_is_as_it_was_decoded_whatever_happens_to_what_is_learned
     dataset: ClipDataset, caches: FramesOfSplits
 ) -> None:
     settings = settings_with(EVERYTHING, label_smoothing=0.1, balanced_sampling=True)
-    judged = samples_of(settings, dataset, caches)["val"]
+    judged = samples_with(settings, dataset, caches)["val"]
     judged.set_epoch(3)
     assert caches["val"].oversample == 1
     for place, clip in enumerate(dataset.of("val")):
@@ -153,8 +165,8 @@ def test_a_mixed_sample_is_two_clips_of_the_same_epoch_in_their_shares(
     dataset: ClipDataset, caches: FramesOfSplits
 ) -> None:
     only = {name: value for name, value in EVERYTHING.items() if name != "mixup_alpha"}
-    plain = samples_of(settings_with(only, seed=5), dataset, caches)["train"]
-    mixing = samples_of(
+    plain = samples_with(settings_with(only, seed=5), dataset, caches)["train"]
+    mixing = samples_with(
         settings_with({**only, "mixup_alpha": 0.4}, seed=5), dataset, caches
     )["train"]  # fmt: skip
     for samples in (plain, mixing):
@@ -181,7 +193,7 @@ def test_a_mixed_sample_is_two_clips_of_the_same_epoch_in_their_shares(
 def test_class_weights_make_every_class_count_alike(
     dataset: ClipDataset, caches: FramesOfSplits
 ) -> None:
-    weighted = samples_of(settings_with(class_weights="balanced"), dataset, caches)["train"]
+    weighted = samples_with(settings_with(class_weights="balanced"), dataset, caches)["train"]
     targets = torch.stack(
         [torch.as_tensor(weighted[place]["labels"]) for place in range(len(weighted))]
     )
@@ -196,12 +208,24 @@ def test_class_weights_make_every_class_count_alike(
 def test_balanced_sampling_shows_as_many_clips_of_each_class(
     dataset: ClipDataset, caches: FramesOfSplits
 ) -> None:
-    balanced = samples_of(settings_with(balanced_sampling=True), dataset, caches)["train"]
+    balanced = samples_with(settings_with(balanced_sampling=True), dataset, caches)["train"]
     for epoch in range(3):
         balanced.set_epoch(epoch)
         shown = Counter(int(balanced[place]["labels"]) for place in range(len(balanced)))
         assert sum(shown.values()) == len(dataset.of("train"))
         assert max(shown.values()) - min(shown.values()) <= 1
+
+
+def test_a_label_that_no_clip_has_is_refused_before_any_clip_is_decoded(
+    tiny_base: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    settings = settings_from(
+        {"model": {"base": str(tiny_base)}, "augmentation": {"unflipped_labels": ["bent"]}},
+        where="test",
+    )
+    with pytest.raises(NoClipHasLabelError, match="names bent, and the clips have bend, wave_two"):
+        fit(settings, few_clips, tmp_path / "run", cache_folder=tmp_path / "frames")
+    assert not (tmp_path / "frames").exists()
 
 
 # Whole trainings ----------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ CHECKPOINT = "best_model.pth"
 ADAPTER = "best_model_lora_adapter"
 METRICS = "metrics.jsonl"
 SPLITS = "splits.csv"
+DUPLICATES = "near_duplicates.csv"
 REPORT = "report.html"
+CARD = "README.md"
 
 
 class BestEpoch(BaseModel):
@@ -67,6 +69,8 @@ class RunManifest(Manifest):
     finished: bool
     """False while training goes on, and after it was interrupted."""
     training_seconds: float
+    begun_with: str | None = None
+    """SHA-256 of the weights of the adapter that it was begun with; None for a fresh one."""
     weights: dict[str, str]
     """SHA-256 by path: of the checkpoint, and of every file of the adapter."""
 

@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_deploy.atomic import replacing, write_text
+from lora_deploy.clips import frame_folder
 from lora_deploy.clips.clip import WHOLE_FILE, Footage, Frames, HasFootage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool, shared
@@ -299,6 +301,8 @@ def _still_holds(index: _Index, distinct: Sequence[_Clip]) -> bool:
 def _size_and_time(path: str) -> tuple[int | None, int | None]:
     try:
         status = os.stat(path)  # noqa: PTH116 (a string that realpath gave)
+        if stat.S_ISDIR(status.st_mode):
+            return frame_folder.size_and_time(Path(path))
     except (OSError, ValueError):
         return None, None
     return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Which clip has which label and belongs to which split: folders and manifests, no decoding."""
+"""Which clip has which label and belongs to which split: no decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Literal
 
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.clips.folders import find_videos as find_videos
-from lora_deploy.clips.folders import known_endings, read_folder
-from lora_deploy.clips.manifests import read_manifest
+from lora_deploy.clips.frame_folder import is_frame_folder
+from lora_deploy.clips.layouts.layout import Asked
+from lora_deploy.clips.layouts.recognise import read_rows
 from lora_deploy.clips.rows import Row, check_names, check_splits, first_few, without_repeats
 from lora_deploy.clips.rows import Split as Split
 from lora_deploy.clips.splits import assign_splits
+from lora_deploy.config import DataFormat
 from lora_deploy.errors import (
     ClipsMissingError,
     EmptySplitError,
-    NoSuchDataError,
-    NoVideosError,
     SettingValueError,
     SplitsNotNamedError,
     TooFewClassesError,
@@ -56,7 +56,13 @@ class ClipDataset:
 
 
 def read_dataset(
-    source: Path, *, val_fraction: float, test_fraction: float, seed: int
+    source: Path,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    data_format: DataFormat = "auto",
+    fold: int = 1,
 ) -> ClipDataset:
     """Read a labelled data set and give every clip a split.
 
@@ -65,11 +71,13 @@ def read_dataset(
             folders, each with a folder per class; or a manifest, ``.csv`` or ``.jsonl``, with
             ``path``, ``label`` and, if wanted, ``split`` and ``group``, where paths are
             absolute or count from the manifest's folder, and ``start`` and ``end``, in seconds,
-            where a clip is a part of a file.
+            where a clip is a part of a file; or data as the field lays them out, docs/data.md.
         val_fraction: Part of the clips that becomes ``val`` where the source names no split.
             Where all splits are named but ``val``, that part of ``train`` becomes ``val``.
         test_fraction: The same for ``test``, among the clips that have no split, if none is named.
         seed: Decides which clips; the same seed gives the same splits on any machine.
+        data_format: How the source is laid out; it is recognised where that is not said.
+        fold: Which of UCF101's or HMDB51's own divisions.
 
     Raises:
         DataError: The source does not hold labelled clips of at least two classes, or its
@@ -77,7 +85,7 @@ def read_dataset(
         SettingValueError: The fractions leave nothing to train on.
     """
     _check_fractions(val_fraction, test_fraction)
-    rows = _read_rows(source, needs_train=True)
+    rows = _read_rows(source, needs_train=True, data_format=data_format, fold=fold)
     _check_exist(rows, source)
     check_splits(rows)
     labels = tuple(sorted({row.label for row in rows}))
@@ -100,7 +108,12 @@ def read_dataset(
 
 
 def read_split(
-    source: Path, split: Split | Literal["all"], *, must_exist: bool = True
+    source: Path,
+    split: Split | Literal["all"],
+    *,
+    must_exist: bool = True,
+    data_format: DataFormat = "auto",
+    fold: int = 1,
 ) -> tuple[LabelledClip, ...]:
     """Read the labelled clips that a model is to be judged on; nothing is drawn at random.
 
@@ -108,11 +121,13 @@ def read_split(
         source: As `read_dataset`; one class and no train clips will do.
         split: A split that the source names, or ``all``. Of clips without one, ``test`` is told.
         must_exist: Whether a manifest may name files that are not there.
+        data_format: As `read_dataset`.
+        fold: As `read_dataset`.
 
     Raises:
         DataError: The source holds no labelled clips, or none in that split.
     """
-    rows = _read_rows(source, needs_train=False)
+    rows = _read_rows(source, needs_train=False, data_format=data_format, fold=fold)
     if split != "all" and not any(row.split for row in rows):
         raise SplitsNotNamedError(
             f"{source} names no splits, so clips that the model learned from can't be told from "
@@ -132,22 +147,17 @@ def read_split(
 
 
 def _check_exist(clips: Sequence[Row | LabelledClip], source: Path) -> None:
-    missing = [str(clip.path) for clip in clips if not clip.path.is_file()]
+    missing = [
+        str(clip.path) for clip in clips if not (clip.path.is_file() or is_frame_folder(clip.path))
+    ]
     if missing:
         raise ClipsMissingError(
             f"{len(missing)} of {len(clips)} files of {source} do not exist: {first_few(missing)}"
         )
 
 
-def _read_rows(source: Path, *, needs_train: bool) -> list[Row]:
-    if source.is_dir():
-        rows = read_folder(source, needs_train=needs_train)
-    elif source.is_file():
-        rows = read_manifest(source)
-    else:
-        raise NoSuchDataError(f"there is nothing at {source}")
-    if not rows:
-        raise NoVideosError(f"no videos are in {source}; known endings are {known_endings()}")
+def _read_rows(source: Path, *, needs_train: bool, data_format: DataFormat, fold: int) -> list[Row]:
+    rows = read_rows(source, data_format, Asked(fold=fold, needs_train=needs_train))
     check_names(rows)
     return without_repeats(rows)
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lora_deploy.clips.rows import SPLIT_WORDS, Row, Split, allowed_splits, first_few
@@ -53,50 +54,55 @@ def _tell_unreadable(error: OSError) -> None:
     logger.warning("passed over: the folder %s can't be read (%s)", error.filename, error.strerror)
 
 
+Find = Callable[[Path], list[Path]]
+"""Gives the clips under a folder, sorted."""
+
+
 def known_endings() -> str:
     """The endings of videos, for an error."""
     return " ".join(sorted(VIDEO_ENDINGS))
 
 
-def read_folder(source: Path, *, needs_train: bool) -> list[Row]:
-    """The videos of class folders, which may lie in ``train``, ``val`` and ``test``.
+def read_folder(source: Path, *, needs_train: bool, find: Find = find_videos) -> list[Row]:
+    """The clips of class folders, which may lie in ``train``, ``val`` and ``test``.
 
     Args:
         source: A folder.
         needs_train: Whether splits without ``train`` are no splits but classes.
+        find: Gives the clips under a folder.
 
     Raises:
         FolderLayoutError: Videos lie outside of any class, or classes beside splits.
         EmptyClassError: A class folder holds no video.
     """
-    parts = [folder for folder in _visible_folders(source) if find_videos(folder)]
+    parts = [folder for folder in visible_folders(source) if find(folder)]
     splits = {folder: SPLIT_WORDS.get(folder.name.lower()) for folder in parts}
     has_splits = any(
         (split == "train" or (split and not needs_train and all(splits.values())))
-        and any(find_videos(inner) for inner in _visible_folders(folder))
+        and any(find(inner) for inner in visible_folders(folder))
         for folder, split in splits.items()
     )
     if not has_splits:
-        return _read_class_folders(source, None)
+        return _read_class_folders(source, None, find)
     strangers = [folder.name for folder, split in splits.items() if split is None]
     if strangers:
         raise FolderLayoutError(
             f"{source} holds folders of splits beside {first_few(strangers)}; allowed beside them "
             f"are only {allowed_splits()}"
         )
-    return [row for folder in parts for row in _read_class_folders(folder, splits[folder])]
+    return [row for folder in parts for row in _read_class_folders(folder, splits[folder], find)]
 
 
-def _read_class_folders(source: Path, split: Split | None) -> list[Row]:
-    loose = [path.name for path in find_videos(source) if path.parent == source]
+def _read_class_folders(source: Path, split: Split | None, find: Find) -> list[Row]:
+    loose = [path.name for path in find(source) if path.parent == source]
     if loose:
         raise FolderLayoutError(
             f"{source} holds videos outside of any class folder ({first_few(loose)})"
         )
     rows = []
-    folders = _visible_folders(source)
+    folders = visible_folders(source)
     for folder in folders:
-        rows += [Row(path, folder.name.strip(), split, None) for path in find_videos(folder)]
+        rows += [Row(path, folder.name.strip(), split, None) for path in find(folder)]
     empty = sorted({folder.name.strip() for folder in folders} - {row.label for row in rows})
     if rows and empty:
         raise EmptyClassError(
@@ -106,7 +112,8 @@ def _read_class_folders(source: Path, split: Split | None) -> list[Row]:
     return rows
 
 
-def _visible_folders(source: Path) -> list[Path]:
+def visible_folders(source: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
     return sorted(
         path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")
     )

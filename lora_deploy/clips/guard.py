@@ -72,12 +72,33 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def open_clip(path: Path) -> BinaryIO:
     """Open a file that may be a video, for reading; the caller closes it.
 
+    Raises:
+        ClipError: As `open_regular`; ``forbidden`` for a playlist too, ``unreadable`` for a text.
+    """
+    file = open_regular(path)
+    try:
+        _check_content(file.read(_SNIFFED_BYTES))
+        file.seek(0)
+    except OSError as error:
+        file.close()
+        raise ClipError(
+            "unreadable", f"the file can't be read ({os.strerror(error.errno or 0)})"
+        ) from None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file, whatever it holds, for reading; the caller closes it.
+
     Names are only ever names of files here: ``concat:a.mp4``, ``http://…``, ``-x.mp4`` and
     ``frame%03d.png`` mean nothing special.
 
     Raises:
-        ClipError: ``not_found``; ``forbidden`` for a folder, device, pipe, socket or playlist;
-            ``unreadable`` for an empty file, a text, or one that may not be read.
+        ClipError: ``not_found``; ``forbidden`` for a folder, device, pipe or socket;
+            ``unreadable`` for an empty file, or one that may not be read.
     """
     try:
         # Looked at before it is opened, because opening alone does something to some devices.
@@ -94,13 +115,6 @@ def open_clip(path: Path) -> BinaryIO:
     file = os.fdopen(descriptor, "rb")
     try:
         _check_regular(os.fstat(descriptor))
-        _check_content(file.read(_SNIFFED_BYTES))
-        file.seek(0)
-    except OSError as error:
-        file.close()
-        raise ClipError(
-            "unreadable", f"the file can't be read ({os.strerror(error.errno or 0)})"
-        ) from None
     except BaseException:
         file.close()
         raise

@@ -1,14 +1,28 @@
 """Manifests of our own, CSV and JSON Lines: a path and a label a row; split, group, start and end if known."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from lora_deploy.clips.clip import Stretch
+from lora_deploy.clips.records import csv_records, first_line, header_of, jsonl_records
 from lora_deploy.clips.rows import SPLIT_WORDS, Row, allowed_splits
 from lora_deploy.errors import ClipError, ManifestFileError, ManifestRowError
+
+
+def is_manifest(source: Path) -> bool:
+    """Whether a file's first line names ``path`` and ``label``, in CSV or in JSON."""
+    if not source.is_file():
+        return False
+    if source.suffix.lower() == ".csv":
+        return {"path", "label"} <= set(header_of(source))
+    if source.suffix.lower() != ".jsonl":
+        return False
+    try:
+        record = json.loads(first_line(source))
+    except ValueError:
+        return False
+    return isinstance(record, dict) and {"path", "label"} <= record.keys()
 
 
 def read_manifest(manifest: Path) -> list[Row]:
@@ -27,36 +41,8 @@ def read_manifest(manifest: Path) -> list[Row]:
         text = manifest.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise ManifestFileError(f"the manifest {manifest} can't be read as UTF-8 text") from None
-    records = _csv_records(text) if ending == ".csv" else _jsonl_records(text)
+    records = csv_records(text) if ending == ".csv" else jsonl_records(text)
     return [_row_of(record, line, manifest.parent) for line, record in records]
-
-
-def _csv_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for record in reader:
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise ManifestRowError(
-            f"line {reader.reader.line_num} of the manifest is no CSV: {error}"
-        ) from None
-
-
-def _jsonl_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
-    # Split at newlines only: JSON may hold other line separators inside of a string.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise ManifestRowError(
-                f"line {line} of the manifest is no JSON object; "
-                'one looks like {"path": "a.mp4", "label": "wave"}'
-            )
-        yield line, record
 
 
 def _row_of(record: Mapping[object, object], line: int, folder: Path) -> Row:

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from lora_deploy.clips import guard, wire
+from lora_deploy.clips import frame_folder, guard, wire
 from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
@@ -122,7 +122,7 @@ class DecodePool:
     def submit(
         self, path: Path, contract: PixelContract, stretch: Stretch | None = None
     ) -> Future[DecodedClip]:
-        """Decode a file, or a part of it, when a worker is free.
+        """Decode a file, a part of it, or a folder of numbered pictures, when a worker is free.
 
         The future raises `ClipError` for a bad file.
 
@@ -234,9 +234,15 @@ class DecodePool:
                 _PROVED.add(kind)
 
     def _decode(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
+        deadline_seconds = self.options.deadline_seconds
+        if path.is_dir():
+            with frame_folder.packed(path, contract, stretch) as parcel:
+                return self._clip_of(
+                    parcel.file, contract, stretch, deadline_seconds, parcel.pictures
+                )
         with guard.open_clip(path) as file:  # what may not be opened needs neither worker nor proof
             self._prove_once()
-            return self._clip_of(file, contract, stretch, self.options.deadline_seconds)
+            return self._clip_of(file, contract, stretch, deadline_seconds)
 
     def _decode_known(self, path: Path, contract: PixelContract) -> DecodedClip:
         deadline_seconds = min(self.options.deadline_seconds, PROOF_DEADLINE_SECONDS)
@@ -244,21 +250,31 @@ class DecodePool:
             return self._clip_of(file, contract, WHOLE_FILE, deadline_seconds)
 
     def _clip_of(
-        self, file: BinaryIO, contract: PixelContract, stretch: Stretch, deadline_seconds: float
+        self,
+        file: BinaryIO,
+        contract: PixelContract,
+        stretch: Stretch,
+        deadline_seconds: float,
+        pictures: wire.Pictures | None = None,
     ) -> DecodedClip:
-        answer = self._ask(file.fileno(), contract, stretch, deadline_seconds)
+        answer = self._ask(file.fileno(), contract, stretch, deadline_seconds, pictures)
         if isinstance(answer, wire.Answer):
             raise ClipError(answer.error_kind, answer.error)
         return answer
 
     def _ask(
-        self, descriptor: int, contract: PixelContract, stretch: Stretch, deadline_seconds: float
+        self,
+        descriptor: int,
+        contract: PixelContract,
+        stretch: Stretch,
+        deadline_seconds: float,
+        pictures: wire.Pictures | None,
     ) -> DecodedClip | wire.Answer:
         while True:
             worker = self._worker()
             until = time.monotonic() + deadline_seconds
             try:
-                wire.send_job(worker.connection, contract, stretch, descriptor)
+                wire.send_job(worker.connection, contract, stretch, descriptor, pictures)
                 answer = wire.receive_answer(worker.connection, contract, stretch, until)
             except wire.Deadline:
                 self._end(worker)

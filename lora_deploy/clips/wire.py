@@ -44,6 +44,17 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Pictures(_Message):
+    """What lies in a file of pictures, and when they are shown; the pool knows, a worker does not."""
+
+    sizes: tuple[Annotated[int, Field(ge=0)], ...] = Field(max_length=1024)
+    """Bytes of each."""
+    shown: tuple[Annotated[int, Field(ge=0)], ...] = Field(max_length=1024)
+    """For each frame of the clip which of them it is."""
+    times_seconds: tuple[Seconds, ...] = Field(max_length=1024)
+    duration_seconds: Seconds
+
+
 class Job(_Message):
     """One clip to decode; its open file travels with it."""
 
@@ -51,6 +62,8 @@ class Job(_Message):
     start_seconds: Seconds
     """Of the stretch of the file that is the clip."""
     end_seconds: Seconds | None
+    pictures: Pictures | None = None
+    """Where the file is no video but the pictures of a frame folder, one behind the other."""
 
 
 class Ready(_Message):
@@ -71,24 +84,36 @@ class Answer(_Message):
     error: Told = "none"
 
 
-def send_job(to: socket.socket, contract: PixelContract, stretch: Stretch, descriptor: int) -> None:
+def send_job(
+    to: socket.socket,
+    contract: PixelContract,
+    stretch: Stretch,
+    descriptor: int,
+    pictures: Pictures | None = None,
+) -> None:
     """Send a job with its open file."""
     job = Job(
-        contract=contract, start_seconds=stretch.start_seconds, end_seconds=stretch.end_seconds
+        contract=contract,
+        start_seconds=stretch.start_seconds,
+        end_seconds=stretch.end_seconds,
+        pictures=pictures,
     )
     content = job.model_dump_json().encode()
     # In one message with its length: the descriptor goes with the first byte.
     socket.send_fds(to, [_HEAD.pack(len(content)) + content], [descriptor])
 
 
-def receive_job(from_: socket.socket) -> tuple[PixelContract, Stretch, int] | None:
+def receive_job(
+    from_: socket.socket,
+) -> tuple[PixelContract, Stretch, int, Pictures | None] | None:
     """Wait for the next job and its file's descriptor; None when the pool has closed its end."""
     head, descriptors, _, _ = socket.recv_fds(from_, _HEAD.size, 1)
     if not head:
         return None
     head += _receive(from_, _HEAD.size - len(head), None)
     job = Job.model_validate_json(_receive(from_, _HEAD.unpack(head)[0], None))
-    return job.contract, Stretch(job.start_seconds, job.end_seconds), descriptors[0]
+    stretch = Stretch(job.start_seconds, job.end_seconds)
+    return job.contract, stretch, descriptors[0], job.pictures
 
 
 def send(to: socket.socket, message: Ready | Answer, pixels: memoryview | None = None) -> None:

@@ -18,6 +18,9 @@ from lora_deploy.clips import fence
 DECODERS = {"av": "lora_deploy.clips.decode", "decord": "lora_deploy.clips.decode_decord"}
 """By name: the module whose ``decode_file`` turns an open file into a clip."""
 
+PICTURES = "lora_deploy.clips.decode_pictures"
+"""The module whose ``decode`` turns the pictures of a frame folder into a clip, whoever decodes videos."""
+
 _WARM_UP_CLIP = Path(__file__).parents[1] / "assets" / "warm-up.mp4"
 
 
@@ -38,6 +41,8 @@ def main() -> None:
     for content in (warm_up, warm_up[: len(warm_up) // 2], bytes(64)):
         with contextlib.suppress(ClipError):
             decoder.decode_file(io.BytesIO(content), tiny, options["effort"])
+    picture_decoder = importlib.import_module(PICTURES)
+    picture_decoder.warm_up()
     connection = socket.socket(fileno=options["descriptor"])
     _silence()
     # 3. No way back from here.
@@ -51,11 +56,14 @@ def main() -> None:
     wire.send(connection, wire.Ready(fence=raised))
     # 4. Clip after clip.
     while (job := wire.receive_job(connection)) is not None:
-        contract, stretch, descriptor = job
+        contract, stretch, descriptor, pictures = job
         try:
             with os.fdopen(descriptor, "rb") as file:
                 file.seek(0)  # a worker that died over it may have left it anywhere
-                clip = decoder.decode_file(file, contract, options["effort"], stretch)
+                if pictures is not None:
+                    clip = picture_decoder.decode(file, pictures, contract)
+                else:
+                    clip = decoder.decode_file(file, contract, options["effort"], stretch)
         except Exception as error:
             if not isinstance(error, ClipError):  # a fault of ours, and still only one clip
                 text = f"the decoder could not cope with the file ({type(error).__name__})"

@@ -15,6 +15,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── TrainingError              a training that can't give a model
 ├── BackendError               a runtime that can't do what was asked
 │   └── DecoderError           a decoder that gives wrong frames without a word
+├── HubError                   an upload that a hub does not take
 ├── DemoError                  a web page that can't be served as it was asked for
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
@@ -33,5 +34,6 @@ from lora_deploy.errors.adapters import *
 from lora_deploy.errors.folders import *
 from lora_deploy.errors.training import *
 from lora_deploy.errors.backends import *
+from lora_deploy.errors.hub import *
 from lora_deploy.errors.demo import *
 from lora_deploy.errors.proofs import *

@@ -37,6 +37,26 @@ class FolderLayoutError(DataError):
     remedy = "put each video into CLASS/, or into train/CLASS/, val/CLASS/ or test/CLASS/"
 
 
+class DataFormatError(DataError):
+    """The data are not laid out as ``--format`` or ``data.format`` says."""
+
+    remedy = (
+        "leave --format out, and the layout is recognised by itself; docs/data.md shows each one"
+    )
+
+
+class AnnotationError(DataError):
+    """An annotation file of a known layout says something that its readers do not know."""
+
+    remedy = "mend that file or fetch it anew; docs/data.md shows what is looked for"
+
+
+class FoldMissingError(DataError):
+    """The data bring no such division of their own into clips to train on and to test on."""
+
+    remedy = "name one that is there with --set data.fold=N"
+
+
 class FileNameError(DataError):
     """A file or folder whose name is no UTF-8, which neither manifests nor reports can hold."""
 

@@ -34,6 +34,15 @@ class ResumeMismatchError(ResumeError):
     remedy = "give the same --config and --data, or begin anew in another --out without --resume"
 
 
+class BeginningMismatchError(ResumeError):
+    """An adapter that ``--init-from`` names, and that this training can't begin with."""
+
+    remedy = (
+        "give the settings of that training (its config.yaml holds them), as in `lora-deploy train "
+        "--config RUN/config.yaml --init-from RUN --data DATA --out ANOTHER`"
+    )
+
+
 class ComparisonChangedError(ResumeError):
     """A training in the comparison's folder was made with other settings, clips or base than are given now.
 
@@ -51,6 +60,21 @@ class LossNotFiniteError(TrainingError):
     """The loss became NaN or infinite: the weights have run away."""
 
     remedy = "lower training.learning_rate, or set training.mixed_precision to no"
+
+
+class MemoryFullError(TrainingError):
+    """The computer or the card had no memory left for a batch of this size and model.
+
+    Nothing of the RUN is lost: it holds the last whole epoch.
+    """
+
+    remedy = "set them with --set, as in `lora-deploy train --set training.batch_size=4`"
+
+
+class FileVanishedError(TrainingError):
+    """A file that the training reads or writes was taken away while it ran."""
+
+    remedy = "put it back, then give the same `lora-deploy train` command with --resume"
 
 
 class NothingKeptError(TrainingError):

@@ -1,10 +1,5 @@
 """The model card of a bundle."""
 
-import re
-from html import escape
-
-import yaml
-
 from lora_deploy.artifact.bundle import (
     ADAPTER_NAME,
     ADAPTERS,
@@ -13,6 +8,7 @@ from lora_deploy.artifact.bundle import (
     MODEL,
     ONNX,
 )
+from lora_deploy.artifact.card import head, plain
 from lora_deploy.proof.certificate import ADAPTER_GRAPH, Certificate, Link
 from lora_deploy.proof.wording import (
     calibration_sentences,
@@ -34,15 +30,13 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
     licence = base.licence or "not stated"
     return "\n".join(
         [
-            "---",
-            _head(trained),
-            "---",
+            *_head(trained),
             "",
             "# Action recogniser",
             "",
             f"Tells {len(trained.labels)} classes apart: "
-            f"{', '.join(_plain(label) for label in trained.labels)}.",
-            f"Made from {_plain(base.id)} (licence of its weights: {_plain(licence)}).",
+            f"{', '.join(plain(label) for label in trained.labels)}.",
+            f"Made from {plain(base.id)} (licence of its weights: {plain(licence)}).",
             "",
             "## Run it",
             "```bash",
@@ -67,15 +61,15 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
     )
 
 
-def _head(trained: Trained) -> str:
+def _head(trained: Trained) -> list[str]:
     """What a hub reads, as YAML."""
-    values = {
-        "base_model": trained.base.id,
-        "license": trained.base.licence or "other",
-        "pipeline_tag": "video-classification",
-    }
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
-    return text.strip()
+    return head(
+        {
+            "base_model": trained.base.id,
+            "license": trained.base.licence or "other",
+            "pipeline_tag": "video-classification",
+        }
+    )
 
 
 def _commands(certificate: Certificate) -> list[str]:
@@ -95,10 +89,10 @@ def _commands(certificate: Certificate) -> list[str]:
 
 
 def _proved(certificate: Certificate) -> list[str]:
-    where = f" on {_plain(certificate.computer)}" if certificate.computer else ""
+    where = f" on {plain(certificate.computer)}" if certificate.computer else ""
     when = f", {certificate.date}" if certificate.date else ""
     return [
-        f"{count(certificate.clips, 'real clip')} ({_plain(certificate.source)}) went through every "
+        f"{count(certificate.clips, 'real clip')} ({plain(certificate.source)}) went through every "
         f"form, each from the video file to the label{where}{when}. `{CERTIFICATE_PAGE}` shows it; "
         "to repeat it here, or on clips of your own:",
         "",
@@ -126,8 +120,8 @@ def _form(link: Link, certificate: Certificate) -> str:
     one, other = link.forms
     right = certificate.accuracy.get(other)
     cells = (
-        _plain(form_title(other)),
-        _plain(form_title(one)),
+        plain(form_title(other)),
+        plain(form_title(one)),
         percent(link.agreement),
         rounded_percent(lowest_true_share(link.agreement, certificate.clips)),
         figure(link.largest_probability_difference),
@@ -149,9 +143,3 @@ def _scores(certificate: Certificate) -> list[str]:
     if certificate.calibration is None:
         return []
     return ["", "## What a score means", *calibration_sentences(certificate.calibration)]
-
-
-def _plain(text: str) -> str:
-    """A name as Markdown text: no cell, tag, link or line of its own making."""
-    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
-    return escape(text, quote=False)

@@ -76,7 +76,7 @@ def load_adapter(
     check_is_adapter(folder)
     config = read_adapter_config(folder / ADAPTER_CONFIG)
     if record is not None:
-        _check_unchanged(folder / ADAPTER_CONFIG, config, record)
+        check_unchanged(folder / ADAPTER_CONFIG, config, record)
     saved = read_adapter_tensors(folder / ADAPTER_WEIGHTS)
     _check_head(model, head_modules, saved)
     _check_ranks(config, saved)
@@ -197,8 +197,12 @@ def _read_pattern(path: Path, name: str, given: object) -> dict[str, float]:
     return pattern
 
 
-def _check_unchanged(path: Path, config: LoraConfig, record: AdapterRecord) -> None:
-    """Hold what scales the update against what training wrote down of it."""
+def check_unchanged(path: Path, config: LoraConfig, record: AdapterRecord) -> None:
+    """Hold what scales the update against what training wrote down of it.
+
+    Raises:
+        AdapterChangedError: Something is another than it was; the text says what.
+    """
     for name, found in recorded_options(config).items():
         trained = getattr(record, name)
         if found == trained:

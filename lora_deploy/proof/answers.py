@@ -17,6 +17,7 @@ from lora_deploy.artifact.bundle import Precision
 from lora_deploy.artifact.manifest import sha256_of_file
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip
+from lora_deploy.clips.frame_folder import pictures_of
 from lora_deploy.clips.pool import shared
 from lora_deploy.disk import check_room, failures_named
 from lora_deploy.errors import ClipError, NothingDecodedError
@@ -166,9 +167,7 @@ def names_of(clips: Sequence[LabelledClip]) -> list[str]:
     # One file named twice, or one path from two places.
     repeated = _repeated(names)
     names = [
-        f"{name} {sha256_of_file(clip.path)[:8]}"
-        if name in repeated and clip.path.is_file()
-        else name
+        f"{name} {_sha256_of(clip.path)[:8]}" if name in repeated and clip.path.exists() else name
         for name, clip in zip(names, clips, strict=True)
     ]
     repeated = _repeated(names)
@@ -179,11 +178,18 @@ def names_of(clips: Sequence[LabelledClip]) -> list[str]:
 
 
 def _identity(clip: LabelledClip) -> str:
-    """SHA-256 of a file; of a part of one over that and its times."""
-    whole = sha256_of_file(clip.path)
+    """SHA-256 of a file; of a part of one over that and its times, of a frame folder over its pictures'."""
+    whole = _sha256_of(clip.path)
     if clip.stretch is None:
         return whole
     return hashlib.sha256(f"{whole} {clip.stretch}".encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    if path.is_file():
+        return sha256_of_file(path)
+    pictures = [f"{picture.name} {sha256_of_file(picture)}" for picture in pictures_of(path)]
+    return hashlib.sha256("\n".join(pictures).encode()).hexdigest()
 
 
 def _repeated(names: Iterable[str]) -> set[str]:

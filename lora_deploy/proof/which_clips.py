@@ -71,9 +71,7 @@ def calibration_clips(
     for source in sources:
         try:
             clips = [
-                clip
-                for clip in read_split(source, "train", must_exist=False)
-                if clip.path.is_file()
+                clip for clip in read_split(source, "train", must_exist=False) if clip.path.exists()
             ]
         except DataError:
             continue

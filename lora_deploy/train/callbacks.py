@@ -122,6 +122,7 @@ class StopOnBadLoss(TrainerCallback):
     def __init__(self) -> None:
         """Nothing has gone wrong yet."""
         self.found: float | None = None
+        self.epoch = 0
 
     def on_log(
         self,
@@ -134,7 +135,7 @@ class StopOnBadLoss(TrainerCallback):
         """Look at the training loss."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
-            self.found = loss
+            self.found, self.epoch = loss, round(state.epoch or 0)
             control.should_training_stop = True
 
 

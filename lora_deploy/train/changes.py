@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MAY_DIFFER = ("training.workers", "training.keep_checkpoints")
+from lora_deploy.config import Settings
+
+MAY_DIFFER = ("training.workers", "training.keep_checkpoints", "data.find_duplicates")
 """Settings that change no figure."""
 
 _REASONS = {
@@ -13,9 +15,15 @@ _REASONS = {
 
 
 def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out."""
+    """Settings that differ, each as ``key was A and is B``; those that change no figure are left out.
+
+    A setting that did not exist yet counts as its default, with which all is as it was without it.
+    """
+    before = {**dict(_flat(Settings().model_dump(mode="json"))), **dict(_flat(then))}
     return [
-        line for line in tree_differences(then, now) if not line.startswith((*MAY_DIFFER, "proof."))
+        line
+        for line in tree_differences(before, now)
+        if not line.startswith((*MAY_DIFFER, "proof."))
     ]
 
 

@@ -130,6 +130,11 @@ def newest_whole(run_folder: Path) -> tuple[Path, Checkpoint] | None:
     return None
 
 
+def newest_epoch(run_folder: Path) -> int | None:
+    """The epoch of the last checkpoint, unread; None where there is none."""
+    return next(map(_epoch, _newest_first(run_folder / FOLDER)), None)
+
+
 def tidy(run_folder: Path, *, after_epoch: int) -> None:
     """Take away what a killed training left half done, and checkpoints of later epochs.
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.disk import failures_named
 from lora_deploy.errors import (
+    BeginningMismatchError,
     EmptySplitError,
     LossNotFiniteError,
     NoSuchDeviceError,
@@ -29,13 +31,16 @@ from lora_deploy.model.base import open_base
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
+from lora_deploy.train.begin_from import begin_from, read_beginning
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
-from lora_deploy.train.frames import frames_of, oversample_of, samples_of
+from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
+from lora_deploy.train.frames import frames_of, learning_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
 from lora_deploy.train.learn import learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
 from lora_deploy.train.lock import claimed
+from lora_deploy.train.mishaps import memory_named, vanished_named
 from lora_deploy.train.origin import Origin, origin_of
 from lora_deploy.train.resume import (
     FRAMES,
@@ -49,9 +54,12 @@ from lora_deploy.train.resume import (
     refuse_if_taken,
 )
 from lora_deploy.train.run_folder import RunFolder
+from lora_deploy.train.team import Team, is_first_process, join
 from lora_deploy.train.tensors import ClipSamples
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["fit", "is_first_process"]
 
 
 def fit(
@@ -60,6 +68,7 @@ def fit(
     out: Path,
     *,
     resume: bool = False,
+    init_from: Path | None = None,
     cache_folder: Path | None = None,
     device_name: str | None = None,
     pool: DecodePool | None = None,
@@ -77,6 +86,8 @@ def fit(
         out: The RUN folder; it must not exist or be empty.
         resume: Go on in ``out`` instead, with the same settings and data. Where no checkpoint was
             written yet, that is from the beginning; where the training is finished, nothing is done.
+        init_from: A RUN, or an adapter's folder, whose adapter is the beginning instead of a fresh
+            one: on the same base, and with rows of the head for the labels that both know.
         cache_folder: Where decoded frames are kept for another training on the same clips; by
             default beside the RUN's files until the training ends.
         device_name: As `device.choose`.
@@ -93,17 +104,27 @@ def fit(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
-    refuse_if_busy(out)
-    if not resume:
-        refuse_if_taken(out)
+    team = join(use_cpu=target_device.type == "cpu")
+    held: AbstractContextManager[None]
+    if team.is_first:
+        refuse_if_busy(out)
+        if not resume:
+            refuse_if_taken(out)
+        held = claimed(out)
+    else:
+        team.wait()  # the first one holds the folder now
+        held = nullcontext()
     finished = finished_run(out, settings) if resume else None
-    with claimed(out), failures_named(out):
+    with held, failures_named(out), memory_named(settings, out), team.one_talks():
         found = None
         if resume:
             found = last_of_finished(out) if finished else find(out)
+        if team.is_first:
+            team.wait()
         return _fit(
-            settings, data, out, found, finished,
-            cache_folder=cache_folder, target_device=target_device, pool=pool, progress=progress,
+            settings, data, out, found, finished, team,
+            init_from=init_from, cache_folder=cache_folder, target_device=target_device,
+            pool=pool, progress=progress,
         )  # fmt: skip
 
 
@@ -113,19 +134,28 @@ def _fit(
     out: Path,
     found: tuple[Path, Checkpoint] | None,
     finished: RunManifest | None,
+    team: Team,
     *,
+    init_from: Path | None,
     cache_folder: Path | None,
     target_device: torch.device,
     pool: DecodePool | None,
     progress: Progress,
 ) -> RunManifest:
     """As `fit`, in a folder that is held, from a checkpoint or from the beginning."""
+    beginning = read_beginning(init_from) if init_from else None
+    if beginning and not settings.model.use_lora:
+        raise BeginningMismatchError(
+            f"{init_from} is an adapter, and model.use_lora is false, so there is none to begin with"
+        )
     # 1. What to learn from.
     dataset = read_dataset(
         data,
         val_fraction=settings.data.val_fraction,
         test_fraction=settings.data.test_fraction,
         seed=settings.training.seed,
+        data_format=settings.data.format,
+        fold=settings.data.fold,
     )
     if not dataset.of("val"):
         raise EmptySplitError(f"{data} has no validation clips")
@@ -139,44 +169,61 @@ def _fit(
     )
     contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
     learner = prepare(base, settings)
+    if beginning and isinstance(learner.model, PeftModel):
+        begin_from(learner.model, beginning, base, labels=dataset.labels, contract=contract)
+    begun_with = beginning.digest if beginning else None
     # 3. Is it the training that was interrupted?
-    origin = origin_of(settings, dataset, base.fingerprint, target_device)
+    origin = origin_of(settings, dataset, base.fingerprint, target_device, begun_with, team.size)
     if found:
         check_same(out, found[1], origin)
     if finished is not None:
         check_same_as_finished(out, finished, dataset.labels, base.fingerprint)
         logger.info("%s is finished already; there is nothing left to do", out)
         return finished
-    tell(settings, learner)
+    tell(settings, learner, processes=team.size)
+    learning = learning_of(settings, dataset.labels)
     # 4. The frames.
     frames_folder = cache_folder or out / FRAMES
     try:
+        if not team.is_first:
+            team.wait()  # all frames are there now, and none is decoded twice
         caches, frames = frames_of(
             dataset,
             contract,
             frames_folder,
             oversample=oversample_of(settings, contract),
-            is_kept=cache_folder is not None,
+            with_test=settings.data.find_duplicates,
+            is_kept=cache_folder is not None or not team.is_first,
             digest=found[1].frames if found else None,
             pool=pool,
             progress=progress,
         )
-        samples = samples_of(settings, dataset, caches)
+        if team.is_first:
+            team.wait()
+        duplicates = tell_duplicates(dataset, caches) if settings.data.find_duplicates else []
+        samples = samples_of(learning, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])
         # 5. The training.
+        if not team.is_first:
+            return _follow(settings.training, samples, learner, out, target_device, found, team)
         put_in_order(out, found)
         run_folder = RunFolder(
             out, settings, dataset, base, contract, learner,
             earlier_seconds=found[1].training_seconds if found else 0.0,
-            goes_on=found is not None and found[1].best is not None,
+            goes_on=found is not None and found[1].best is not None, begun_with=begun_with,
         )  # fmt: skip
-        return _train(
-            settings.training, samples, caches["val"], learner, run_folder, target_device,
-            found, origin, frames,
-        )  # fmt: skip
+        write_duplicates(out, duplicates)
+        blocks = int(base.model.config.num_hidden_layers)
+        with memory_named(settings, out, blocks=blocks), vanished_named(out):
+            manifest = _train(
+                settings.training, samples, caches["val"], learner, run_folder, target_device,
+                found, origin, frames,
+            )  # fmt: skip
+        team.wait()
+        return manifest
     finally:
-        if cache_folder is None:
+        if cache_folder is None and team.is_first:
             shutil.rmtree(frames_folder, ignore_errors=True)
 
 
@@ -227,14 +274,40 @@ def _train(
                 logger.warning("%s holds epoch %d, the best so far", out, keep_best.best.epoch)
             raise
     if stop_on_bad_loss.found is not None:
-        raise LossNotFiniteError(f"the training loss became {stop_on_bad_loss.found}")
+        kept = f", and {out} holds epoch {keep_best.best.epoch}" if keep_best.best else ""
+        raise LossNotFiniteError(
+            f"the training loss became {stop_on_bad_loss.found} in epoch "
+            f"{stop_on_bad_loss.epoch}{kept}"
+        )
     manifest = run_folder.outcome()
     clips = samples["val"].clips
-    report.write_report(
-        out, manifest, _validate(out, clips, cache), lambda at: cache.frames(clips[at])
-    )
+    evaluation = _validate(out, clips, cache)
+    report.write_report(out, manifest, evaluation, lambda at: cache.frames(clips[at]))
+    run_folder.write_card(manifest, evaluation)
     run.write_run_manifest(out, manifest)  # last: whoever reads finished in it finds all the rest
     return manifest
+
+
+def _follow(
+    training: TrainingSettings,
+    samples: Mapping[str, ClipSamples],
+    learner: Learner,
+    out: Path,
+    target_device: torch.device,
+    found: tuple[Path, Checkpoint] | None,
+    team: Team,
+) -> RunManifest:
+    """The training in every process but the first: nothing is written, and it ends when all does."""
+    keep_best = KeepBest(
+        lambda figures: None,
+        patience=training.early_stopping_patience,
+        best=found[1].best if found else None,
+    )
+    if not (found and found[1].complete):
+        callbacks = [StopOnBadLoss(), keep_best]
+        learn(training, samples, learner, out, target_device, callbacks, found, is_first=False)
+    team.wait()  # the report is written, and run.json
+    return run.read_run_manifest(out)
 
 
 def _validate(folder: Path, clips: Sequence[LabelledClip], cache: FrameCache) -> Evaluation:

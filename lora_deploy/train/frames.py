@@ -20,8 +20,9 @@ from lora_deploy.train.tensors import ClipSamples, Learning
 
 logger = logging.getLogger(__name__)
 
-FramesOfSplits = Mapping[str, FrameCache]
-"""Of ``train`` and ``val``; one and the same cache where both need the same of a clip."""
+FramesOfSplits = Mapping[Split, FrameCache]
+"""Of ``train`` and ``val``, and of ``test`` where that was asked for; one and the same cache where all
+need the same of a clip."""
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -32,6 +33,7 @@ def frames_of(
     folder: Path,
     *,
     oversample: int,
+    with_test: bool = False,
     is_kept: bool,
     digest: str | None,
     pool: DecodePool | None,
@@ -44,6 +46,7 @@ def frames_of(
         contract: How.
         folder: Where the frames are kept.
         oversample: How many moments are kept for each frame of a training clip.
+        with_test: Whether test clips are decoded too; nothing is learned from them.
         is_kept: For other trainings too. If not, what a killed training left there is taken only
             where its hash is that of ``digest``.
         digest: What the training that is gone on with had; None for a new one.
@@ -56,11 +59,18 @@ def frames_of(
     """
     if not is_kept and digest is None:
         shutil.rmtree(folder, ignore_errors=True)
-    caches = decode_all(dataset, contract, folder, oversample, pool, progress)
+
+    def decode() -> FramesOfSplits:
+        return decode_all(
+            dataset, contract, folder,
+            oversample=oversample, with_test=with_test, pool=pool, progress=progress,
+        )  # fmt: skip
+
+    caches = decode()
     found = frames_digest(dataset, caches)
     if not is_kept and digest not in (None, found):
         shutil.rmtree(folder)
-        caches = decode_all(dataset, contract, folder, oversample, pool, progress)
+        caches = decode()
         found = frames_digest(dataset, caches)
     if digest not in (None, found):
         raise ResumeMismatchError(
@@ -74,13 +84,17 @@ def decode_all(
     dataset: ClipDataset,
     contract: PixelContract,
     folder: Path,
+    *,
     oversample: int,
+    with_test: bool,
     pool: DecodePool | None,
     progress: Progress,
 ) -> FramesOfSplits:
-    """Decode every training and validation clip once; unreadable ones are named and left out."""
-    clips = {split: dataset.of(split) for split in _SPLITS}
-    with progress("decoding clips", sum(map(len, clips.values()))) as advance:
+    """Decode every clip once, those to test on if asked; unreadable ones are named and left out."""
+    judged: tuple[Split, ...] = ("val", "test") if with_test else ("val",)
+    learned_from = dataset.of("train")
+    others = [clip for split in judged for clip in dataset.of(split)]
+    with progress("decoding clips", len(learned_from) + len(others)) as advance:
 
         def build(clips: Sequence[LabelledClip], oversample: int) -> FrameCache:
             return build_cache(
@@ -89,18 +103,21 @@ def decode_all(
             )  # fmt: skip
 
         if oversample == 1:
-            both = build([*clips["train"], *clips["val"]], 1)
-            caches = {"train": both, "val": both}
+            whole = build([*learned_from, *others], 1)
+            caches = dict.fromkeys(("train", *judged), whole)
         else:  # clips that are judged need no more frames than ever
-            caches = {"train": build(clips["train"], oversample), "val": build(clips["val"], 1)}
-    for footage, error in {**caches["train"].errors, **caches["val"].errors}.items():
+            caches = {"train": build(learned_from, oversample)}
+            caches |= dict.fromkeys(judged, build(others, 1))
+    errors = {
+        footage: error for cache in caches.values() for footage, error in cache.errors.items()
+    }
+    for footage, error in errors.items():
         logger.warning("left out: %s: %s", footage, error)
     for split in _SPLITS:
-        errors = caches[split].errors
-        whole = [clip for clip in dataset.of(split) if clip.footage not in errors]
-        lost = set(dataset.labels) - {clip.label for clip in whole}
-        if not whole or (split == "train" and lost):
-            what = f"of {', '.join(sorted(lost))} " if whole else ""
+        readable = [clip for clip in dataset.of(split) if clip.footage not in errors]
+        lost = set(dataset.labels) - {clip.label for clip in readable}
+        if not readable or (split == "train" and lost):
+            what = f"of {', '.join(sorted(lost))} " if readable else ""
             raise NothingDecodedError(
                 f"no {split} clip {what}could be decoded; see the warnings above"
             )
@@ -126,18 +143,16 @@ def oversample_of(settings: Settings, contract: PixelContract) -> int:
     return moments
 
 
-def samples_of(
-    settings: Settings, dataset: ClipDataset, caches: FramesOfSplits
-) -> dict[str, ClipSamples]:
-    """The training clips, augmented, and the validation clips as they are.
+def learning_of(settings: Settings, labels: Sequence[str]) -> Learning:
+    """How clips are learned from; to be asked before the first is decoded, since it may refuse.
 
     Raises:
-        NoClipHasLabelError: The settings name a label that the data lacks.
+        NoClipHasLabelError: The settings name a label that is none of these.
     """
     training = settings.training
-    learning = Learning(
+    return Learning(
         augmentation=augmentation_of(
-            settings.augmentation, dataset.labels, random_crop_padding=training.random_crop_padding
+            settings.augmentation, labels, random_crop_padding=training.random_crop_padding
         ),
         seed=training.seed,
         mixup_alpha=settings.augmentation.mixup_alpha,
@@ -145,6 +160,12 @@ def samples_of(
         class_weights=training.class_weights == "balanced",
         label_smoothing=training.label_smoothing,
     )
+
+
+def samples_of(
+    learning: Learning, dataset: ClipDataset, caches: FramesOfSplits
+) -> dict[str, ClipSamples]:
+    """The training clips, augmented, and the validation clips as they are."""
     return {
         "train": ClipSamples(
             dataset.of("train"), dataset.labels, caches["train"], learning=learning

@@ -4,11 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from lora_deploy.disk import check_room
 from lora_deploy.train import state as training_state
+from lora_deploy.train.layer_decay import parameter_groups
 
 
 class WriteCheckpoint(TrainerCallback):
@@ -92,6 +101,25 @@ class PutBack(TrainerCallback):
 
 class GoingOnTrainer(Trainer):
     """A Trainer that takes the weights of our checkpoints, every one of them or none."""
+
+    layer_decay = 1.0
+    """As ``training.layer_decay``."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As Trainer's own, with one learning rate a depth where they fall."""
+        target = self.model if model is None else model
+        if self.optimizer is None and self.layer_decay != 1.0:
+            assert isinstance(target, PreTrainedModel)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+            groups = parameter_groups(
+                target,
+                layer_decay=self.layer_decay,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                decayed=self.get_decay_parameter_names(target),
+            )
+            self.optimizer = kind(groups, **options)
+        return super().create_optimizer(model)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -29,11 +29,12 @@ def learn(
     target_device: torch.device,
     callbacks: list[TrainerCallback],
     found: tuple[Path, Checkpoint] | None,
+    *,
+    is_first: bool = True,
 ) -> None:
-    """All epochs that are left."""
-    writer = SummaryWriter(
-        str(out / TENSORBOARD), purge_step=found[1].step + 1 if found else None
-    )  # points of epochs that are trained again go
+    """All epochs that are left; of several processes only the first writes TensorBoard's events."""
+    purge_step = found[1].step + 1 if found else None  # points of epochs that are trained again go
+    writer = SummaryWriter(str(out / TENSORBOARD), purge_step=purge_step) if is_first else None
     trainer = GoingOnTrainer(
         model=learner.model,
         args=training_arguments(training, out, use_cpu=target_device.type == "cpu"),
@@ -47,24 +48,26 @@ def learn(
         callbacks=[
             TellEpoch(samples["train"]),
             *callbacks,
-            TensorBoardCallback(writer),
+            *([TensorBoardCallback(writer)] if writer else []),
             *([PutBack(found[0])] if found else []),
         ],
     )
+    trainer.layer_decay = training.layer_decay
     trainer.remove_callback(PrinterCallback)
     if not sys.stderr.isatty():
         trainer.remove_callback(ProgressCallback)
     try:
         trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
     finally:
-        writer.close()
+        if writer:
+            writer.close()
 
 
 def training_arguments(
     training: TrainingSettings, out: Path, *, use_cpu: bool
 ) -> TrainingArguments:
     """Our settings in the words of transformers."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
@@ -92,6 +95,9 @@ def training_arguments(
         label_names=["labels"],
         use_cpu=use_cpu,
     )
+    # One process is one card: Trainer would put a batch on each that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _scheduler(training: TrainingSettings) -> str:

@@ -57,7 +57,7 @@ def prepare(base: OpenedBase, settings: Settings) -> Learner:
     return Learner(model, targets, count(model, base.head_modules))
 
 
-def tell(settings: Settings, learner: Learner) -> None:
+def tell(settings: Settings, learner: Learner, *, processes: int = 1) -> None:
     """Say what learns, as counted; the lines are those of the user's guide."""
     counts = learner.parameters
     if settings.model.use_lora:
@@ -73,10 +73,15 @@ def tell(settings: Settings, learner: Learner) -> None:
         logger.info("   Resolved to: %s", learner.targets)
     else:
         logger.info("🎯 %s:", "Head only" if settings.model.freeze_base else "Full fine-tuning")
+    if (decay := settings.training.layer_decay) != 1:
+        logger.info("   Layer decay: each block learns %g times as fast as the one above", decay)
     logger.info(
         "   Trainable params: %s (%.2f%%)", f"{counts.trainable:,}", counts.trainable_percent
     )
     logger.info("   Total params: %s", f"{counts.total:,}")
+    if processes > 1:
+        clips = settings.training.batch_size * settings.training.gradient_accumulation_steps
+        logger.info("   Processes: %d, each with %d clips of every step", processes, clips)
 
 
 def _elsewhere(pattern: Mapping[str, int]) -> str:

@@ -28,12 +28,21 @@ class Origin(BaseModel):
     """By split: how many clips, and a hash over them in their order; not over their folder."""
     base: str
     """Its fingerprint."""
+    processes: int = 1
+    """Each takes a batch of every step."""
+    begun_with: str = "nothing"
+    """SHA-256 of the weights of the adapter that it was begun with."""
     surroundings: dict[str, str]
     """Versions, device and threads: with others the last bits of a figure may differ."""
 
 
 def origin_of(
-    settings: Settings, dataset: ClipDataset, base_fingerprint: str, device: torch.device
+    settings: Settings,
+    dataset: ClipDataset,
+    base_fingerprint: str,
+    device: torch.device,
+    begun_with: str | None = None,
+    processes: int = 1,
 ) -> Origin:
     """What a training with all of this is begun with."""
     tree = settings.model_dump(mode="json", exclude={"proof"})
@@ -46,6 +55,8 @@ def origin_of(
         labels=dataset.labels,
         clips={split: _clips_digest(dataset, split) for split in _SPLITS},
         base=base_fingerprint,
+        begun_with=begun_with or "nothing",
+        processes=processes,
         surroundings={
             **{name: versions[name] for name in ("torch", "transformers", "peft", "numpy")},
             "device": _device_name(device),
@@ -73,7 +84,7 @@ def changed_surroundings(then: Origin, now: Origin) -> list[str]:
     return tree_differences(then.surroundings, now.surroundings)
 
 
-def frames_digest(dataset: ClipDataset, caches: Mapping[str, FrameCache]) -> str:
+def frames_digest(dataset: ClipDataset, caches: Mapping[Split, FrameCache]) -> str:
     """A hash over every frame that is learned from or judged on, in the order of the clips.
 
     It differs when a video was changed, when another decoder chose other frames, and when the

@@ -16,6 +16,7 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset
 from lora_deploy.config import Settings, to_yaml
 from lora_deploy.errors import NothingKeptError
+from lora_deploy.evaluate import Evaluation
 from lora_deploy.model.adapter import recorded_options, save_adapter
 from lora_deploy.model.base import OpenedBase
 from lora_deploy.train import cards
@@ -40,6 +41,7 @@ class RunFolder:
         *,
         earlier_seconds: float = 0.0,
         goes_on: bool = False,
+        begun_with: str | None = None,
     ) -> None:
         """Write what is known at the start.
 
@@ -52,6 +54,7 @@ class RunFolder:
             learner: What learns.
             earlier_seconds: Spent on it before an interruption.
             goes_on: The best epoch of before is in the folder, and stays until a better one comes.
+            begun_with: SHA-256 of the weights of an adapter.
         """
         self.path = path
         self._settings = settings
@@ -59,6 +62,7 @@ class RunFolder:
         self._base = base
         self._contract = contract
         self._learner = learner
+        self._begun_with = begun_with
         self._started = time.monotonic() - earlier_seconds
         self._manifest = run.read_run_manifest(path) if goes_on else None
         atomic.write_text(path / run.SETTINGS, to_yaml(settings))
@@ -108,6 +112,11 @@ class RunFolder:
             update={"finished": True, "training_seconds": self.training_seconds}
         )
 
+    def write_card(self, manifest: RunManifest, evaluation: Evaluation) -> None:
+        """Write the model card, with the figures of the model that was kept."""
+        card = cards.run_card(manifest, self._settings, evaluation)
+        atomic.write_text(self.path / run.CARD, card)
+
     def _describe(self, figures: EpochFigures, val_clips: int) -> RunManifest:
         """All but the hashes."""
         learner = self._learner
@@ -134,6 +143,7 @@ class RunFolder:
                 training_seconds=self.training_seconds,
             ),
             finished=False,
+            begun_with=self._begun_with,
             training_seconds=self.training_seconds,
             weights={},
         )

@@ -34,7 +34,7 @@ def confusion(evaluation: Evaluation) -> str:
 def _table(evaluation: Evaluation) -> str:
     labels = range(1, len(evaluation.labels) + 1)
     size = next((style for most, style in SIZES if len(labels) > most), "")
-    columns = "".join("<col class=cell>" for _ in labels)
+    columns = "".join("<col class=cell />" for _ in labels)
     head = "".join(
         f'<th scope=col title="{_plain(evaluation.labels[at - 1])}">{at}' for at in labels
     )
@@ -48,7 +48,7 @@ def _table(evaluation: Evaluation) -> str:
         )
         rows.append(f"<tr><th scope=row><div><b>{row + 1}</b>{shown(label)}</div>{cells}")
     return (
-        f"<table class='matrix{size}'><colgroup><col class=name>{columns}"
+        f"<table class='matrix{size}'><colgroup><col class=name />{columns}</colgroup>"
         f"<thead><tr><th>{head}<tbody>{''.join(rows)}</table>"
     )
 

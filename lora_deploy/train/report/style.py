@@ -61,6 +61,8 @@ border-radius:.7rem;background:var(--tile);margin:0}
 @media screen and (max-width:50rem){
 .hero{padding:1.1rem 1rem}
 .side{grid-template-columns:1fr}
+.epochs thead th{white-space:normal}
+.epochs th,.epochs td{padding-right:.5rem;font-size:.85rem}
 .matrix{width:100%}
 .matrix col.name{width:34%}.matrix col.cell{width:auto}
 .matrix td{font-size:.78rem;height:2rem}
