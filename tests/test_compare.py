@@ -189,7 +189,10 @@ def test_trainings_find_the_frames_that_were_decoded_before(
     before = sorted(path.name for path in (tmp_path / "frames").iterdir())
     contract = open_base(str(tiny_base), folds[0].dataset.labels).contract
     for fold in folds:
-        decode_all(fold.dataset, contract, tmp_path / "frames", moments, None, silent)
+        decode_all(
+            fold.dataset, contract, tmp_path / "frames",
+            oversample=moments, with_test=True, pool=None, progress=silent,
+        )  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == before
 
 

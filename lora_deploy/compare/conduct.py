@@ -73,8 +73,10 @@ class _Plan:
         return self.out.joinpath(TRAININGS, *parts)
 
     def settings(self, method: Method, seed: int, rate: int) -> Settings:
-        """Of one training."""
-        return method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        """Of one training, which reads our own manifest, however the data was laid out."""
+        settings = method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        data = settings.data.model_copy(update={"format": "auto", "fold": 1})
+        return settings.model_copy(update={"data": data})
 
     def asked(self, method: Method, fold: int, seed: int, rate: int) -> Asked:
         """What decides the figures of one training."""

@@ -127,7 +127,7 @@ def _at_rank(settings: Settings, r: int, learning_rate: float) -> Settings:
     return _changed(
         settings,
         model={"use_lora": True, "freeze_base": False, "lora": changes},
-        training={"learning_rate": learning_rate},
+        training={"learning_rate": learning_rate, "layer_decay": 1.0},  # that is for full
     )
 
 

@@ -29,13 +29,13 @@ def prepare(job: PreparationJob) -> Baseline:
     for_motion = build_cache(every, CONTRACT, frames)
     found = [motion_baseline(fold, job.labels, for_motion) for fold in folds]
     learned_from = [clip for fold in folds for clip in fold["train"]]
-    chosen_by = [clip for fold in folds for clip in fold["val"]]
+    judged = [clip for fold in folds for name in ("val", "test") for clip in fold[name]]
     for contract, oversample in _ways_to_decode(job):
-        if oversample == 1:  # as a training does: one cache for both
-            build_cache([*learned_from, *chosen_by], contract, frames)
+        if oversample == 1:  # as a training does: one cache for all
+            build_cache([*learned_from, *judged], contract, frames)
         else:
             build_cache(learned_from, contract, frames, oversample=oversample)
-            build_cache(chosen_by, contract, frames)
+            build_cache(judged, contract, frames)
     return Baseline(
         clips=[{name: one.clips for name, one in fold.items()} for fold in job.folds],
         folds=[
