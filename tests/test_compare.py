@@ -17,17 +17,21 @@ from lora_deploy.cli import run as run_command
 from lora_deploy.clips.cache import build_cache
 from lora_deploy.clips.dataset import read_dataset
 from lora_deploy.compare import outcome, process
-from lora_deploy.compare.conduct import compare
-from lora_deploy.compare.folds import file_name
+from lora_deploy.compare.conduct import compare, sets_of
+from lora_deploy.compare.folds import GROUP, file_name, make_folds, write_manifests
 from lora_deploy.compare.methods import Method
 from lora_deploy.compare.motion import CONTRACT, motion_baseline
 from lora_deploy.compare.outcome import Failure, PreparationJob
+from lora_deploy.compare.preparation import prepare
 from lora_deploy.compare.process import Processes
 from lora_deploy.compare.result import Comparison
 from lora_deploy.config import settings_from
 from lora_deploy.evaluate import evaluate
 from lora_deploy.memory import peak_memory_bytes
+from lora_deploy.model.base import open_base
+from lora_deploy.progress import silent
 from lora_deploy.runtime.load import load
+from lora_deploy.train.frames import decode_all
 from tests.conftest import TINY_TRAINING
 
 EPOCHS = 2
@@ -166,6 +170,30 @@ def test_frames_are_decoded_once_for_all(compared: Compared) -> None:
     assert len(arrays) == 2  # as the base reads them, and as the motion baseline does
     prepared = (compared.out / "preparation" / "baseline.json").stat().st_mtime_ns
     assert all(path.stat().st_mtime_ns <= prepared for path in arrays)
+
+
+@pytest.mark.parametrize("moments", [1, 3])
+def test_trainings_find_the_frames_that_were_decoded_before(
+    moments: int, tiny_base: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    tree = {"model": {"base": str(tiny_base)}, "augmentation": {"temporal_jitter": moments}}
+    settings = settings_from(tree, where="test")
+    folds = make_folds(few_clips, tmp_path, settings, GROUP)
+    write_manifests(folds)
+    sets = [sets_of(fold, {}) for fold in folds]
+    job = PreparationJob(
+        bases=[settings.model_dump(mode="json")], folds=sets, labels=list(folds[0].dataset.labels),
+        frames=str(tmp_path / "frames"), threads=1, parent_pid=1,
+    )  # fmt: skip
+    prepare(job)
+    before = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    contract = open_base(str(tiny_base), folds[0].dataset.labels).contract
+    for fold in folds:
+        decode_all(
+            fold.dataset, contract, tmp_path / "frames",
+            oversample=moments, with_test=True, pool=None, progress=silent,
+        )  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == before
 
 
 def test_checkpoints_of_finished_trainings_take_no_room(compared: Compared) -> None:

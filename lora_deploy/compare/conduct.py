@@ -73,8 +73,10 @@ class _Plan:
         return self.out.joinpath(TRAININGS, *parts)
 
     def settings(self, method: Method, seed: int, rate: int) -> Settings:
-        """Of one training."""
-        return method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        """Of one training, which reads our own manifest, however the data was laid out."""
+        settings = method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        data = settings.data.model_copy(update={"format": "auto", "fold": 1})
+        return settings.model_copy(update={"data": data})
 
     def asked(self, method: Method, fold: int, seed: int, rate: int) -> Asked:
         """What decides the figures of one training."""
@@ -139,7 +141,7 @@ def compare(
         methods=methods,
         seeds=range(first.training.seed, first.training.seed + seeds),
         folds=folds,
-        sets=[_sets_of(fold, extras or {}) for fold in folds],
+        sets=[sets_of(fold, extras or {}) for fold in folds],
         device=device_name,
         threads=_threads(jobs),
     )
@@ -181,7 +183,8 @@ def _threads(jobs: int) -> int:
     return int(asked) if asked.isdecimal() and int(asked) else max(1, usable_cores() // jobs)
 
 
-def _sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
+def sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
+    """What there is to be judged on: the splits of a fold, and every clip of each extra set."""
     sets = {
         split: SetOfClips(
             source=str(fold.manifest), split=split, clips=clips_digest(fold.dataset.of(split))
@@ -225,12 +228,8 @@ def _prepare(work: _Work) -> Baseline | Failure:
     known = _read_baseline(folder)
     if known is not None and known.clips == clips and _all_done(plan):
         return known
-    bases = {
-        (method.settings.model.base, method.settings.model.revision, method.settings.clip): method
-        for method in plan.methods
-    }
     job = PreparationJob(
-        bases=[method.settings.model_dump(mode="json") for method in bases.values()],
+        bases=[method.settings.model_dump(mode="json") for method in plan.methods],
         folds=[dict(sets) for sets in plan.sets],
         labels=list(plan.folds[0].dataset.labels),
         frames=str(plan.out / FRAMES),
