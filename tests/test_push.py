@@ -90,7 +90,7 @@ def test_what_will_go_and_what_stays_is_told_before_anything_goes(
     for name in SENT:
         assert f"  {name} " in told
     assert f"to {REPO} (private)" in told
-    assert "splits.csv stays here: it names every clip (--with-clips sends it)" in told
+    assert "splits.csv stays here: it names clips (--with-clips sends it)" in told
     assert "report.html stays here: it shows clips and names them" in told
     assert "by its place on this computer" in told
     assert "nothing was uploaded" in told
@@ -108,7 +108,7 @@ def test_clips_are_named_and_shown_only_where_it_was_asked_for(
             assert str(clip.parent).encode() not in content, name
     assert cli.run(["push", str(lora_run), REPO, "--with-clips"]) == 0
     assert set(hub.files[REPO]) == SENT | {"splits.csv", "report.html"}
-    assert "name files of this computer and show clips" in capsys.readouterr().err
+    assert "what names files of this computer and shows clips goes along" in capsys.readouterr().err
 
 
 def test_nothing_that_was_laid_beside_goes_along(hub: Hub, run_copy: Path) -> None:
