@@ -503,5 +503,6 @@ def test_the_table_stays_within_eighty_columns_and_obeys_no_label(long: str) -> 
     for line in told.splitlines():
         assert cell_len(line) <= 80, line
     assert "\x1b" not in told
+    assert ("…" in told) == (cell_len(long) > 26)
     assert "resampling whole groups (2)" in told
     assert "→ b  1 of 1" in told

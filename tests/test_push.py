@@ -274,7 +274,9 @@ def test_who_is_not_logged_in_hears_it_before_the_training(
     hub.refusal = 401
     assert train(few_clips, tiny_base, tmp_path / "run", "--push-to-hub", REPO) == 2
     assert "HubLoginError" in capsys.readouterr().err
+    hub.refusal = None
     assert train(few_clips, tiny_base, tmp_path / "run", "--push-to-hub", "no name") == 2
+    assert "RepoNameError" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
