@@ -365,7 +365,7 @@ def test_a_licence_without_an_id_is_called_other(found: str | None, values: dict
 def test_no_label_becomes_markup_or_a_line_of_the_head(lora_run: Path) -> None:
     strange = ["a|b", "[x](http://x.example)", "<img src=x>", "---\nlicense: mit", "c: d"]
     manifest = manifest_of(strange).model_copy(
-        update={"base": BaseIdentity(id="x\n---\nlicense: mit", revision="1", fingerprint="f", licence="a: b\n---")}
+        update={"base": BaseIdentity(id="x\n---\nlicense: mit", revision="1", fingerprint="f", licence="a: b\n---\nc")}
     )  # fmt: skip
     settings = load_settings(lora_run / "config.yaml")
     for card in (
