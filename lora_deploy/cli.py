@@ -366,6 +366,7 @@ def classify(
 @commands.command()
 @click.argument("model", type=FOLDER)
 @click.option("--data", type=FILE_OR_FOLDER, help="Labelled clips; a RUN's own by default.")
+@format_option
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
@@ -393,6 +394,7 @@ def evaluate(
     *,
     model: Path,
     data: Path | None,
+    data_format: str | None,
     split: str,
     extras: tuple[str, ...],
     views: str,
@@ -417,6 +419,7 @@ def evaluate(
     )  # fmt: skip
     result = stage.evaluate_sets(
         recogniser, source, sets, split=cast(stage.Split, split), views=looks,
+        data_format=cast(Any, data_format or "auto"),
         learned=stage.learned_from(model), pool=pool, progress=terminal.progress,
     )  # fmt: skip
     _print(result, texts.measured, as_json)
