@@ -84,7 +84,8 @@ def test_every_cell_is_of_a_training_that_was_run(compared: Compared) -> None:
     assert names == ["full fine-tuning", "LoRA r=8", "LoRA r=4"]
     for row in compared.found.methods:
         folders = trainings(compared.out, row.name)
-        assert [folder.name for folder in folders] == ["seed-0", "seed-1"]
+        rate = f"{row.learning_rates[0]:g}"
+        assert [folder.name for folder in folders] == [f"seed-{n}-rate-{rate}" for n in (0, 1)]
         manifests = [run.read_run_manifest(folder / "run") for folder in folders]
         assert {m.parameters["trainable"] for m in manifests} == {row.trainable_parameters}
         assert row.checkpoint_bytes == (folders[0] / "run" / run.CHECKPOINT).stat().st_size
@@ -288,7 +289,7 @@ def test_an_interruption_leaves_no_process_and_a_training_that_goes_on(
     tiny_base: Path,
     few_clips: Path,
 ) -> None:
-    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0"
+    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0-rate-0.01"
     until = time.monotonic() + 120
     while not any((folder / "run" / "checkpoints").glob("*/checkpoint.json")):
         assert started.poll() is None

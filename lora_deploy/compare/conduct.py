@@ -68,8 +68,11 @@ class _Plan:
         return len(self.folds) * (tries + len(self.methods) * (len(self.seeds) - 1))
 
     def folder(self, method: Method, fold: int, seed: int, rate: int) -> Path:
-        """Of one training; ``rate`` counts the learning rates of its method."""
-        name = f"seed-{seed}" + (f"-rate-{rate + 1}" if len(method.learning_rates) > 1 else "")
+        """Of one training; ``rate`` counts the learning rates of its method.
+
+        Named by its value, so that a list of rates can grow without repeating what is finished.
+        """
+        name = f"seed-{seed}-rate-{method.learning_rates[rate]:g}"
         group = self.folds[fold].name
         parts = [file_name(method.name), *([file_name(group)] if group else []), name]
         return self.out.joinpath(TRAININGS, *parts)
