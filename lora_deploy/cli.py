@@ -97,7 +97,7 @@ def quickstart(out: Path, seed: int) -> None:
     "--data",
     type=FILE_OR_FOLDER,
     required=True,
-    help="A folder per class, or a CSV or JSONL manifest.",
+    help="A folder per class, a CSV or JSONL manifest, or a layout of docs/data.md.",
 )
 @format_option
 @click.option("--out", type=FOLDER, required=True, help="The RUN folder to make.")

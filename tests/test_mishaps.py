@@ -167,6 +167,18 @@ def test_a_card_that_is_full_leaves_a_sound_run_that_goes_on(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_memory_that_is_full_before_the_first_step_leaves_no_folder(
+    tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr("lora_deploy.train.fit.prove_alive", full)
+    with pytest.raises(MemoryFullError, match="the memory of the card is full"):
+        fit(settings_of(tiny_base), few_clips, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_that_vanishes_ends_the_training_with_what_was_whole(
     tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,6 +322,13 @@ def test_the_card_of_an_adapter_is_for_peft_and_has_its_figure(lora_run: Path) -
     assert result.metric_value == round(best.val_accuracy, 6)
 
 
+def test_no_card_says_where_the_base_lies_on_this_computer(lora_run: Path, tiny_base: Path) -> None:
+    for name in ("README.md", "best_model_lora_adapter/README.md"):
+        card = (lora_run / name).read_text()
+        assert str(tiny_base.parent) not in card
+        assert tiny_base.name in card
+
+
 def test_a_base_of_a_hub_is_named_with_its_address_and_licence(lora_run: Path) -> None:
     settings = load_settings(lora_run / "config.yaml")
     card = cards.run_card(manifest_of(ACTIONS), settings, evaluation_of(ACTIONS, 100, 0.8))

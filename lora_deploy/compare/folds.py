@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lora_deploy import atomic
 from lora_deploy.clips.dataset import ClipDataset, LabelledClip, read_dataset
-from lora_deploy.config import Settings
+from lora_deploy.config import DataFormat, Settings
 from lora_deploy.errors import EmptySplitError, LeaveOutError
 from lora_deploy.train.splits_file import splits_csv
 
@@ -43,7 +42,7 @@ def make_folds(data: Path, out: Path, settings: Settings, leave_out: str | None)
     Raises:
         DataError: The data can't be used so.
     """
-    whole = _read(data, settings, as_laid_out=True)
+    whole = _read(data, settings, settings.data.format)
     if leave_out is None:
         for split in ("val", "test"):
             if not whole.of(split):
@@ -66,15 +65,14 @@ def write_manifests(folds: Iterable[Fold]) -> None:
         atomic.write_text(fold.manifest, splits_csv(fold.dataset))
 
 
-def _read(source: Path, settings: Settings, *, as_laid_out: bool) -> ClipDataset:
-    """``as_laid_out`` obeys the settings' layout; our own manifests need none."""
-    layout: dict[str, Any] = {"data_format": settings.data.format, "fold": settings.data.fold}
+def _read(source: Path, settings: Settings, data_format: DataFormat) -> ClipDataset:
     return read_dataset(
         source,
         val_fraction=settings.data.val_fraction,
         test_fraction=settings.data.test_fraction,
         seed=settings.training.seed,
-        **(layout if as_laid_out else {}),
+        data_format=data_format,
+        fold=settings.data.fold,
     )
 
 
@@ -112,7 +110,7 @@ def _fold(group: str, clips: Sequence[LabelledClip], out: Path, settings: Settin
     with tempfile.TemporaryDirectory() as folder:
         undivided = Path(folder) / "clips.csv"
         undivided.write_text(splits_csv(ClipDataset(tuple(parted), labels)), encoding="utf-8")
-        dataset = _read(undivided, settings, as_laid_out=False)
+        dataset = _read(undivided, settings, "manifest")
     return Fold(group, out / "folds" / f"{file_name(group)}.csv", dataset)
 
 

@@ -29,7 +29,9 @@ class Method:
         """Settings of one training."""
         changes = {"learning_rate": learning_rate, "seed": seed}
         training = self.settings.training.model_copy(update=changes)
-        return self.settings.model_copy(update={"training": training})
+        # However the data is laid out: each training is given a manifest of a fold.
+        data = self.settings.data.model_copy(update={"format": "manifest"})
+        return self.settings.model_copy(update={"training": training, "data": data})
 
 
 def guide_methods(settings: Settings) -> list[Method]:
