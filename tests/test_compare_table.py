@@ -298,8 +298,8 @@ def test_the_rate_is_chosen_by_validation_clips_then_by_their_loss() -> None:
     better = left(0, val_accuracy=0.75)
     found = Found(METHOD, 0, tried={0: left(8, val_accuracy=0.5), 1: better})
     assert found.chosen == 1
-    found.tried = {0: left(0, val_loss=0.9), 1: left(8, val_loss=1.1)}
-    assert found.chosen == 0
+    found.tried = {0: left(8, val_loss=1.1), 1: left(0, val_loss=0.9)}
+    assert found.chosen == 1
     assert Found(METHOD, 0).chosen is None
 
 
