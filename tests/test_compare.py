@@ -84,7 +84,8 @@ def test_every_cell_is_of_a_training_that_was_run(compared: Compared) -> None:
     assert names == ["full fine-tuning", "LoRA r=8", "LoRA r=4"]
     for row in compared.found.methods:
         folders = trainings(compared.out, row.name)
-        assert [folder.name for folder in folders] == ["seed-0", "seed-1"]
+        rate = f"{row.learning_rates[0]:g}"
+        assert [folder.name for folder in folders] == [f"seed-{n}-rate-{rate}" for n in (0, 1)]
         manifests = [run.read_run_manifest(folder / "run") for folder in folders]
         assert {m.parameters["trainable"] for m in manifests} == {row.trainable_parameters}
         assert row.checkpoint_bytes == (folders[0] / "run" / run.CHECKPOINT).stat().st_size
@@ -102,7 +103,7 @@ def test_accuracies_are_those_that_evaluate_finds(compared: Compared, street: Pa
     for name, data, split in (
         ("train", compared.out / "data.csv", "train"),
         ("test", compared.out / "data.csv", "test"),
-        ("street", street, "all"),
+        ("street", street, "test"),
     ):
         expected = evaluate(recogniser, data, split=split)  # type: ignore[arg-type]
         assert row.accuracy[name].by_seed[1] == expected.accuracy
@@ -240,11 +241,14 @@ def one_method(tiny_base: Path, epochs: int) -> Method:
 
 
 def test_a_new_set_judges_the_models_that_are_there(
-    compared: Compared, tiny_base: Path, few_clips: Path, street: Path
+    compared: Compared, tiny_base: Path, few_clips: Path, street: Path, tmp_path: Path
 ) -> None:
     weights = trainings(compared.out, "LoRA r=8")[0] / "run" / run.CHECKPOINT
     before = weights.stat()
-    sets = {"street": street, "again": few_clips}
+    again = tmp_path / "again.csv"  # without splits
+    rows = [line.split(",") for line in few_clips.read_text().splitlines()]
+    again.write_text("\n".join(f"{path},{label}" for path, label, _, _ in rows))
+    sets = {"street": street, "again": again}
     found = compare([one_method(tiny_base, EPOCHS)], few_clips, compared.out, seeds=1, extras=sets)
     assert found.methods[0].accuracy["again"].clips == 28
     assert found.methods[0].accuracy["street"].by_seed[0] in (
@@ -285,7 +289,7 @@ def test_an_interruption_leaves_no_process_and_a_training_that_goes_on(
     tiny_base: Path,
     few_clips: Path,
 ) -> None:
-    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0"
+    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0-rate-0.01"
     until = time.monotonic() + 120
     while not any((folder / "run" / "checkpoints").glob("*/checkpoint.json")):
         assert started.poll() is None
@@ -353,7 +357,7 @@ def test_the_conductor_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--extra", "street"], "is not of the form NAME=DATA"),
+        (["--extra", "street"], "is no NAME=DATA"),
         (["--extra", "test=x"], "the name test is taken"),
         (["--rates", "1,0"], "no list of numbers above 0"),
         (["--rates", ""], "no list of numbers above 0"),

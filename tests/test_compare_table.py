@@ -129,7 +129,7 @@ def test_a_layout_of_the_field_is_read_once_and_trainings_read_a_manifest(
         (tmp_path / "lists" / split / label).mkdir(parents=True, exist_ok=True)
     for path, label, split, _ in lines:
         (tmp_path / "lists" / split / label / Path(path).name).symlink_to(path)
-    settings = load_settings(None, ["data.format=folders"])
+    settings = load_settings(None, ["data.format=folders", "data.fold=2"])
     (fold,) = make_folds(tmp_path / "lists", tmp_path, settings, None)
     write_manifests([fold])
     plan = _Plan(
@@ -137,9 +137,11 @@ def test_a_layout_of_the_field_is_read_once_and_trainings_read_a_manifest(
         sets=[sets_of(fold, {})], device=None, threads=1,
     )  # fmt: skip
     told = plan.settings(plan.methods[0], 0, 0)
+    assert told.data.format == "auto"  # ucf101, say, would look for its lists beside our manifest
     again = read_dataset(
         fold.manifest, val_fraction=0.1, test_fraction=0.1, seed=0, data_format=told.data.format
     )
+    assert told.data.fold == 1
     assert again.labels == fold.dataset.labels
     assert len(again.of("test")) == 8
 
@@ -298,8 +300,8 @@ def test_the_rate_is_chosen_by_validation_clips_then_by_their_loss() -> None:
     better = left(0, val_accuracy=0.75)
     found = Found(METHOD, 0, tried={0: left(8, val_accuracy=0.5), 1: better})
     assert found.chosen == 1
-    found.tried = {0: left(0, val_loss=0.9), 1: left(8, val_loss=1.1)}
-    assert found.chosen == 0
+    found.tried = {0: left(8, val_loss=1.1), 1: left(0, val_loss=0.9)}
+    assert found.chosen == 1
     assert Found(METHOD, 0).chosen is None
 
 

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from lora_deploy.clips.dataset import read_split
+from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.compare import outcome
 from lora_deploy.compare.folds import (
     Fold,
@@ -35,6 +36,7 @@ from lora_deploy.compare.process import Processes
 from lora_deploy.compare.result import Comparison
 from lora_deploy.compare.table import Circumstances, Found, tabulate
 from lora_deploy.config import Settings
+from lora_deploy.errors import SplitsNotNamedError
 from lora_deploy.processor import usable_cores
 from lora_deploy.progress import Advance, Progress, silent
 from lora_deploy.train.lock import claimed
@@ -66,8 +68,11 @@ class _Plan:
         return len(self.folds) * (tries + len(self.methods) * (len(self.seeds) - 1))
 
     def folder(self, method: Method, fold: int, seed: int, rate: int) -> Path:
-        """Of one training; ``rate`` counts the learning rates of its method."""
-        name = f"seed-{seed}" + (f"-rate-{rate + 1}" if len(method.learning_rates) > 1 else "")
+        """Of one training; ``rate`` counts the learning rates of its method.
+
+        Named by its value, so that a list of rates can grow without repeating what is finished.
+        """
+        name = f"seed-{seed}-rate-{method.learning_rates[rate]:g}"
         group = self.folds[fold].name
         parts = [file_name(method.name), *([file_name(group)] if group else []), name]
         return self.out.joinpath(TRAININGS, *parts)
@@ -184,7 +189,7 @@ def _threads(jobs: int) -> int:
 
 
 def sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
-    """What there is to be judged on: the splits of a fold, and every clip of each extra set."""
+    """What there is to be judged on: the splits of a fold, and extra sets as `evaluate` takes them."""
     sets = {
         split: SetOfClips(
             source=str(fold.manifest), split=split, clips=clips_digest(fold.dataset.of(split))
@@ -192,9 +197,17 @@ def sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
         for split in ("train", "val", "test")
     }
     for name, source in extras.items():
-        clips = read_split(source, "all")
-        sets[name] = SetOfClips(source=str(source), split="all", clips=clips_digest(clips))
+        split, clips = _extra(source)
+        sets[name] = SetOfClips(source=str(source), split=split, clips=clips_digest(clips))
     return sets
+
+
+def _extra(source: Path) -> tuple[Literal["test", "all"], tuple[LabelledClip, ...]]:
+    """Its test clips, or all where it names no splits."""
+    try:
+        return "test", read_split(source, "test")
+    except SplitsNotNamedError:
+        return "all", read_split(source, "all")
 
 
 def _shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator[str]:
@@ -206,7 +219,7 @@ def _shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator
         for clip in fold.dataset.of(split)
     }
     for name, source in extras.items():
-        seen = sum(clip.path.resolve() in learned for clip in read_split(source, "all"))
+        seen = sum(clip.path.resolve() in learned for clip in _extra(source)[1])
         if seen:
             yield f"{seen} clips of {name} were learned from or chose the best epoch, too"
 
