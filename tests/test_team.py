@@ -123,6 +123,29 @@ def test_two_processes_with_half_the_batch_have_the_curve_of_one(
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_draw_every_augmentation_and_mixture_as_one_does(
+    tmp_path: Path, tiny_base: Path, few_clips: Path
+) -> None:
+    """What is drawn for a clip, its partner too, does not depend on the batch that it comes into."""
+
+    def settings(batch_size: int) -> Any:
+        plain = settings_of(
+            tiny_base, batch_size=batch_size, epochs=2, label_smoothing=0.1, balanced_sampling=True
+        )
+        augmentation = {
+            "random_resized_crop": 0.5, "horizontal_flip": 0.5, "color_jitter": 0.3,
+            "temporal_jitter": 3, "mixup_alpha": 0.4,
+        }  # fmt: skip
+        return settings_from(
+            {**plain.model_dump(mode="json"), "augmentation": augmentation}, where="test"
+        )
+
+    fit(settings(4), few_clips, tmp_path / "one")
+    ended = train_in_two(settings(2), few_clips, tmp_path / "two")
+    assert ended.returncode == 0, ended.stderr
+    assert_same_curve(tmp_path / "one", tmp_path / "two")
+
+
 def test_only_the_first_decodes_writes_and_talks(
     alone_and_together: tuple[Path, Path, subprocess.CompletedProcess[str]], test_clips: list[Path]
 ) -> None:
