@@ -17,6 +17,8 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, LabelledClip, read_dataset, read_split
 from lora_deploy.clips.layouts.recognise import LAYOUTS, recognise
 from lora_deploy.clips.rows import Split
+from lora_deploy.compare.folds import make_folds, write_manifests
+from lora_deploy.compare.methods import guide_methods
 from lora_deploy.config import DataFormat, load_settings
 from lora_deploy.errors import (
     AnnotationError,
@@ -85,7 +87,7 @@ def ucf101(folder: Path, media: Path) -> Path:
                     lists["testlist01"].append(name)
                 else:
                     lists["trainlist01"].append(f"{name} {index}")
-                if group > 4:
+                if group > 3:
                     lists["trainlist02"].append(f"{name} {index}")
     lists["testlist02"] = [name.split()[0] for name in lists["trainlist01"][:2]]
     splits = folder / "ucfTrainTestlist"
@@ -341,6 +343,9 @@ def test_numbers_get_their_names_from_a_file_beside_the_list(
     write(source / "lists" / "label_map_set.txt", names[0])
     with pytest.raises(AnnotationError, match=r"has the label \d, for which .* has no line"):
         read(source)
+    write(source / "lists" / "labels.txt", "of another set")
+    with pytest.raises(AnnotationError, match=r"several lists of class names, label_map_set\.txt"):
+        read(source)
 
 
 def test_one_list_of_absolute_paths_is_divided_like_any_clips(media: Path, tmp_path: Path) -> None:
@@ -414,6 +419,21 @@ def test_the_command_line_names_a_format_and_is_told_what_was_looked_for(
     said = capsys.readouterr().err
     assert "is not laid out as kinetics; looked for CSV files whose first line names label" in said
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_comparison_reads_the_layout_and_trains_on_manifests(media: Path, tmp_path: Path) -> None:
+    source = ucf101(tmp_path / "ucf101", media)
+    settings = load_settings(None, ["data.format=ucf101", "data.fold=2"])
+    (fold,) = make_folds(source, tmp_path / "out", settings, None)
+    assert len(fold.dataset.of("test")) == 2
+    write_manifests([fold])
+    (method, *_) = guide_methods(settings)
+    trained = method.training(learning_rate=1e-3, seed=0)
+    trained_on = read(fold.manifest, trained.data.format)
+    assert [clip.path for clip in trained_on.clips] == [
+        clip.path.resolve() for clip in fold.dataset.clips
+    ]
+    assert [clip.split for clip in trained_on.clips] == [clip.split for clip in fold.dataset.clips]
 
 
 def test_settings_may_name_the_format_and_the_fold(tmp_path: Path) -> None:

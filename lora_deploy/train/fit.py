@@ -201,7 +201,8 @@ def _fit(
         )
         if team.is_first:
             team.wait()
-        duplicates = tell_duplicates(dataset, caches) if settings.data.find_duplicates else []
+        is_told = settings.data.find_duplicates and team.is_first
+        duplicates = tell_duplicates(dataset, caches) if is_told else []
         samples = samples_of(learning, dataset, caches)
         if isinstance(learner.model, PeftModel):
             prove_alive(learner.model, samples["train"])

@@ -7,7 +7,7 @@ numbers for which a file beside the list may give names.
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_deploy.clips.layouts.layout import Asked, Layout
@@ -60,12 +60,7 @@ def _read(source: Path, asked: Asked) -> list[Row]:
                 f"{source} holds several lists of the split {split}, {' and '.join(named)}; put "
                 "those that belong together into a folder of their own"
             )
-    rows = []
-    for path in lists:
-        found = _open(path)
-        names = _class_names(path.parent)
-        rows += [_row(found, line, text, names) for line, text in found.lines]
-    return rows
+    return [row for path in lists for row in _rows(_open(path))]
 
 
 def _may_be_list(path: Path) -> bool:
@@ -93,7 +88,7 @@ def _open(path: Path) -> _List:
         lines = list(lines_of(path))
     except AnnotationError:
         lines = []
-    for fields_of in (_by_comma, _by_space):
+    for fields_of in (_by_comma, _by_space, _by_spaces):
         names = [fields[0] for _, text in lines if (fields := fields_of(text)) is not None]
         root = root_of(path.parent, path, names)
         if any((root / name).exists() for name in names[:20]):
@@ -111,9 +106,12 @@ def _by_comma(text: str) -> Fields | None:
 
 def _by_space(text: str) -> Fields | None:
     """A path may have spaces in it, a label not."""
-    before, _, label = text.replace("\t", " ").rpartition(" ")
-    path, _, frames = before.rstrip().rpartition(" ")
-    return _fields([path, frames, label] if path and frames.isdigit() else [before.rstrip(), label])
+    return _fields([field.strip() for field in text.rsplit(None, 1)])
+
+
+def _by_spaces(text: str) -> Fields | None:
+    """With a number of frames between path and label."""
+    return _fields([field.strip() for field in text.rsplit(None, 2)])
 
 
 def _fields(fields: Sequence[str]) -> Fields | None:
@@ -122,20 +120,25 @@ def _fields(fields: Sequence[str]) -> Fields | None:
     return (fields[0], fields[-1]) if fields[0] and fields[-1] else None
 
 
-def _row(found: _List, line: int, text: str, names: dict[str, str]) -> Row:
-    fields = found.fields_of(text)
-    if fields is None:
-        raise AnnotationError(
-            f"line {line} of {found.path} is {text!r}; looked for a path and a label with one comma "
-            "or space between them"
-        )
-    path, label = fields
-    if names and label not in names:
-        raise AnnotationError(
-            f"line {line} of {found.path} has the label {label}, for which the list of class names "
-            f"beside it has no line"
-        )
-    return Row(found.root / path, names.get(label, label), found.split, None)
+def _rows(found: _List) -> list[Row]:
+    rows = []
+    for line, text in found.lines:
+        fields = found.fields_of(text)
+        if fields is None:
+            raise AnnotationError(
+                f"line {line} of {found.path} is {text!r}; looked for a path and a label with a "
+                "comma or space between them"
+            )
+        rows.append(Row(found.root / fields[0], fields[1], found.split, None))
+    if all(row.label.isdigit() for row in rows):
+        names = _class_names(found.path.parent)
+        if lacking := sorted({row.label for row in rows} - names.keys()) if names else []:
+            raise AnnotationError(
+                f"{found.path} has the label {lacking[0]}, for which the list of class names beside "
+                "it has no line"
+            )
+        rows = [replace(row, label=names.get(row.label, row.label)) for row in rows]
+    return rows
 
 
 def _class_names(folder: Path) -> dict[str, str]:
@@ -146,6 +149,11 @@ def _class_names(folder: Path) -> dict[str, str]:
     files = [path for pattern in _CLASS_NAMES for path in sorted(folder.glob(pattern))]
     if not files:
         return {}
+    if len(files) > 1:
+        raise AnnotationError(
+            f"{folder} holds several lists of class names, {' and '.join(path.name for path in files)}"
+            "; keep the one that the numbers are of"
+        )
     lines = [text for _, text in lines_of(files[0])]
     numbered = [re.match(r"(\d+)[\s,]+(\S.*)$", text) for text in lines]
     if all(numbered):
