@@ -448,6 +448,14 @@ SPOILED: dict[str, tuple[Callable[[Path, Path], Path], str, str, str, str, type[
         ucf101, "ucfTrainTestlist/classInd.txt", "2 Wave", "2 Rave",
         "looked for CLASS/FILE", AnnotationError,
     ),
+    "a class to test on that is not named": (
+        ucf101,
+        "ucfTrainTestlist/testlist01.txt",
+        "Bend/v_Bend_g01",
+        "Band/v_Bend_g01",
+        "looked for CLASS/FILE",
+        AnnotationError,
+    ),
     "a number of another class": (
         ucf101, "ucfTrainTestlist/trainlist01.txt", "c01.avi 1", "c01.avi 2",
         "looked for CLASS/FILE", AnnotationError,
