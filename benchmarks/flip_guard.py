@@ -56,7 +56,7 @@ def ways(sides: Sides) -> list[Way]:
     blind = ", ".join(f"{label}: {label}" for label in sides.labels)
     return [
         Way("no flip", ()),
-        Way("flip, guarded (the default)", (flip,)),
+        Way("flip, guarded", (flip,)),
         Way("flip, pairs exchanged", (flip, f"augmentation.mirrored_labels={{{pairs}}}")),
         Way("flip, blind", (flip, f"augmentation.mirrored_labels={{{blind}}}")),
     ]

@@ -366,6 +366,7 @@ def classify(
 @commands.command()
 @click.argument("model", type=FOLDER)
 @click.option("--data", type=FILE_OR_FOLDER, help="Labelled clips; a RUN's own by default.")
+@format_option
 @click.option(
     "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
 )
@@ -393,6 +394,7 @@ def evaluate(
     *,
     model: Path,
     data: Path | None,
+    data_format: str | None,
     split: str,
     extras: tuple[str, ...],
     views: str,
@@ -417,6 +419,7 @@ def evaluate(
     )  # fmt: skip
     result = stage.evaluate_sets(
         recogniser, source, sets, split=cast(stage.Split, split), views=looks,
+        data_format=cast(Any, data_format or "auto"),
         learned=stage.learned_from(model), pool=pool, progress=terminal.progress,
     )  # fmt: skip
     _print(result, texts.measured, as_json)
@@ -484,6 +487,7 @@ def push(
     help="A YAML file, or the name of a recipe; what all methods have in common.",
 )
 @click.option("--data", type=FILE_OR_FOLDER, required=True, help="Labelled clips.")
+@format_option
 @click.option("--out", type=FOLDER, required=True, help="Folder for all of it; go on there.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
@@ -527,6 +531,7 @@ def compare(
     *,
     source: str,
     data: Path,
+    data_format: str | None,
     out: Path,
     seeds: int,
     recipes: tuple[str, ...],
@@ -547,7 +552,8 @@ def compare(
     from lora_deploy.compare.methods import choose_methods
     from lora_deploy.extras import require
 
-    settings = _settings(source, overrides, base)
+    named = () if data_format is None else (f"data.format={data_format}",)
+    settings = _settings(source, (*overrides, *named), base)
     methods = choose_methods(settings, recipes, overrides=overrides, rate_factors=_factors(rates))
     require(
         "torch", "transformers", "peft", "accelerate", "tensorboard", "matplotlib",

@@ -132,6 +132,8 @@ class TrainingSettings(_Section):
     """Processes that read cached frames beside the training; the figures are the same with any."""
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
     """How many of the last epochs stay whole to go on from; more than one, lest the newest be damaged."""
+    report_to: list[Literal["wandb", "trackio"]] = []
+    """Boards beside TensorBoard, each by a package of that name; the figures are the same with any."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: in the loss a clip counts the more, the fewer clips its class has."""
@@ -516,6 +518,8 @@ def _allowed(field: FieldInfo) -> str:
         return ", ".join(str(choice) for choice in get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"a section with {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
+        return f"a list of any of {', '.join(get_args(get_args(annotation)[0]))}"
     if get_origin(annotation) is list:
         if any(isinstance(mark, MinLen) for mark in field.metadata):
             return "a list of one or more texts, as in [qkv]"

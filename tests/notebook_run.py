@@ -21,10 +21,10 @@ def cells(notebook: Path) -> list[dict[str, Any]]:
 def with_parameters(source: str, values: dict[str, str]) -> str:
     """The cell of the parameters with other values; each must be there."""
     for name, value in values.items():
-        found = re.findall(rf"(?m)^{name} = .*$", source)
-        if len(found) != 1:
+        line = f"{name} = {value}".replace("\\", r"\\")
+        source, times = re.subn(rf"(?m)^{name} = .*$", line, source)
+        if times != 1:
             raise SystemExit(f"the notebook has no parameter {name}")
-        source = source.replace(found[0], f"{name} = {value}")
     return source
 
 

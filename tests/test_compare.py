@@ -17,17 +17,21 @@ from lora_deploy.cli import run as run_command
 from lora_deploy.clips.cache import build_cache
 from lora_deploy.clips.dataset import read_dataset
 from lora_deploy.compare import outcome, process
-from lora_deploy.compare.conduct import compare
-from lora_deploy.compare.folds import file_name
+from lora_deploy.compare.conduct import compare, sets_of
+from lora_deploy.compare.folds import GROUP, file_name, make_folds, write_manifests
 from lora_deploy.compare.methods import Method
 from lora_deploy.compare.motion import CONTRACT, motion_baseline
 from lora_deploy.compare.outcome import Failure, PreparationJob
+from lora_deploy.compare.preparation import prepare
 from lora_deploy.compare.process import Processes
 from lora_deploy.compare.result import Comparison
 from lora_deploy.config import settings_from
 from lora_deploy.evaluate import evaluate
 from lora_deploy.memory import peak_memory_bytes
+from lora_deploy.model.base import open_base
+from lora_deploy.progress import silent
 from lora_deploy.runtime.load import load
+from lora_deploy.train.frames import decode_all
 from tests.conftest import TINY_TRAINING
 
 EPOCHS = 2
@@ -80,7 +84,8 @@ def test_every_cell_is_of_a_training_that_was_run(compared: Compared) -> None:
     assert names == ["full fine-tuning", "LoRA r=8", "LoRA r=4"]
     for row in compared.found.methods:
         folders = trainings(compared.out, row.name)
-        assert [folder.name for folder in folders] == ["seed-0", "seed-1"]
+        rate = f"{row.learning_rates[0]:g}"
+        assert [folder.name for folder in folders] == [f"seed-{n}-rate-{rate}" for n in (0, 1)]
         manifests = [run.read_run_manifest(folder / "run") for folder in folders]
         assert {m.parameters["trainable"] for m in manifests} == {row.trainable_parameters}
         assert row.checkpoint_bytes == (folders[0] / "run" / run.CHECKPOINT).stat().st_size
@@ -98,7 +103,7 @@ def test_accuracies_are_those_that_evaluate_finds(compared: Compared, street: Pa
     for name, data, split in (
         ("train", compared.out / "data.csv", "train"),
         ("test", compared.out / "data.csv", "test"),
-        ("street", street, "all"),
+        ("street", street, "test"),
     ):
         expected = evaluate(recogniser, data, split=split)  # type: ignore[arg-type]
         assert row.accuracy[name].by_seed[1] == expected.accuracy
@@ -168,6 +173,30 @@ def test_frames_are_decoded_once_for_all(compared: Compared) -> None:
     assert all(path.stat().st_mtime_ns <= prepared for path in arrays)
 
 
+@pytest.mark.parametrize("moments", [1, 3])
+def test_trainings_find_the_frames_that_were_decoded_before(
+    moments: int, tiny_base: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    tree = {"model": {"base": str(tiny_base)}, "augmentation": {"temporal_jitter": moments}}
+    settings = settings_from(tree, where="test")
+    folds = make_folds(few_clips, tmp_path, settings, GROUP)
+    write_manifests(folds)
+    sets = [sets_of(fold, {}) for fold in folds]
+    job = PreparationJob(
+        bases=[settings.model_dump(mode="json")], folds=sets, labels=list(folds[0].dataset.labels),
+        frames=str(tmp_path / "frames"), threads=1, parent_pid=1,
+    )  # fmt: skip
+    prepare(job)
+    before = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    contract = open_base(str(tiny_base), folds[0].dataset.labels).contract
+    for fold in folds:
+        decode_all(
+            fold.dataset, contract, tmp_path / "frames",
+            oversample=moments, with_test=True, pool=None, progress=silent,
+        )  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == before
+
+
 def test_checkpoints_of_finished_trainings_take_no_room(compared: Compared) -> None:
     assert not list(compared.out.rglob("checkpoints"))
 
@@ -212,11 +241,14 @@ def one_method(tiny_base: Path, epochs: int) -> Method:
 
 
 def test_a_new_set_judges_the_models_that_are_there(
-    compared: Compared, tiny_base: Path, few_clips: Path, street: Path
+    compared: Compared, tiny_base: Path, few_clips: Path, street: Path, tmp_path: Path
 ) -> None:
     weights = trainings(compared.out, "LoRA r=8")[0] / "run" / run.CHECKPOINT
     before = weights.stat()
-    sets = {"street": street, "again": few_clips}
+    again = tmp_path / "again.csv"  # without splits
+    rows = [line.split(",") for line in few_clips.read_text().splitlines()]
+    again.write_text("\n".join(f"{path},{label}" for path, label, _, _ in rows))
+    sets = {"street": street, "again": again}
     found = compare([one_method(tiny_base, EPOCHS)], few_clips, compared.out, seeds=1, extras=sets)
     assert found.methods[0].accuracy["again"].clips == 28
     assert found.methods[0].accuracy["street"].by_seed[0] in (
@@ -257,7 +289,7 @@ def test_an_interruption_leaves_no_process_and_a_training_that_goes_on(
     tiny_base: Path,
     few_clips: Path,
 ) -> None:
-    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0"
+    folder = tmp_path / "out" / "trainings" / file_name("full fine-tuning") / "seed-0-rate-0.01"
     until = time.monotonic() + 120
     while not any((folder / "run" / "checkpoints").glob("*/checkpoint.json")):
         assert started.poll() is None
@@ -325,7 +357,7 @@ def test_the_conductor_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--extra", "street"], "is not of the form NAME=DATA"),
+        (["--extra", "street"], "is no NAME=DATA"),
         (["--extra", "test=x"], "the name test is taken"),
         (["--rates", "1,0"], "no list of numbers above 0"),
         (["--rates", ""], "no list of numbers above 0"),

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from lora_deploy.clips.dataset import read_dataset
 from lora_deploy.compare import outcome
-from lora_deploy.compare.folds import GROUP, check_pattern, make_folds
+from lora_deploy.compare.conduct import _Plan, sets_of
+from lora_deploy.compare.folds import GROUP, check_pattern, make_folds, write_manifests
 from lora_deploy.compare.keep import as_csv, as_markdown, as_text
 from lora_deploy.compare.methods import Method, choose_methods, guide_methods, recipe_method
 from lora_deploy.compare.outcome import Asked, Counted, Failure, Outcome, SetOfClips, Trained
@@ -45,6 +47,21 @@ def test_the_guides_three_differ_in_nothing_but_what_learns() -> None:
             update={"model": settings.model, "training": settings.training}
         )
         assert same == settings
+
+
+def test_kinds_of_lora_are_called_by_their_name_and_patterns_stay_with_their_rank() -> None:
+    settings = load_settings(None, ["model.lora.use_dora=true", "model.lora.rank_pattern={fc: 16}"])
+    _, eight, four = guide_methods(settings)
+    assert (eight.name, four.name) == ("DoRA r=8", "DoRA r=4")
+    assert eight.settings.model.lora.rank_pattern == {"fc": 16}
+    assert four.settings.model.lora.rank_pattern == {}
+
+
+def test_layer_decay_is_for_full_fine_tuning_alone() -> None:
+    settings = load_settings(None, ["model.use_lora=false", "training.layer_decay=0.75"])
+    full, eight, _ = guide_methods(settings)
+    assert full.settings.training.layer_decay == 0.75
+    assert eight.settings.training.layer_decay == 1.0
 
 
 def test_the_ratio_of_rates_is_that_of_the_recipes() -> None:
@@ -102,6 +119,31 @@ def test_rates_are_multiples_of_each_methods_own() -> None:
 
 
 # Folds
+
+
+def test_a_layout_of_the_field_is_read_once_and_trainings_read_a_manifest(
+    few_clips: Path, tmp_path: Path
+) -> None:
+    lines = [line.split(",") for line in few_clips.read_text().splitlines()[1:]]
+    for _, label, split, _ in lines:
+        (tmp_path / "lists" / split / label).mkdir(parents=True, exist_ok=True)
+    for path, label, split, _ in lines:
+        (tmp_path / "lists" / split / label / Path(path).name).symlink_to(path)
+    settings = load_settings(None, ["data.format=folders", "data.fold=2"])
+    (fold,) = make_folds(tmp_path / "lists", tmp_path, settings, None)
+    write_manifests([fold])
+    plan = _Plan(
+        out=tmp_path, methods=guide_methods(settings), seeds=[0], folds=[fold],
+        sets=[sets_of(fold, {})], device=None, threads=1,
+    )  # fmt: skip
+    told = plan.settings(plan.methods[0], 0, 0)
+    assert told.data.format == "auto"  # ucf101, say, would look for its lists beside our manifest
+    again = read_dataset(
+        fold.manifest, val_fraction=0.1, test_fraction=0.1, seed=0, data_format=told.data.format
+    )
+    assert told.data.fold == 1
+    assert again.labels == fold.dataset.labels
+    assert len(again.of("test")) == 8
 
 
 def test_one_division_is_drawn_once_and_tests_something(few_clips: Path, tmp_path: Path) -> None:
@@ -258,8 +300,8 @@ def test_the_rate_is_chosen_by_validation_clips_then_by_their_loss() -> None:
     better = left(0, val_accuracy=0.75)
     found = Found(METHOD, 0, tried={0: left(8, val_accuracy=0.5), 1: better})
     assert found.chosen == 1
-    found.tried = {0: left(0, val_loss=0.9), 1: left(8, val_loss=1.1)}
-    assert found.chosen == 0
+    found.tried = {0: left(8, val_loss=1.1), 1: left(0, val_loss=0.9)}
+    assert found.chosen == 1
     assert Found(METHOD, 0).chosen is None
 
 

@@ -423,6 +423,19 @@ def test_named_sets_are_judged_beside_the_data(
     assert "the same" in out
 
 
+def test_data_as_the_field_lays_it_out_is_judged_and_a_mismatch_is_told(
+    lora_run: Path, few_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [line.split(",") for line in few_clips.read_text().splitlines() if ",test," in line]
+    listed = tmp_path / "test.txt"
+    listed.write_text("".join(f"{path} {label}\n" for path, label, *_ in rows))
+    words = ["evaluate", str(lora_run), "--data", str(listed), "--split", "all"]
+    assert cli.run([*words, "--format", "list"]) == 0
+    assert "on 8 clips" in capsys.readouterr().out
+    assert cli.run([*words, "--format", "folders"]) == 2
+    assert "DataFormatError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("extras", "message"),
     [
@@ -490,5 +503,6 @@ def test_the_table_stays_within_eighty_columns_and_obeys_no_label(long: str) -> 
     for line in told.splitlines():
         assert cell_len(line) <= 80, line
     assert "\x1b" not in told
+    assert ("…" in told) == (cell_len(long) > 26)
     assert "resampling whole groups (2)" in told
     assert "→ b  1 of 1" in told

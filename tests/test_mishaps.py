@@ -61,6 +61,15 @@ def test_whoever_asks_for_more_than_there_is_gets_advice(
     assert "--resume" not in str(e.value)  # nothing is there yet
 
 
+@pytest.mark.gpu
+def test_a_card_that_is_really_full_gets_advice(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MemoryFullError, match=r"the memory of the card is full \([\d,]+ MB more"),
+        memory_named(settings_of(), tmp_path),
+    ):
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -89,7 +98,7 @@ def test_what_is_advised_is_counted_from_the_settings() -> None:
     assert less_memory(wide, 12) == [
         "training.batch_size=3 and training.gradient_accumulation_steps=4 (learns the same, in "
         "smaller pieces)",
-        "training.mixed_precision=bf16 (half of what is kept for the way back)",
+        "training.mixed_precision=bf16 (a fifth to a third less is kept for the way back)",
         "training.workers=0 (slower)",
         "model.lora.top_layers=6 (nothing is kept of the blocks below)",
         "model.lora.r=4 and model.lora.lora_alpha=8 (little)",
@@ -165,6 +174,18 @@ def test_a_card_that_is_full_leaves_a_sound_run_that_goes_on(
         for folder in (out, lora_run)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_memory_that_is_full_before_the_first_step_leaves_no_folder(
+    tiny_base: Path, few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr("lora_deploy.train.fit.prove_alive", full)
+    with pytest.raises(MemoryFullError, match="the memory of the card is full"):
+        fit(settings_of(tiny_base), few_clips, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_vanishes_ends_the_training_with_what_was_whole(

@@ -19,8 +19,8 @@ IN_THE_GUIDES_ORDER = (
 )  # fmt: skip
 
 SMALL = {
-    "CLIPS_A_GESTURE": "24",
-    "CHANGES": '["training.epochs=4"]',
+    "CLIPS_A_GESTURE": "16",
+    "CHANGES": '["training.epochs=3"]',
 }
 """Enough to learn something that can be proved, and little enough to wait for."""
 

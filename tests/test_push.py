@@ -90,7 +90,7 @@ def test_what_will_go_and_what_stays_is_told_before_anything_goes(
     for name in SENT:
         assert f"  {name} " in told
     assert f"to {REPO} (private)" in told
-    assert "splits.csv stays here: it names every clip (--with-clips sends it)" in told
+    assert "splits.csv stays here: it names clips (--with-clips sends it)" in told
     assert "report.html stays here: it shows clips and names them" in told
     assert "by its place on this computer" in told
     assert "nothing was uploaded" in told
@@ -108,7 +108,7 @@ def test_clips_are_named_and_shown_only_where_it_was_asked_for(
             assert str(clip.parent).encode() not in content, name
     assert cli.run(["push", str(lora_run), REPO, "--with-clips"]) == 0
     assert set(hub.files[REPO]) == SENT | {"splits.csv", "report.html"}
-    assert "name files of this computer and show clips" in capsys.readouterr().err
+    assert "what names files of this computer and shows clips goes along" in capsys.readouterr().err
 
 
 def test_nothing_that_was_laid_beside_goes_along(hub: Hub, run_copy: Path) -> None:
@@ -274,7 +274,9 @@ def test_who_is_not_logged_in_hears_it_before_the_training(
     hub.refusal = 401
     assert train(few_clips, tiny_base, tmp_path / "run", "--push-to-hub", REPO) == 2
     assert "HubLoginError" in capsys.readouterr().err
+    hub.refusal = None
     assert train(few_clips, tiny_base, tmp_path / "run", "--push-to-hub", "no name") == 2
+    assert "RepoNameError" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -322,6 +324,13 @@ def test_the_card_of_an_adapter_is_for_peft_and_has_its_figure(lora_run: Path) -
     assert result.metric_value == round(best.val_accuracy, 6)
 
 
+def test_no_card_says_where_the_base_lies_on_this_computer(lora_run: Path, tiny_base: Path) -> None:
+    for name in ("README.md", "best_model_lora_adapter/README.md"):
+        card = (lora_run / name).read_text()
+        assert str(tiny_base.parent) not in card
+        assert tiny_base.name in card
+
+
 def test_a_base_of_a_hub_is_named_with_its_address_and_licence(lora_run: Path) -> None:
     settings = load_settings(lora_run / "config.yaml")
     card = cards.run_card(manifest_of(ACTIONS), settings, evaluation_of(ACTIONS, 100, 0.8))
@@ -356,7 +365,7 @@ def test_a_licence_without_an_id_is_called_other(found: str | None, values: dict
 def test_no_label_becomes_markup_or_a_line_of_the_head(lora_run: Path) -> None:
     strange = ["a|b", "[x](http://x.example)", "<img src=x>", "---\nlicense: mit", "c: d"]
     manifest = manifest_of(strange).model_copy(
-        update={"base": BaseIdentity(id="x\n---\nlicense: mit", revision="1", fingerprint="f", licence="a: b\n---")}
+        update={"base": BaseIdentity(id="x\n---\nlicense: mit", revision="1", fingerprint="f", licence="a: b\n---\nc")}
     )  # fmt: skip
     settings = load_settings(lora_run / "config.yaml")
     for card in (

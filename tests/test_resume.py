@@ -106,7 +106,7 @@ class Training:
         """All that must be the same, however often it was interrupted."""
         manifest = json.loads((self.out / run.MANIFEST).read_text())
         assert manifest["finished"] is True
-        assert manifest.pop("training_seconds") > 0
+        assert manifest.pop("training_seconds") >= manifest["best"].pop("training_seconds") > 0
         last = max((self.out / checkpoints.FOLDER).iterdir())
         return {
             "run.json": manifest,

@@ -135,6 +135,17 @@ def test_decord_gives_the_same_crops(test_clips: list[Path]) -> None:
     assert np.abs(frames.astype(int) - exact).mean() < 2
 
 
+def test_a_folder_of_pictures_gives_the_views_of_the_video_that_they_are_of(
+    test_clips: list[Path], tmp_path: Path
+) -> None:
+    with av.open(str(test_clips[0])) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            Image.fromarray(frame.to_ndarray(format="rgb24")).save(tmp_path / f"{number}.png")
+    contract = contract_of(Views(2, 3), CONTRACT)
+    of_pictures = pool.shared().decode(tmp_path, contract).frames
+    assert np.array_equal(of_pictures, pool.shared().decode(test_clips[0], contract).frames)
+
+
 def test_probabilities_are_averaged_over_the_views(lora_run: Path, few_clips: Path) -> None:
     recogniser = load(lora_run)
     views = Views(3, 3)
@@ -208,7 +219,8 @@ def test_a_clip_that_can_not_be_read_stands_in_nobodys_way(
     manifest = tmp_path / "clips.csv"
     lines = few_clips.read_text().splitlines()
     good = [line for line in lines if ",test," in line]
-    manifest.write_text("\n".join([lines[0], f"{bad},bend,test,x", *good]) + "\n")
+    bad_row = f"{bad},bend,test,x"
+    manifest.write_text("\n".join([lines[0], *good[:3], bad_row, *good[3:]]) + "\n")
     for batch_size in (1, 16):
         recogniser = load(lora_run, batch_size=batch_size)
         found = evaluate(recogniser, manifest, views=Views(2, 1))

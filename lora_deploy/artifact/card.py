@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -41,6 +42,11 @@ def licence(base: BaseIdentity) -> dict[str, str]:
 def base_model(base: BaseIdentity) -> dict[str, str]:
     """A hub's ``base_model``, of a base that came from one; any other has no address there."""
     return {"base_model": one_line(base.id)} if base.revision is not None else {}
+
+
+def base_name(base: BaseIdentity) -> str:
+    """A base's name for a text that may go anywhere: of a folder here its own name, without the path."""
+    return one_line(base.id if base.revision is not None else PurePath(base.id).name)
 
 
 def model_index(

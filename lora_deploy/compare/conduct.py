@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from lora_deploy.clips.dataset import read_split
+from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.compare import outcome
 from lora_deploy.compare.folds import (
     Fold,
@@ -35,6 +36,7 @@ from lora_deploy.compare.process import Processes
 from lora_deploy.compare.result import Comparison
 from lora_deploy.compare.table import Circumstances, Found, tabulate
 from lora_deploy.config import Settings
+from lora_deploy.errors import SplitsNotNamedError
 from lora_deploy.processor import usable_cores
 from lora_deploy.progress import Advance, Progress, silent
 from lora_deploy.train.lock import claimed
@@ -66,15 +68,20 @@ class _Plan:
         return len(self.folds) * (tries + len(self.methods) * (len(self.seeds) - 1))
 
     def folder(self, method: Method, fold: int, seed: int, rate: int) -> Path:
-        """Of one training; ``rate`` counts the learning rates of its method."""
-        name = f"seed-{seed}" + (f"-rate-{rate + 1}" if len(method.learning_rates) > 1 else "")
+        """Of one training; ``rate`` counts the learning rates of its method.
+
+        Named by its value, so that a list of rates can grow without repeating what is finished.
+        """
+        name = f"seed-{seed}-rate-{method.learning_rates[rate]:g}"
         group = self.folds[fold].name
         parts = [file_name(method.name), *([file_name(group)] if group else []), name]
         return self.out.joinpath(TRAININGS, *parts)
 
     def settings(self, method: Method, seed: int, rate: int) -> Settings:
-        """Of one training."""
-        return method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        """Of one training, which reads our own manifest, however the data was laid out."""
+        settings = method.training(learning_rate=method.learning_rates[rate], seed=seed)
+        data = settings.data.model_copy(update={"format": "auto", "fold": 1})
+        return settings.model_copy(update={"data": data})
 
     def asked(self, method: Method, fold: int, seed: int, rate: int) -> Asked:
         """What decides the figures of one training."""
@@ -139,7 +146,7 @@ def compare(
         methods=methods,
         seeds=range(first.training.seed, first.training.seed + seeds),
         folds=folds,
-        sets=[_sets_of(fold, extras or {}) for fold in folds],
+        sets=[sets_of(fold, extras or {}) for fold in folds],
         device=device_name,
         threads=_threads(jobs),
     )
@@ -181,7 +188,8 @@ def _threads(jobs: int) -> int:
     return int(asked) if asked.isdecimal() and int(asked) else max(1, usable_cores() // jobs)
 
 
-def _sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
+def sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
+    """What there is to be judged on: the splits of a fold, and extra sets as `evaluate` takes them."""
     sets = {
         split: SetOfClips(
             source=str(fold.manifest), split=split, clips=clips_digest(fold.dataset.of(split))
@@ -189,9 +197,17 @@ def _sets_of(fold: Fold, extras: Mapping[str, Path]) -> dict[str, SetOfClips]:
         for split in ("train", "val", "test")
     }
     for name, source in extras.items():
-        clips = read_split(source, "all")
-        sets[name] = SetOfClips(source=str(source), split="all", clips=clips_digest(clips))
+        split, clips = _extra(source)
+        sets[name] = SetOfClips(source=str(source), split=split, clips=clips_digest(clips))
     return sets
+
+
+def _extra(source: Path) -> tuple[Literal["test", "all"], tuple[LabelledClip, ...]]:
+    """Its test clips, or all where it names no splits."""
+    try:
+        return "test", read_split(source, "test")
+    except SplitsNotNamedError:
+        return "all", read_split(source, "all")
 
 
 def _shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator[str]:
@@ -203,7 +219,7 @@ def _shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator
         for clip in fold.dataset.of(split)
     }
     for name, source in extras.items():
-        seen = sum(clip.path.resolve() in learned for clip in read_split(source, "all"))
+        seen = sum(clip.path.resolve() in learned for clip in _extra(source)[1])
         if seen:
             yield f"{seen} clips of {name} were learned from or chose the best epoch, too"
 
@@ -225,12 +241,8 @@ def _prepare(work: _Work) -> Baseline | Failure:
     known = _read_baseline(folder)
     if known is not None and known.clips == clips and _all_done(plan):
         return known
-    bases = {
-        (method.settings.model.base, method.settings.model.revision, method.settings.clip): method
-        for method in plan.methods
-    }
     job = PreparationJob(
-        bases=[method.settings.model_dump(mode="json") for method in bases.values()],
+        bases=[method.settings.model_dump(mode="json") for method in plan.methods],
         folds=[dict(sets) for sets in plan.sets],
         labels=list(plan.folds[0].dataset.labels),
         frames=str(plan.out / FRAMES),

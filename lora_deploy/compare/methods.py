@@ -56,7 +56,8 @@ def guide_methods(settings: Settings) -> list[Method]:
         ranks.append(settings.model.lora.r)
     methods = [_method("full fine-tuning", full)]
     for r in sorted(ranks, reverse=True):
-        methods.append(_method(f"LoRA r={r}", _at_rank(settings, r, lora_rate)))
+        kind = settings.model.lora.kind
+        methods.append(_method(f"{kind} r={r}", _at_rank(settings, r, lora_rate)))
     if settings.model.freeze_base:
         methods.append(_method("as configured", settings))
     return methods
@@ -122,11 +123,16 @@ def _method(name: str, settings: Settings) -> Method:
 
 def _at_rank(settings: Settings, r: int, learning_rate: float) -> Settings:
     lora = settings.model.lora
-    alpha = max(1, round(r * lora.lora_alpha / lora.r))
+    changes: dict[str, Any] = {"lora_alpha": max(1, round(r * lora.lora_alpha / lora.r)), "r": r}
+    if r != lora.r:  # they belong to the rank that they stand beside
+        lora = lora.model_copy(update={"rank_pattern": {}, "alpha_pattern": {}})
+        settings = settings.model_copy(
+            update={"model": settings.model.model_copy(update={"lora": lora})}
+        )
     return _changed(
         settings,
-        model={"use_lora": True, "freeze_base": False, "lora": {"r": r, "lora_alpha": alpha}},
-        training={"learning_rate": learning_rate},
+        model={"use_lora": True, "freeze_base": False, "lora": changes},
+        training={"learning_rate": learning_rate, "layer_decay": 1.0},  # that is for full
     )
 
 

@@ -135,7 +135,7 @@ class PreparationJob(_Frozen):
     """What the process is told that decodes all clips, and fits the motion baseline."""
 
     bases: list[dict[str, Any]]
-    """Settings of one method for each base and way of sampling."""
+    """Settings of each method: they say what is decoded."""
     folds: list[dict[str, SetOfClips]]
     labels: list[str]
     frames: str

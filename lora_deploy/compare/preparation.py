@@ -1,6 +1,7 @@
 """Before the first training: every clip decoded once for all of them, and the motion baseline fitted."""
 
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from lora_deploy.clips.cache import build_cache
@@ -8,9 +9,10 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import read_split
 from lora_deploy.compare.motion import CONTRACT, motion_baseline
 from lora_deploy.compare.outcome import Baseline, Counted, PreparationJob
-from lora_deploy.config import Settings, settings_from
+from lora_deploy.config import settings_from
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.model.base import open_base
+from lora_deploy.train.frames import oversample_of
 
 
 def prepare(job: PreparationJob) -> Baseline:
@@ -24,11 +26,16 @@ def prepare(job: PreparationJob) -> Baseline:
     ]
     frames = Path(job.frames)
     every = [clip for fold in folds for clips in fold.values() for clip in clips]
-    cache = build_cache(every, CONTRACT, frames)
-    found = [motion_baseline(fold, job.labels, cache) for fold in folds]
-    learned_from = [clip for fold in folds for name in ("train", "val") for clip in fold[name]]
-    for contract in _contracts(job):
-        build_cache(learned_from, contract, frames)
+    for_motion = build_cache(every, CONTRACT, frames)
+    found = [motion_baseline(fold, job.labels, for_motion) for fold in folds]
+    learned_from = [clip for fold in folds for clip in fold["train"]]
+    judged = [clip for fold in folds for name in ("val", "test") for clip in fold[name]]
+    for contract, oversample in _ways_to_decode(job):
+        if oversample == 1:  # as a training does: one cache for all
+            build_cache([*learned_from, *judged], contract, frames)
+        else:
+            build_cache(learned_from, contract, frames, oversample=oversample)
+            build_cache(judged, contract, frames)
     return Baseline(
         clips=[{name: one.clips for name, one in fold.items()} for fold in job.folds],
         folds=[
@@ -46,16 +53,16 @@ def prepare(job: PreparationJob) -> Baseline:
     )
 
 
-def _contracts(job: PreparationJob) -> Iterator[PixelContract]:
+def _ways_to_decode(job: PreparationJob) -> set[tuple[PixelContract, int]]:
+    """Contracts, and how many moments are kept for each frame that is learned from."""
+    ways = set()
+    contract_of = cache(
+        lambda base, revision: open_base(base, job.labels, revision=revision).contract
+    )
     for tree in job.bases:
         settings = settings_from(tree, where="compare")
-        try:
-            yield _contract(settings, job.labels)
-        except LoraDeployError:
-            continue
-
-
-def _contract(settings: Settings, labels: list[str]) -> PixelContract:
-    """As a training decodes its clips."""
-    base = open_base(settings.model.base, labels, revision=settings.model.revision)
-    return base.contract.model_copy(update={"sampling": settings.clip.sampling})
+        with suppress(LoraDeployError):
+            contract = contract_of(settings.model.base, settings.model.revision)
+            contract = contract.model_copy(update={"sampling": settings.clip.sampling})
+            ways.add((contract, oversample_of(settings, contract)))
+    return ways

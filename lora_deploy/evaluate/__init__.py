@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lora_deploy.artifact import run
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.pool import DecodePool
+from lora_deploy.config import DataFormat
 from lora_deploy.errors import (
     ClipError,
     DataNotNamedError,
@@ -79,6 +80,7 @@ def evaluate(
     data: Path,
     *,
     split: Split = "test",
+    data_format: DataFormat = "auto",
     views: Views = ONE_VIEW,
     learned: frozenset[str] | None = None,
     pool: DecodePool | None = None,
@@ -90,6 +92,7 @@ def evaluate(
         recogniser: The model.
         data: As `lora_deploy.clips.dataset.read_split`.
         split: Which of its clips.
+        data_format: How ``data`` is laid out; it is recognised where that is not said.
         views: Whose probabilities are averaged for each clip.
         learned: Files that the model learned from; how many of them are judged on is then counted.
         pool: Decodes the clips; the shared one by default.
@@ -101,8 +104,8 @@ def evaluate(
         ViewsError: The views are more than can be decoded at once.
     """
     return evaluate_sets(
-        recogniser, data, {}, split=split, views=views, learned=learned, pool=pool,
-        progress=progress,
+        recogniser, data, {}, split=split, data_format=data_format, views=views, learned=learned,
+        pool=pool, progress=progress,
     ).main  # fmt: skip
 
 
@@ -112,6 +115,7 @@ def evaluate_sets(
     extra: Mapping[str, Path],
     *,
     split: Split = "test",
+    data_format: DataFormat = "auto",
     views: Views = ONE_VIEW,
     learned: frozenset[str] | None = None,
     pool: DecodePool | None = None,
@@ -125,7 +129,7 @@ def evaluate_sets(
     Raises:
         LoraDeployError: As `evaluate`, of any of the sets.
     """
-    clips = read_split(data, split)
+    clips = read_split(data, split, data_format=data_format)
     _check_labels(recogniser, clips, str(data))
     others = {}
     for name, source in extra.items():

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lora_deploy.artifact.card import base_model, head, licence, model_index, one_line, plain
+from lora_deploy.artifact.card import base_model, base_name, head, licence, model_index, plain
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.config import Settings
 from lora_deploy.evaluate import Evaluation
@@ -23,7 +23,7 @@ def adapter_card(manifest: RunManifest, settings: Settings) -> str:
     lora = settings.model.lora
     base = manifest.base
     best = manifest.best
-    title = f"LoRA adapter for {one_line(base.id)}"
+    title = f"LoRA adapter for {base_name(base)}"
     values = {
         **_shared(manifest),
         "library_name": "peft",
@@ -35,7 +35,7 @@ def adapter_card(manifest: RunManifest, settings: Settings) -> str:
     }
     words = ", ".join(plain(word) for word in lora.target_modules)
     body = [
-        f"# LoRA adapter for {plain(base.id)}",
+        f"# LoRA adapter for {plain(base_name(base))}",
         "",
         f"Tells {len(manifest.labels)} classes apart: {_labels(manifest)}.",
         "",
@@ -178,7 +178,7 @@ def _training(manifest: RunManifest, settings: Settings) -> list[str]:
         else ("the head alone" if settings.model.freeze_base else "the whole model")
     )
     return [
-        f"- base: {plain(base.id)}"
+        f"- base: {plain(base_name(base))}"
         + (f", revision `{base.revision}`" if base.revision else "")
         + f", fingerprint `{base.fingerprint}`; licence of its weights: "
         f"{plain(base.licence or 'not stated')}",

@@ -5,7 +5,12 @@ from typing import Any
 
 from lora_deploy.config import Settings
 
-MAY_DIFFER = ("training.workers", "training.keep_checkpoints", "data.find_duplicates")
+MAY_DIFFER = (
+    "training.workers",
+    "training.keep_checkpoints",
+    "training.report_to",
+    "data.find_duplicates",
+)
 """Settings that change no figure."""
 
 _REASONS = {

@@ -37,7 +37,7 @@ from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
 from lora_deploy.train.frames import frames_of, learning_of, oversample_of, samples_of
 from lora_deploy.train.going_on import WriteCheckpoint
-from lora_deploy.train.learn import learn
+from lora_deploy.train.learn import check_boards, learn
 from lora_deploy.train.learner import Learner, prepare, prove_alive, tell
 from lora_deploy.train.lock import claimed
 from lora_deploy.train.mishaps import memory_named, vanished_named
@@ -104,6 +104,7 @@ def fit(
             f"training runs on the first CUDA device that it sees, not on {target_device}; choose "
             f"the card with CUDA_VISIBLE_DEVICES={target_device.index} and --device cuda"
         )
+    check_boards(settings.training)
     team = join(use_cpu=target_device.type == "cpu")
     held: AbstractContextManager[None]
     if team.is_first:

@@ -12,6 +12,8 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lora_deploy.config import TrainingSettings
+from lora_deploy.errors import MissingPackageError
+from lora_deploy.extras import is_installed
 from lora_deploy.train.callbacks import TellEpoch
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.going_on import GoingOnTrainer, PutBack
@@ -63,6 +65,19 @@ def learn(
             writer.close()
 
 
+def check_boards(training: TrainingSettings) -> None:
+    """See that what figures are to be sent to is installed, before there are any.
+
+    Raises:
+        MissingPackageError: It is not; the text has the line to type.
+    """
+    for package in training.report_to:
+        if not is_installed(package):
+            raise MissingPackageError(
+                f"{package} is needed for training.report_to and not installed: pip install {package}"
+            )
+
+
 def training_arguments(
     training: TrainingSettings, out: Path, *, use_cpu: bool
 ) -> TrainingArguments:
@@ -87,7 +102,9 @@ def training_arguments(
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         save_strategy="no",  # best epoch and checkpoints are kept by our own callbacks
-        report_to="none",
+        report_to=list(training.report_to) or "none",  # TensorBoard is always there, by ours
+        run_name=out.name,
+        project="lora-deploy",
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=not use_cpu,
         dataloader_num_workers=training.workers,

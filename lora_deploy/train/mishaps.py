@@ -93,7 +93,9 @@ def less_memory(settings: Settings, blocks: int | None) -> list[str]:
             "(learns the same, in smaller pieces)"
         )
     if training.mixed_precision == "no":
-        found.append("training.mixed_precision=bf16 (half of what is kept for the way back)")
+        found.append(
+            "training.mixed_precision=bf16 (a fifth to a third less is kept for the way back)"
+        )
     if training.workers:
         found.append("training.workers=0 (slower)")
     if not settings.model.use_lora:

@@ -39,7 +39,7 @@ _REFUSALS = (_HttpError, OfflineModeIsEnabled)
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
-ABOUT_CLIPS = (run.SPLITS, run.REPORT)
+ABOUT_CLIPS = (run.SPLITS, run.DUPLICATES, run.REPORT)
 """They name clips and show pictures of them: they go only if asked for."""
 
 
@@ -215,7 +215,7 @@ def _of_run(
         if with_clips:
             files.append((name, source / name))
         else:
-            what = "names every clip" if name == run.SPLITS else "shows clips and names them"
+            what = "shows clips and names them" if name == run.REPORT else "names clips"
             kept_here.append(f"{name} stays here: it {what} (--with-clips sends it)")
     return files, manifest.base, kept_here
 
@@ -237,5 +237,5 @@ def _told(base: BaseIdentity | None, *, with_clips: bool) -> list[str]:
     if base is not None and base.licence is None:
         told.append("the base states no licence: make sure that you may hand on what stands on it")
     if with_clips:
-        told.append("splits.csv and report.html name files of this computer and show clips")
+        told.append("what names files of this computer and shows clips goes along (--with-clips)")
     return told

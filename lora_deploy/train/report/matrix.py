@@ -57,7 +57,7 @@ def _cell(value: int, part: float, right: bool) -> str:
     if not value:
         return "<td class=z>" if right else "<td>"
     kind = "r" if right else "w"
-    tiers = "".join(f" t{tier}" for tier in (50, 60, 75, 88) if part >= tier / 100)
+    tiers = "".join(f" t{tier}" for tier in (60, 75, 88) if part >= tier / 100)
     return f'<td class="{kind}{tiers}" style="--p:{part:.2f}">{value}'
 
 

@@ -23,8 +23,8 @@ def scores(evaluation: Evaluation) -> str:
     words = (
         f"<p>Scores are off by <b>{percent(evaluation.calibration_error)}</b> on average (expected "
         f"calibration error over {len(bins)} bins). A column below the dashed line stands for answers "
-        "that are surer than they are right. <code>merge-export</code> can fit a temperature, which "
-        f"mends most of it without changing an answer.</p>{few}"
+        "that are surer than they are right. <code>merge-export</code> can fit a temperature: one "
+        f"number that makes scores more or less sure and changes no answer.</p>{few}"
     )
     told = "; ".join(
         f"score {one.low:.0%} to {one.high:.0%}: {one.accuracy or 0:.0%} of {one.clips} right"

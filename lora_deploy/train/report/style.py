@@ -44,7 +44,7 @@ background:var(--tile)}
 .matrix .w{background:color-mix(in srgb,var(--bad) calc(var(--p)*100%),var(--tile))}
 .matrix .z{outline:1px solid var(--line);outline-offset:-1px}
 .matrix .w.t75,.matrix .r.t88{color:var(--on-fill)}
-@media (prefers-color-scheme:dark){.matrix .w.t50,.matrix .r.t60{color:var(--on-fill)}}
+@media (prefers-color-scheme:dark){.matrix .w.t60,.matrix .r.t75{color:var(--on-fill)}}
 .tight td{height:1.5rem;font-size:.75rem}
 .tight thead th{font-size:.75rem}
 .big{display:block;width:100%;max-width:38rem;height:auto;background:var(--tile);border-radius:.5rem}
@@ -64,7 +64,7 @@ border-radius:.7rem;background:var(--tile);margin:0}
 .epochs thead th{white-space:normal}
 .epochs th,.epochs td{padding-right:.5rem;font-size:.85rem}
 .matrix{width:100%}
-.matrix col.name{width:34%}.matrix col.cell{width:auto}
+.matrix col.name{width:40%}.dense col.name{width:34%}.matrix col.cell{width:auto}
 .matrix td{font-size:.78rem;height:2rem}
 .matrix thead th{font-size:.75rem}
 .matrix tbody th{font-size:.8rem}
