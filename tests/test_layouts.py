@@ -217,12 +217,13 @@ def test_of_kinetics_one_table_will_do_to_judge_by(media: Path, tmp_path: Path) 
     source = kinetics(tmp_path, media)
     found = read_split(source / "annotations" / "val.csv", "val")
     assert [clip.label for clip in found] == ["bending", "sneezing"]
+    assert read_split(source, "val") == found
 
 
 def test_kinetics_without_any_video_says_what_was_looked_for(media: Path, tmp_path: Path) -> None:
-    source = kinetics(tmp_path, media)
-    for folder in ("train", "val"):
-        shutil.rmtree(source / folder)
+    source = kinetics(tmp_path / "k400", media)
+    for folder in ("train", "val"):  # those of a neighbour are not its own
+        (source / folder).rename(tmp_path / folder)
     with pytest.raises(ClipsMissingError, match=r"none of the 6 clips.*aaaaaaaaaa0_START_END"):
         read(source)
 
