@@ -98,7 +98,10 @@ def test_clips_that_hardly_move_are_told_by_their_looks(media: Path, tmp_path: P
     still = clip(media, "fight300/no_fight/nofi084.mp4")
     same_place = clip(media, "fight300/no_fight/nofi085.mp4")
     elsewhere = clip(media, "fight300/no_fight/nofi090.mp4")
-    dataset = dataset_of((still, "train"), (same_place, "test"), (elsewhere, "test"))
+    later = clip(media, "fight300/no_fight/nofi088.mp4")  # of the camera of 090
+    dataset = dataset_of(
+        (still, "train"), (later, "train"), (same_place, "test"), (elsewhere, "test")
+    )
     (found,) = near_duplicates(dataset, caches_of(dataset, tmp_path / "cache"))
     assert (found.first.path, found.other.path) == (still, same_place)
 
@@ -163,6 +166,9 @@ def test_nobody_looks_for_them_where_that_was_not_wanted(
     leaking: Path, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    leaking.write_text(
+        leaking.read_text().replace("s0_mirror.mp4,bend,test", "s0_mirror.mp4,bend,val")
+    )
     folder = train(leaking, tiny_base, tmp_path / "run", find_duplicates=False)
     assert not (folder / run.DUPLICATES).exists()
     assert "show the same" not in caplog.text
@@ -171,4 +177,5 @@ def test_nobody_looks_for_them_where_that_was_not_wanted(
 def test_a_table_of_before_does_not_stay(tmp_path: Path) -> None:
     (tmp_path / run.DUPLICATES).write_text("old")
     write_duplicates(tmp_path, [])
+    assert not (tmp_path / run.DUPLICATES).exists()
     assert read_duplicates(tmp_path) == []

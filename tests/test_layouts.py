@@ -217,12 +217,13 @@ def test_of_kinetics_one_table_will_do_to_judge_by(media: Path, tmp_path: Path) 
     source = kinetics(tmp_path, media)
     found = read_split(source / "annotations" / "val.csv", "val")
     assert [clip.label for clip in found] == ["bending", "sneezing"]
+    assert read_split(source, "val") == found
 
 
 def test_kinetics_without_any_video_says_what_was_looked_for(media: Path, tmp_path: Path) -> None:
-    source = kinetics(tmp_path, media)
-    for folder in ("train", "val"):
-        shutil.rmtree(source / folder)
+    source = kinetics(tmp_path / "k400", media)
+    for folder in ("train", "val"):  # those of a neighbour are not its own
+        (source / folder).rename(tmp_path / folder)
     with pytest.raises(ClipsMissingError, match=r"none of the 6 clips.*aaaaaaaaaa0_START_END"):
         read(source)
 
@@ -447,6 +448,14 @@ SPOILED: dict[str, tuple[Callable[[Path, Path], Path], str, str, str, str, type[
     "a class that is not named": (
         ucf101, "ucfTrainTestlist/classInd.txt", "2 Wave", "2 Rave",
         "looked for CLASS/FILE", AnnotationError,
+    ),
+    "a class to test on that is not named": (
+        ucf101,
+        "ucfTrainTestlist/testlist01.txt",
+        "Bend/v_Bend_g01",
+        "Band/v_Bend_g01",
+        "looked for CLASS/FILE",
+        AnnotationError,
     ),
     "a number of another class": (
         ucf101, "ucfTrainTestlist/trainlist01.txt", "c01.avi 1", "c01.avi 2",

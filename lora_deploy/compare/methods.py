@@ -29,8 +29,11 @@ class Method:
         """Settings of one training."""
         changes = {"learning_rate": learning_rate, "seed": seed}
         training = self.settings.training.model_copy(update=changes)
-        # However the data is laid out: each training is given a manifest of a fold.
-        data = self.settings.data.model_copy(update={"format": "manifest"})
+        # However the data is laid out: each training is given a manifest of a fold, whose test clips
+        # it needs not decode.
+        data = self.settings.data.model_copy(
+            update={"format": "manifest", "find_duplicates": False}
+        )
         return self.settings.model_copy(update={"training": training, "data": data})
 
 
