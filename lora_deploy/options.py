@@ -1,8 +1,9 @@
 """Options that more than one command takes, as decorators."""
 
 import functools
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,31 @@ def format_option(command: Command) -> Command:
         type=click.Choice(DATA_FORMATS),
         help="How the data is laid out; recognised by default. Same as --set data.format=…",
     )(command)
+
+
+def settings_of(source: str, overrides: Sequence[str], base: str | None) -> Any:
+    """The settings that ``--config``, ``--set`` and ``--base`` name."""
+    from lora_deploy.config import load_settings, recipe_path
+
+    path = Path(source)
+    if not path.is_file() and not path.suffix:
+        path = recipe_path(source)
+    return load_settings(path, [*overrides, *([f"model.base={json.dumps(base)}"] if base else [])])
+
+
+def split(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def named_sets(texts: Sequence[str]) -> dict[str, Path]:
+    """Labelled clips by name, from ``--extra NAME=DATA``."""
+    sets: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = (part.strip() for part in text.partition("="))
+        if not (name and equals and path):
+            raise click.UsageError(f"--extra {text!r} is no NAME=DATA; as in youtube=clips/youtube")
+        if name in (*sets, "train", "val", "test"):
+            raise click.UsageError(f"--extra {text!r}: the name {name} is taken; give it another")
+        sets[name] = Path(path)
+    return sets

@@ -6,14 +6,16 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.progress import Advance
+from lora_deploy.texts import as_json as json_text
 from lora_deploy.texts import visible
 
 
@@ -132,3 +134,11 @@ def progress(description: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)
+
+
+def show(value: Any, as_text: Callable[[Any], str], as_json: bool) -> None:
+    """Print a result, as one JSON document or for people."""
+    if as_json:
+        click.echo(json_text(value.as_dict()))
+    else:
+        click.echo(visible(as_text(value)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_deploy import cli
+from lora_deploy.commands import use
 from lora_deploy.demo import launch
 from lora_deploy.demo.door import in_words
 from lora_deploy.demo.settings import DemoSettings, is_loopback, read_login
@@ -105,7 +105,7 @@ def test_a_megabyte_is_the_same_to_the_command_in_python_and_in_words(
     given: list[DemoSettings] = []
     monkeypatch.setattr(launch, "run_demo", lambda models, settings, **rest: given.append(settings))
     for arguments in ([], ["--max-upload", "7"]):
-        cli.demo.main(arguments, standalone_mode=False)
+        use.demo.main(arguments, standalone_mode=False)
     sizes = [settings.max_upload_bytes for settings in (*given, DemoSettings())]
     assert sizes == [200_000_000, 7_000_000, 200_000_000]
     assert LinkLimits().max_bytes == DemoSettings().max_upload_bytes
@@ -131,7 +131,7 @@ def test_the_settings_in_the_documentation_can_be_set_as_it_says(
         name for name, value in dataclasses.asdict(given[0]).items() if value != default[name]
     }
     by_command = set(re.findall(r"`(\w+)` \(`--", text))
-    options = {name for option in cli.demo.params for name in (option.name, f"{option.name}_bytes")}
+    options = {name for option in use.demo.params for name in (option.name, f"{option.name}_bytes")}
     assert by_command <= options
     named = default.keys() & set(re.findall(r"`(\w+)`", text))
     assert named - {"root_path", "login"} == changed | by_command  # shown elsewhere

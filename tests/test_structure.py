@@ -45,6 +45,7 @@ LAYERS = (
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

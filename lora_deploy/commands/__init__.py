@@ -1,0 +1,1 @@
+"""The commands of ``lora-deploy``: a file for learning, shipping, using and looking."""

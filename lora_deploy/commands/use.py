@@ -1,0 +1,235 @@
+"""Commands for using a model: classify, evaluate, demo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from lora_deploy import terminal, texts
+from lora_deploy.options import (
+    FILE_OR_FOLDER,
+    FOLDER,
+    adapter_options,
+    backend_option,
+    batch_option,
+    format_option,
+    json_option,
+    named_sets,
+    pool_options,
+)
+from lora_deploy.terminal import show
+
+if TYPE_CHECKING:
+    from lora_deploy.clips.pool import DecodePool
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
+)
+@backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@pool_options
+def classify(
+    *,
+    model: Path,
+    inputs: tuple[str, ...],
+    out: Path | None,
+    backend: str,
+    precision: str,
+    batch_size: int,
+    adapter: str | None,
+    top_k: int,
+    pool: "DecodePool",
+) -> int:
+    """Classify files and folders of videos; one row a clip, whatever its state."""
+    from lora_deploy.classify import rows, stream
+    from lora_deploy.runtime.load import load
+
+    if out is not None:
+        rows.check_ending(out)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
+    )
+    paths = stream.find_inputs(inputs)
+    written = []
+    failed = 0
+    with terminal.progress("classifying", len(paths)) as advance:
+        for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
+            advance()
+            failed += row.status == "error"
+            if out is None:
+                click.echo(texts.as_json(row.as_dict(), indent=None))
+            else:
+                written.append(row)
+    if out is not None:
+        rows.write_rows(written, out)
+        click.echo(f"{out}: {len(paths)} rows, {failed} of them errors", err=True)
+    elif failed:
+        click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.option("--data", type=FILE_OR_FOLDER, help="Labelled clips; a RUN's own by default.")
+@format_option
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
+)
+@click.option(
+    "--extra",
+    "extras",
+    metavar="NAME=DATA",
+    multiple=True,
+    help="Another set, judged beside the data: its split of that name, or all of it; may be repeated.",
+)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
+@backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
+@adapter_options
+@pool_options
+@json_option
+def evaluate(
+    *,
+    model: Path,
+    data: Path | None,
+    data_format: str | None,
+    split: str,
+    extras: tuple[str, ...],
+    views: str,
+    backend: str,
+    precision: str,
+    batch_size: int,
+    adapter: str | None,
+    base: str | None,
+    labels: tuple[str, ...] | None,
+    as_json: bool,
+    pool: "DecodePool",
+) -> int:
+    """Measure how often a model is right on labelled clips, with the uncertainty of each figure."""
+    from lora_deploy import evaluate as stage
+    from lora_deploy.runtime.load import load
+
+    sets, looks = named_sets(extras), stage.parse_views(views)
+    source = stage.choose_data(model, data)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size,
+        base=base, labels=labels,
+    )  # fmt: skip
+    result = stage.evaluate_sets(
+        recogniser, source, sets, split=cast(stage.Split, split), views=looks,
+        data_format=cast(Any, data_format or "auto"),
+        learned=stage.learned_from(model), pool=pool, progress=terminal.progress,
+    )  # fmt: skip
+    show(result, texts.measured, as_json)
+    for reason in result.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    return 1 if result.left_out else 0
+
+
+@click.command()
+@click.argument("models", metavar="[MODEL]...", nargs=-1, type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes any."
+)
+@click.option("--examples", type=FOLDER, help="Clips that visitors may try.")
+@click.option(
+    "--login-file",
+    "login",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with USER:PASSWORD a line; needed where others can reach the page.",
+)
+@click.option("--without-login", is_flag=True, help="Let everybody in who reaches the address.")
+@click.option("--share", is_flag=True, help="Ask Gradio's relay for a public link.")
+@click.option("--no-links", is_flag=True, help="Fetch nothing from YouTube.")
+@click.option(
+    "--link-host",
+    "link_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Also fetch plain video files from this host; may be repeated.",
+)
+@click.option(
+    "--max-upload",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    metavar="MB",
+    help="The largest upload, in millions of bytes.",
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Requests that are worked on; 20 more may wait.",
+)
+@click.option(
+    "--most-opened",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Forms that are kept in memory.",
+)
+@click.option("--root-path", default="", help="Where a reverse proxy shows the page, as in /clips.")
+def demo(
+    *,
+    models: tuple[Path, ...],
+    host: str,
+    port: int,
+    examples: Path | None,
+    login: Path | None,
+    without_login: bool,
+    share: bool,
+    no_links: bool,
+    link_hosts: tuple[str, ...],
+    max_upload: int,
+    at_once: int,
+    most_opened: int,
+    root_path: str,
+) -> None:
+    """Show a web page that classifies uploads, recordings and YouTube links.
+
+    MODEL is a RUN or a BUNDLE; without one it is the example bundle.
+    """
+    from lora_deploy.extras import import_backend
+
+    stage = import_backend(
+        "lora_deploy.demo.launch", "gradio", "prometheus_client", purpose="for the web page"
+    )
+    from lora_deploy.demo.settings import DemoSettings, read_login
+
+    settings = DemoSettings(
+        host=host,
+        port=port,
+        login=() if login is None else read_login(login),
+        without_login=without_login,
+        share=share,
+        links=not no_links,
+        link_hosts=link_hosts,
+        max_upload_bytes=max_upload * 1_000_000,
+        at_once=at_once,
+        root_path=root_path,
+    )
+    stage.run_demo(
+        models,
+        settings,
+        examples=examples,
+        most_opened=most_opened,
+        ready=lambda address: click.echo(f"the page is at {address} (Ctrl-C ends it)"),
+    )
