@@ -13,7 +13,7 @@ from lora_deploy.clips.layouts.recognise import read_rows
 from lora_deploy.clips.rows import Row, check_names, check_splits, first_few, without_repeats
 from lora_deploy.clips.rows import Split as Split
 from lora_deploy.clips.splits import assign_splits
-from lora_deploy.config import DataFormat
+from lora_deploy.config import DataFormat, Settings
 from lora_deploy.errors import (
     ClipsMissingError,
     EmptySplitError,
@@ -105,6 +105,20 @@ def read_dataset(
             f"no train clip shows {first_few(untrained)}; every class needs at least one in train"
         )
     return ClipDataset(clips=clips, labels=labels)
+
+
+def dataset_for(
+    settings: Settings, source: Path, data_format: DataFormat | None = None
+) -> ClipDataset:
+    """`read_dataset` as the settings have it; ``data_format`` where a layout is known better."""
+    return read_dataset(
+        source,
+        val_fraction=settings.data.val_fraction,
+        test_fraction=settings.data.test_fraction,
+        seed=settings.training.seed,
+        data_format=data_format or settings.data.format,
+        fold=settings.data.fold,
+    )
 
 
 def read_split(

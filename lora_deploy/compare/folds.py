@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_deploy import atomic
-from lora_deploy.clips.dataset import ClipDataset, LabelledClip, read_dataset
-from lora_deploy.config import DataFormat, Settings
+from lora_deploy.clips.dataset import ClipDataset, LabelledClip, dataset_for
+from lora_deploy.config import Settings
 from lora_deploy.errors import EmptySplitError, LeaveOutError
 from lora_deploy.train.splits_file import splits_csv
 
@@ -42,7 +42,7 @@ def make_folds(data: Path, out: Path, settings: Settings, leave_out: str | None)
     Raises:
         DataError: The data can't be used so.
     """
-    whole = _read(data, settings, settings.data.format)
+    whole = dataset_for(settings, data)
     if leave_out is None:
         for split in ("val", "test"):
             if not whole.of(split):
@@ -63,17 +63,6 @@ def write_manifests(folds: Iterable[Fold]) -> None:
     for fold in folds:
         fold.manifest.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(fold.manifest, splits_csv(fold.dataset))
-
-
-def _read(source: Path, settings: Settings, data_format: DataFormat) -> ClipDataset:
-    return read_dataset(
-        source,
-        val_fraction=settings.data.val_fraction,
-        test_fraction=settings.data.test_fraction,
-        seed=settings.training.seed,
-        data_format=data_format,
-        fold=settings.data.fold,
-    )
 
 
 def _group_of(clip: LabelledClip, leave_out: str) -> str:
@@ -110,7 +99,7 @@ def _fold(group: str, clips: Sequence[LabelledClip], out: Path, settings: Settin
     with tempfile.TemporaryDirectory() as folder:
         undivided = Path(folder) / "clips.csv"
         undivided.write_text(splits_csv(ClipDataset(tuple(parted), labels)), encoding="utf-8")
-        dataset = _read(undivided, settings, "manifest")
+        dataset = dataset_for(settings, undivided, "manifest")
     return Fold(group, out / "folds" / f"{file_name(group)}.csv", dataset)
 
 

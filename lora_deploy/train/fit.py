@@ -16,7 +16,7 @@ from lora_deploy import device
 from lora_deploy.artifact import run
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.cache import FrameCache
-from lora_deploy.clips.dataset import LabelledClip, read_dataset
+from lora_deploy.clips.dataset import ClipDataset, LabelledClip, dataset_for
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
 from lora_deploy.disk import failures_named
@@ -31,7 +31,7 @@ from lora_deploy.model.base import open_base
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
-from lora_deploy.train.begin_from import begin_from, read_beginning
+from lora_deploy.train.begin_from import Beginning, begin_from, read_beginning
 from lora_deploy.train.callbacks import KeepBest, StopOnBadLoss, WriteMetrics
 from lora_deploy.train.checkpoints import Checkpoint
 from lora_deploy.train.duplicates import tell_duplicates, write_duplicates
@@ -144,22 +144,9 @@ def _fit(
     progress: Progress,
 ) -> RunManifest:
     """As `fit`, in a folder that is held, from a checkpoint or from the beginning."""
-    beginning = read_beginning(init_from) if init_from else None
-    if beginning and not settings.model.use_lora:
-        raise BeginningMismatchError(
-            f"{init_from} is an adapter, and model.use_lora is false, so there is none to begin with"
-        )
     # 1. What to learn from.
-    dataset = read_dataset(
-        data,
-        val_fraction=settings.data.val_fraction,
-        test_fraction=settings.data.test_fraction,
-        seed=settings.training.seed,
-        data_format=settings.data.format,
-        fold=settings.data.fold,
-    )
-    if not dataset.of("val"):
-        raise EmptySplitError(f"{data} has no validation clips")
+    beginning = _beginning(init_from, settings)
+    dataset = _dataset(data, settings)
     # 2. What learns.
     base = open_base(
         settings.model.base,
@@ -227,6 +214,23 @@ def _fit(
     finally:
         if cache_folder is None and team.is_first:
             shutil.rmtree(frames_folder, ignore_errors=True)
+
+
+def _beginning(init_from: Path | None, settings: Settings) -> Beginning | None:
+    if init_from is None:
+        return None
+    if not settings.model.use_lora:
+        raise BeginningMismatchError(
+            f"{init_from} is an adapter, and model.use_lora is false, so there is none to begin with"
+        )
+    return read_beginning(init_from)
+
+
+def _dataset(data: Path, settings: Settings) -> ClipDataset:
+    dataset = dataset_for(settings, data)
+    if not dataset.of("val"):
+        raise EmptySplitError(f"{data} has no validation clips")
+    return dataset
 
 
 def _train(
