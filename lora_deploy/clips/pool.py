@@ -235,7 +235,7 @@ class DecodePool:
 
     def _decode(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
         deadline_seconds = self.options.deadline_seconds
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (says no to a name that no file can have)
             with frame_folder.packed(path, contract, stretch) as parcel:
                 return self._clip_of(
                     parcel.file, contract, stretch, deadline_seconds, parcel.pictures
