@@ -73,8 +73,8 @@ def test_a_parameter_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_jupyter_runs_it_too(tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed: extra [notebook]")
-    nbclient = pytest.importorskip("nbclient", reason="Jupyter is not installed: extra [notebook]")
+    nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="Jupyter is not installed")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
