@@ -16,6 +16,7 @@ from lora_deploy import device
 from lora_deploy.artifact import run
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.clips.cache import FrameCache
+from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import ClipDataset, LabelledClip, dataset_for
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.config import Settings, TrainingSettings
@@ -27,7 +28,7 @@ from lora_deploy.errors import (
     NoSuchDeviceError,
 )
 from lora_deploy.evaluate import Evaluation, judge
-from lora_deploy.model.base import open_base
+from lora_deploy.model.base import OpenedBase, open_base
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.load import load
 from lora_deploy.train import checkpoints, report
@@ -148,17 +149,7 @@ def _fit(
     beginning = _beginning(init_from, settings)
     dataset = _dataset(data, settings)
     # 2. What learns.
-    base = open_base(
-        settings.model.base,
-        dataset.labels,
-        revision=settings.model.revision,
-        random_weights=settings.model.random_weights,
-        seed=settings.training.seed,
-    )
-    contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
-    learner = prepare(base, settings)
-    if beginning and isinstance(learner.model, PeftModel):
-        begin_from(learner.model, beginning, base, labels=dataset.labels, contract=contract)
+    base, contract, learner = _learner(settings, dataset, beginning)
     begun_with = beginning.digest if beginning else None
     # 3. Is it the training that was interrupted?
     origin = origin_of(settings, dataset, base.fingerprint, target_device, begun_with, team.size)
@@ -231,6 +222,24 @@ def _dataset(data: Path, settings: Settings) -> ClipDataset:
     if not dataset.of("val"):
         raise EmptySplitError(f"{data} has no validation clips")
     return dataset
+
+
+def _learner(
+    settings: Settings, dataset: ClipDataset, beginning: Beginning | None
+) -> tuple[OpenedBase, PixelContract, Learner]:
+    """The base as it is opened, what its clips look like here, and what learns."""
+    base = open_base(
+        settings.model.base,
+        dataset.labels,
+        revision=settings.model.revision,
+        random_weights=settings.model.random_weights,
+        seed=settings.training.seed,
+    )
+    contract = base.contract.model_copy(update={"sampling": settings.clip.sampling})
+    learner = prepare(base, settings)
+    if beginning and isinstance(learner.model, PeftModel):
+        begin_from(learner.model, beginning, base, labels=dataset.labels, contract=contract)
+    return base, contract, learner
 
 
 def _train(
