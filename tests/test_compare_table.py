@@ -12,7 +12,7 @@ import pytest
 
 from lora_deploy.clips.dataset import read_dataset
 from lora_deploy.compare import outcome
-from lora_deploy.compare.conduct import _Plan, sets_of
+from lora_deploy.compare.conduct import _Plan, sets_of, shared_clips
 from lora_deploy.compare.folds import GROUP, check_pattern, make_folds, write_manifests
 from lora_deploy.compare.keep import as_csv, as_markdown, as_text
 from lora_deploy.compare.methods import Method, choose_methods, guide_methods, recipe_method
@@ -467,3 +467,19 @@ def test_a_set_that_motion_alone_solves_is_called_so() -> None:
     )
     assert "do not show that a video transformer is worth its cost" in told
     assert "worth its cost" not in " ".join(verdicts(samples.comparison()))
+
+
+def test_clips_of_an_extra_set_that_were_learned_from_are_counted(
+    few_clips: Path, tmp_path: Path
+) -> None:
+    folds = make_folds(few_clips, tmp_path, Settings(), None)
+    of = {split: folds[0].dataset.of(split) for split in ("train", "val", "test")}
+    street, fresh = tmp_path / "street.csv", tmp_path / "fresh.csv"
+    for manifest, clips in (
+        (street, (*of["train"][:2], of["val"][0], of["test"][0])),
+        (fresh, of["test"]),
+    ):
+        rows = "".join(f"{clip.path},{clip.label}\n" for clip in clips)
+        manifest.write_text(f"path,label\n{rows}")
+    notes = list(shared_clips(folds, {"street": street, "fresh": fresh}))
+    assert notes == ["3 clips of street were learned from or chose the best epoch, too"]

@@ -165,7 +165,7 @@ def compare(
                 found = [done.result() for done in waiting]
         circumstances = Circumstances(
             command=command, data=str(data), seeds=tuple(plan.seeds), folds=folds,
-            sets=plan.sets, jobs=jobs, notes=tuple(_shared_clips(folds, extras or {})),
+            sets=plan.sets, jobs=jobs, notes=tuple(shared_clips(folds, extras or {})),
         )  # fmt: skip
         return tabulate(methods, found, baseline, circumstances)
 
@@ -210,7 +210,7 @@ def _extra(source: Path) -> tuple[Literal["test", "all"], tuple[LabelledClip, ..
         return "all", read_split(source, "all")
 
 
-def _shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator[str]:
+def shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator[str]:
     """A note for each extra set that holds files which models learned from."""
     learned = {
         clip.path.resolve()
