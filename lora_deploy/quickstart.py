@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_deploy import atomic
+from lora_deploy.classify.inputs import find_inputs
 from lora_deploy.classify.rows import Row, write_rows
-from lora_deploy.classify.stream import classify, find_inputs
+from lora_deploy.classify.stream import classify
 from lora_deploy.clips.example import GESTURES, write_example
 from lora_deploy.config import load_settings, recipe_path
 from lora_deploy.errors import OutputExistsError

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from lora_deploy import cli
+from lora_deploy.classify.inputs import find_inputs
 from lora_deploy.classify.rows import COLUMNS, Row, check_ending, write_rows
-from lora_deploy.classify.stream import classify, find_inputs
+from lora_deploy.classify.stream import classify
 from lora_deploy.errors import DataError, LoraDeployError
 from lora_deploy.runtime.load import load
 

@@ -2,35 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.classify.rows import Row
 from lora_deploy.clips.clip import DecodedClip, Footage
-from lora_deploy.clips.dataset import find_videos
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.errors import ClipError, NoVideosError
+from lora_deploy.errors import ClipError
 from lora_deploy.runtime.base import Recogniser
-
-
-def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """Files as they were named, folders as the videos in them, each once.
-
-    Raises:
-        NoVideosError: A folder holds no video.
-    """
-    found: dict[str, None] = {}
-    for given in inputs:
-        if os.path.isdir(given):  # noqa: PTH112 (never raises, however odd the name)
-            videos = find_videos(Path(given))
-            if not videos:
-                raise NoVideosError(f"{given} holds no file with a video ending")
-            found.update(dict.fromkeys(str(path) for path in videos))
-        else:
-            found[str(given)] = None
-    return list(found)
 
 
 def classify(

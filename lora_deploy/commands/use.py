@@ -49,6 +49,7 @@ def classify(
     pool: "DecodePool",
 ) -> int:
     """Classify files and folders of videos; one row a clip, whatever its state."""
+    from lora_deploy.classify import inputs as given
     from lora_deploy.classify import rows, stream
     from lora_deploy.runtime.load import load
 
@@ -57,7 +58,7 @@ def classify(
     recogniser = load(
         model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
     )
-    paths = stream.find_inputs(inputs)
+    paths = given.find_inputs(inputs)
     written = []
     failed = 0
     with terminal.progress("classifying", len(paths)) as advance:
