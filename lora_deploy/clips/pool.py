@@ -118,6 +118,7 @@ class DecodePool:
         self._lock = threading.Lock()
         self._alive: set[_Worker] = set()
         self._closed = False
+        self._busy_seconds = 0.0
 
     def submit(
         self, path: Path, contract: PixelContract, stretch: Stretch | None = None
@@ -128,7 +129,7 @@ class DecodePool:
 
         Where the decoder itself is found to give wrong frames, all raise a `DecoderError`.
         """
-        return self._threads.submit(self._decode, path, contract, stretch or WHOLE_FILE)
+        return self._threads.submit(self._timed, path, contract, stretch or WHOLE_FILE)
 
     def decode(
         self, path: Path, contract: PixelContract, stretch: Stretch | None = None
@@ -199,6 +200,12 @@ class DecodePool:
         assert fence is not None
         return fence
 
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds of all workers together that went into clips that are done."""
+        with self._lock:
+            return self._busy_seconds
+
     def worker_pids(self) -> list[int]:
         """Of the processes that are alive now."""
         return sorted(worker.process.pid for worker in self._all())
@@ -232,6 +239,14 @@ class DecodePool:
             if self._needs_proof and kind not in _PROVED:
                 self._prove()
                 _PROVED.add(kind)
+
+    def _timed(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
+        begun = time.monotonic()
+        try:
+            return self._decode(path, contract, stretch)
+        finally:
+            with self._lock:
+                self._busy_seconds += time.monotonic() - begun
 
     def _decode(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
         deadline_seconds = self.options.deadline_seconds
