@@ -8,7 +8,7 @@ closed, and an iteration given up, at any time.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -54,7 +54,7 @@ def answered(
     views: Views,
     pool: DecodePool,
     meter: Meter,
-) -> Iterator[tuple[K, Known | ClipError]]:
+) -> Generator[tuple[K, Known | ClipError]]:
     """What became of each clip, under the name that it came with, in the order of completion.
 
     ``jobs`` is asked for a clip when there is room for one, in the thread that iterates.
@@ -248,7 +248,7 @@ class _Line(Generic[K]):
             self._news.put(error)
 
     def _fill(self) -> None:
-        """Normalise the views of decoded clips into batches, each handed over as soon as it is full."""
+        """Put decoded clips into batches, each handed over as soon as it is full."""
         batch: _Batch[K] | None = None
         while (decoded := self._next_decoded(lingers=batch is not None)) is not None:
             if isinstance(decoded, _Lingered):
@@ -256,24 +256,32 @@ class _Line(Generic[K]):
                 self._hand_over(batch)
                 batch = None
                 continue
-            name, clip = decoded
-            asked = _Asked(name, clip.duration_seconds, clip.warning, self._views.count)
-            for view in views_of(clip.frames, self._views, self._recogniser.contract):
-                if batch is None:
-                    if (pixel_values := self._free.get()) is None:
-                        return
-                    batch = _Batch(pixel_values)
-                place = batch.pixel_values[len(batch.owners)]
-                transforms.normalise(view, self._recogniser.contract, out=place)
-                batch.owners.append(asked)
-                if len(batch.owners) == self._size:
-                    self._hand_over(batch)
-                    batch = None
-            del decoded, clip
+            batch = self._add(*decoded, batch)
+            del decoded  # before its room is given away
             self._news.put(_LEFT)
         if batch is not None:
             self._hand_over(batch)
         self._full.put(None)
+
+    def _add(self, name: K, clip: DecodedClip, batch: _Batch[K] | None) -> _Batch[K] | None:
+        """Normalise the views of a clip into a batch, and those that it can't take into further ones.
+
+        Returns:
+            The last batch; None where it is full, and handed over.
+        """
+        asked = _Asked(name, clip.duration_seconds, clip.warning, self._views.count)
+        for view in views_of(clip.frames, self._views, self._recogniser.contract):
+            if batch is None:
+                if (pixel_values := self._free.get()) is None:
+                    return None  # all is being given up
+                batch = _Batch(pixel_values)
+            place = batch.pixel_values[len(batch.owners)]
+            transforms.normalise(view, self._recogniser.contract, out=place)
+            batch.owners.append(asked)
+            if len(batch.owners) == self._size:
+                self._hand_over(batch)
+                batch = None
+        return batch
 
     def _next_decoded(self, *, lingers: bool) -> "tuple[K, DecodedClip] | _Lingered | None":
         try:

@@ -1,7 +1,8 @@
 """Videos in, rows out, each as soon as it is known; a bad file costs one row and nothing else."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def answers(
     options: RowOptions,
     pool: DecodePool | None = None,
     meter: Meter | None = None,
-) -> Iterator[tuple[int, Row]]:
+) -> Generator[tuple[int, Row]]:
     """One row a clip, with the number that it came with, in the order of completion.
 
     So a file that hangs its decoder holds up nobody but the worker that it hangs. The bits of a row
@@ -60,8 +61,9 @@ def answers(
     outcomes = answered(
         recogniser, jobs, views=options.views, pool=pool or shared(), meter=meter or Meter()
     )
-    for (number, item), outcome in outcomes:
-        yield number, _row(recogniser, item, outcome, options)
+    with closing(outcomes):  # at once, whatever ends this, and not when its traceback is let go
+        for (number, item), outcome in outcomes:
+            yield number, _row(recogniser, item, outcome, options)
 
 
 def classify(
@@ -71,7 +73,7 @@ def classify(
     top_k: int = 5,
     views: Views = ONE_VIEW,
     pool: DecodePool | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row]:
     """One row a clip, in the order of ``paths``; otherwise as `answers`.
 
     Rows that are known before their turn wait for it: as many as come while one file hangs.
@@ -79,11 +81,13 @@ def classify(
     items = enumerate(map(_item, paths))
     early: dict[int, Row] = {}
     due = 0
-    for number, row in answers(recogniser, items, options=RowOptions(top_k, views), pool=pool):
-        early[number] = row
-        while due in early:
-            yield early.pop(due)
-            due += 1
+    known = answers(recogniser, items, options=RowOptions(top_k, views), pool=pool)
+    with closing(known):
+        for number, row in known:
+            early[number] = row
+            while due in early:
+                yield early.pop(due)
+                due += 1
 
 
 def _item(one: str | Footage | Item) -> Item:
