@@ -1,16 +1,47 @@
 """Videos in, rows out, in the order of the inputs; a bad file costs one row and nothing else."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_deploy.classify.rows import Row
+from lora_deploy.classify.inputs import Item
+from lora_deploy.classify.rows import Row, printable
 from lora_deploy.clips.clip import DecodedClip, Footage
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.errors import ClipError
+from lora_deploy.evaluate.views import ONE_VIEW, Views
 from lora_deploy.runtime.base import Recogniser
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What is said of each clip."""
+
+    top_k: int = 5
+    views: Views = ONE_VIEW
+
+
+def answers(
+    recogniser: Recogniser,
+    items: Iterable[tuple[int, Item]],
+    *,
+    options: RowOptions,
+    pool: DecodePool | None = None,
+    meter: object | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """Each clip's row with the number that it came with; for now in their order."""
+    waiting: list[tuple[int, Item]] = []
+
+    def footage() -> Iterator[Footage]:
+        for number, item in items:
+            waiting.append((number, item))
+            yield item.footage
+
+    for row in classify(recogniser, footage(), top_k=options.top_k, pool=pool):
+        number, item = waiting.pop(0)
+        yield number, replace(row, path=printable(item.path))
 
 
 def classify(
@@ -51,7 +82,7 @@ def _rows(
 
 def _error_row(recogniser: Recogniser, path: str, error: ClipError) -> Row:
     return Row(
-        path=_printable(path), status="error", label=None, score=None, top_k=(),
+        path=printable(path), status="error", label=None, score=None, top_k=(),
         duration_seconds=None, warning=None, error_kind=error.kind, error=str(error),
         model=recogniser.digest,
     )  # fmt: skip
@@ -68,7 +99,7 @@ def _row(
         logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning
     )
     return Row(
-        path=_printable(path),
+        path=printable(path),
         status="ok",
         label=prediction.label,
         score=prediction.score,
@@ -79,8 +110,3 @@ def _row(
         error=None,
         model=recogniser.digest,
     )
-
-
-def _printable(path: str) -> str:
-    """The path as it was given; bytes that are no UTF-8 as ``\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
