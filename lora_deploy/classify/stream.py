@@ -1,15 +1,14 @@
 """Videos in, rows out, each as soon as it is known; a bad file costs one row and nothing else."""
 
-import os
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.meter import Meter
 from lora_deploy.classify.overlap import Known, answered
-from lora_deploy.classify.rows import Row
+from lora_deploy.classify.rows import Row, printable
 from lora_deploy.clips.clip import Footage
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.clips.views import ONE_VIEW, Views
@@ -102,30 +101,26 @@ def _item(one: str | Footage | Item) -> Item:
 def _row(
     recogniser: Recogniser, item: Item, outcome: Known | ClipError, options: RowOptions
 ) -> Row:
+    stretch = item.footage.stretch
+    row = Row(
+        path=printable(item.path),
+        start=None if stretch is None else stretch.start_seconds,
+        end=None if stretch is None else stretch.end_seconds,
+        status="error", label=None, score=None, top_k=(), duration_seconds=None, warning=None,
+        error_kind=None, error=None, model=recogniser.digest,
+    )  # fmt: skip
     if isinstance(outcome, ClipError):
-        return Row(
-            path=_printable(item.path), status="error", label=None, score=None, top_k=(),
-            duration_seconds=None, warning=None, error_kind=outcome.kind, error=str(outcome),
-            model=recogniser.digest,
-        )  # fmt: skip
-    # Probabilities and not logits, as in evaluation.
+        return replace(row, error_kind=outcome.kind, error=str(outcome))
+    # Probabilities and not logits are averaged, as in evaluation.
     probabilities = recogniser.probabilities(outcome.logits).mean(axis=0)
     ranked, known = recogniser.ranked(probabilities, options.top_k)
     label, score = ranked[0]
-    return Row(
-        path=_printable(item.path),
+    return replace(
+        row,
         status="ok",
         label=label if known else UNKNOWN,
         score=score,
         top_k=ranked,
         duration_seconds=outcome.duration_seconds,
         warning=outcome.warning,
-        error_kind=None,
-        error=None,
-        model=recogniser.digest,
     )
-
-
-def _printable(path: str) -> str:
-    """The path as it was given; bytes that are no UTF-8 as ``\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

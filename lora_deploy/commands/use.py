@@ -12,6 +12,7 @@ from lora_deploy.options import (
     adapter_options,
     backend_option,
     batch_option,
+    batch_run_options,
     format_option,
     json_option,
     named_sets,
@@ -20,17 +21,22 @@ from lora_deploy.options import (
 from lora_deploy.terminal import show
 
 if TYPE_CHECKING:
+    from lora_deploy.classify.stream import RowOptions
+    from lora_deploy.classify.terms import Model
     from lora_deploy.clips.pool import DecodePool
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("folder", metavar="MODEL", type=FOLDER)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option(
     "--out",
+    "outs",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
+    multiple=True,
+    help="A .jsonl, .csv or .parquet file, may be repeated; JSON Lines on stdout by default.",
 )
+@batch_run_options
 @backend_option
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
@@ -38,43 +44,66 @@ if TYPE_CHECKING:
 @pool_options
 def classify(
     *,
-    model: Path,
+    folder: Path,
     inputs: tuple[str, ...],
-    out: Path | None,
+    outs: tuple[Path, ...],
     backend: str,
     precision: str,
     batch_size: int,
     adapter: str | None,
     top_k: int,
     pool: "DecodePool",
+    **batch: Any,
 ) -> int:
     """Classify files and folders of videos; one row a clip, whatever its state."""
     from lora_deploy.classify import inputs as given
-    from lora_deploy.classify import rows, stream
-    from lora_deploy.runtime.load import load
+    from lora_deploy.classify import stream
+    from lora_deploy.classify.terms import Model
 
-    if out is not None:
-        rows.check_ending(out)
-    recogniser = load(
-        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
-    )
+    model = Model(folder, backend, precision, adapter, batch_size)
+    options = stream.RowOptions(top_k)
+    if outs:
+        return _run_batch(outs, model, inputs, options, pool, batch)
+    if any(batch.values()):
+        raise click.UsageError("a journal and what is done with it need --out")
+    recogniser = model.open()
     paths = given.find_inputs(inputs)
-    written = []
     failed = 0
     with terminal.progress("classifying", len(paths)) as advance:
         for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
             advance()
             failed += row.status == "error"
-            if out is None:
-                click.echo(texts.as_json(row.as_dict(), indent=None))
-            else:
-                written.append(row)
-    if out is not None:
-        rows.write_rows(written, out)
-        click.echo(f"{out}: {len(paths)} rows, {failed} of them errors", err=True)
-    elif failed:
+            click.echo(texts.as_json(row.as_dict(), indent=None))
+    if failed:
         click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
     return 1 if failed else 0
+
+
+def _run_batch(
+    outs: tuple[Path, ...],
+    model: "Model",
+    inputs: tuple[str, ...],
+    options: "RowOptions",
+    pool: "DecodePool",
+    batch: dict[str, Any],
+) -> int:
+    from lora_deploy.classify import run
+    from lora_deploy.classify.inputs import Item, find_inputs
+    from lora_deploy.clips.clip import Footage
+
+    try:
+        finished = run.run(
+            run.Batch(outs, **batch),
+            model,
+            lambda: (Item(path, Footage(Path(path))) for path in find_inputs(inputs)),
+            options=options, pool=pool, progress=terminal.progress,
+        )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for kept in getattr(stop, "__notes__", ()):
+            click.echo(texts.visible(kept), err=True)
+        raise
+    click.echo(texts.visible(finished.sentence), err=True)
+    return 1 if finished.errors else 0
 
 
 @click.command()

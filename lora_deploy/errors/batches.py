@@ -1,0 +1,43 @@
+"""A classification of many clips that can't begin or go on, and parts that make no whole."""
+
+from lora_deploy.errors.root import LoraDeployError
+
+
+class BatchError(LoraDeployError):
+    """A classification of many clips that can't begin, go on, or be joined."""
+
+
+class BatchBusyError(BatchError):
+    """Another process writes the same rows, or the same journal, at this moment."""
+
+    remedy = "wait until it is done, or choose another --out"
+
+
+class BatchChangedError(BatchError):
+    """The model or the settings are not those that gave the rows which are known already.
+
+    Rows of both in one file would compare nothing.
+    """
+
+    remedy = "give the same ones to go on, choose another --out, or begin anew with --restart"
+
+
+class NotAJournalError(BatchError):
+    """At the journal's place is a file that `classify` did not make; it is never written to or deleted."""
+
+    remedy = "name another place with --journal"
+
+
+class JournalTornError(BatchError):
+    """The journal is damaged: something else than a kill or a full disk has changed it."""
+
+    remedy = "copy it again, or begin anew with --restart"
+
+
+class JournalDiskError(BatchError):
+    """The disk did not write or sync the journal: a quota, a limit, or a fault of the disk."""
+
+    remedy = (
+        "see to the disk, or name a place on another one with --journal; what the journal holds "
+        "is kept, and the same command goes on"
+    )
