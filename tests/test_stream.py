@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Self
 
@@ -295,6 +295,22 @@ def test_nothing_is_decoded_for_a_model_that_is_slow() -> None:
         may_go_on.set()
         taker.join()
         give_up(rows)
+
+
+def test_decoders_begin_together_when_the_model_is_slow() -> None:
+    begun: list[int] = []
+    room = room_of(CONTRACT, 3, 1)
+    with Threads(3, begun.append) as pool:
+        model = Model(work=lambda batch: time.sleep(0.05))
+        rows = answers(recogniser(model), files(count()), options=RowOptions(), pool=pool)
+        next(rows)
+        counts = set()
+        for _ in islice(rows, 12):
+            time.sleep(0.02)  # until the decoders are done
+            counts.add(len(begun))
+        give_up(rows)
+    assert room == 3 + 6
+    assert all(later - sooner >= 3 for sooner, later in pairwise(sorted(counts)))
 
 
 def test_large_clips_wait_in_small_numbers() -> None:
