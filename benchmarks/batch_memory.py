@@ -1,14 +1,14 @@
 """Peak memory of `lora-deploy classify` over few clips and over ten times as many: it should be the same.
 
-Each run is a process of its own, with its journal and its outputs; the clips are links to a few
-real ones under other names. What counts is the most that the process ever held, and the most that
+Each run is a process of its own, with its journal and its outputs; the clips are a few real
+ones under many names. What counts is the most that the process ever held, and the most that
 its decoders held together.
 
     python benchmarks/batch_memory.py --bundle BUNDLE --clips CLIPS
 """
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from base_size_bundle import make
 
 from lora_deploy import cli
 from lora_deploy.clips.dataset import find_videos
@@ -61,11 +60,15 @@ def classify(arguments: Sequence[str]) -> None:
 
 
 def linked(clips: Sequence[Path], count: int, folder: Path) -> Path:
-    """A folder of so many names for the clips."""
+    """A folder of so many names for the clips; no symbolic links, which would be known as one file."""
     folder.mkdir()
     for number in range(count):
         clip = clips[number % len(clips)]
-        os.symlink(clip.absolute(), folder / f"{number:06}{clip.suffix}")
+        place = folder / f"{number:06}{clip.suffix}"
+        try:
+            place.hardlink_to(clip)
+        except OSError:  # another disk
+            shutil.copyfile(clip, place)
     return folder
 
 
@@ -105,7 +108,11 @@ def main(
     """Print a table in Markdown; OPTIONS behind ``--`` go to the command, as in -- --batch-size 4."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        folder = folder or make(root / "bundle", tiny=True)
+        if folder is None:
+            # Not at the top: what is measured is a process of this file, and needs no PyTorch.
+            from base_size_bundle import make
+
+            folder = make(root / "bundle", tiny=True)
         clips = find_videos(data or write_example(root / "drawn"))
         click.echo("| clips | process, MiB | decoders together, MiB | its last words |")
         click.echo("|---|---|---|---|")
