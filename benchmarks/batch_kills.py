@@ -5,8 +5,8 @@
 The clips (`batch_corpus.py`) are classified once in peace. Then the same command is killed (SIGKILL)
 and given again, as often as it takes; when it ends by itself its rows are compared, and it begins
 anew elsewhere until all kills are done. A kill comes at a moment drawn from all that is left of the
-run, the start of the interpreter included. Some wait until the journal or an output appears, since
-few drawn moments would hit these; the next life of a run that was killed there is killed elsewhere.
+run, the start of the interpreter included. Some wait until the journal or an output appears, or for
+one of the journal's commits, since few drawn moments would hit these.
 Each kill is printed with what was known at that moment. Exit code 1: rows differ, or are not one a
 clip, or a decoding process outlived its parent.
 """
@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,10 +34,13 @@ from batch_corpus import LIST, make_corpus, paths_of
 OUTPUTS = ("rows.jsonl", "rows.csv", "rows.parquet")
 JOURNAL = f"{OUTPUTS[0]}.journal"
 
-Moment = Literal["anywhere", "at the journal", "at the outputs"]
+Moment = Literal["anywhere", "at the journal", "at a commit", "at the outputs"]
 
-PART_AT_JOURNAL, PART_AT_OUTPUTS = 0.15, 0.2
-"""Of the kills."""
+PARTS: dict[Moment, float] = {"at the journal": 0.1, "at a commit": 0.2, "at the outputs": 0.2}
+"""Of the kills; the others come anywhere."""
+
+MOST_CHANGES = 4
+"""Commits, or outputs begun and finished, until a kill comes; the journal appears but once."""
 
 MOST_SECONDS_BEHIND = 0.05
 """From what a kill waited for to the kill."""
@@ -162,13 +165,9 @@ class Trial:
             left_seconds = self.whole_seconds - known * (self.whole_seconds - self.start_seconds)
             wait_seconds = self.chance.uniform(0, left_seconds)
         else:
-            awaited: Callable[[Path], object] = (
-                outputs_begun if moment == "at the outputs" else journal_begun
-            )
-            while not awaited(place):
-                if process.poll() is not None:
-                    return False
-                time.sleep(POLL_SECONDS)
+            changes = 1 if moment == "at the journal" else self.chance.randint(1, MOST_CHANGES)
+            if not has_come(process, lambda: SIGNS[moment](place), changes):
+                return False
             wait_seconds = self.chance.uniform(0, MOST_SECONDS_BEHIND)
         try:
             process.wait(wait_seconds)
@@ -183,32 +182,68 @@ class Trial:
 
 def drawn(kills: int, chance: random.Random) -> list[Moment]:
     """The moments of all kills."""
-    moments: list[Moment] = ["at the journal"] * round(kills * PART_AT_JOURNAL)
-    moments += ["at the outputs"] * round(kills * PART_AT_OUTPUTS)
+    moments: list[Moment] = [
+        moment for moment, part in PARTS.items() for _ in range(round(kills * part))
+    ]
     moments += ["anywhere"] * (kills - len(moments))
     chance.shuffle(moments)
     return moments
 
 
-def next_moment(moments: list[Moment], lives: int) -> Moment:
-    """Take the next moment: the journal appears in the first life of a run alone."""
-    wanted = "at the journal" if lives == 1 and "at the journal" in moments else moments[0]
-    moments.remove(wanted)
-    return wanted
+def next_moment(moments: list[Moment], lives: int) -> Moment | None:
+    """Take the next moment; a journal appears in the first life of a run alone, so each waits for one."""
+    fit = [moment for moment in moments if (moment == "at the journal") == (lives == 1)]
+    if lives == 1 and not fit:
+        fit = moments
+    if not fit:
+        return None
+    moments.remove(fit[0])
+    return fit[0]
 
 
-def journal_begun(place: Path) -> bool:
+def has_come(process: Process, sign: Callable[[], object], changes: int) -> bool:
+    """Wait until a sign has changed so often; False where the process ended before."""
+    before = sign()
+    while changes:
+        if process.poll() is not None:
+            return False
+        time.sleep(POLL_SECONDS)
+        now = sign()
+        changes -= now != before
+        before = now
+    return True
+
+
+def has_journal(place: Path) -> bool:
     """Whether there is a journal, be it an empty file."""
     return (place / JOURNAL).exists()
 
 
+def journal_sizes(place: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each file of the journal; another with each commit."""
+    return {path.name: (status.st_size, status.st_mtime_ns) for path, status in stats_of(place)}
+
+
+def stats_of(place: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Of the files of a journal, which may vanish meanwhile."""
+    for path in place.glob(f"{JOURNAL}*"):
+        with suppress(FileNotFoundError):
+            yield path, path.stat()
+
+
 def outputs_begun(place: Path) -> list[str]:
     """Outputs, and parts of them that are being written."""
-    return [
+    return sorted(
         name
         for name in (path.name for path in place.iterdir())
         if name in OUTPUTS or (name.startswith(".rows.") and name.endswith(".partial"))
-    ]
+    )
+
+
+SIGNS: dict[Moment, Callable[[Path], object]] = {
+    "at the journal": has_journal, "at a commit": journal_sizes, "at the outputs": outputs_begun,
+}  # fmt: skip
+"""What changes when a moment has come."""
 
 
 def left_in(place: Path) -> State:

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "batch_kills.py"
 def test_killed_runs_end_with_the_rows_of_a_run_in_peace(
     bundle: Path, media: Path, tmp_path: Path
 ) -> None:
-    command = [
+    command: list[str | Path] = [
         sys.executable, SCRIPT, "--model", bundle, "--media", media, "--clips", "60", "--kills", "5",
         "--work", tmp_path,
     ]  # fmt: skip
