@@ -39,8 +39,8 @@ Moment = Literal["anywhere", "at the journal", "at a commit", "at the outputs"]
 PARTS: dict[Moment, float] = {"at the journal": 0.1, "at a commit": 0.2, "at the outputs": 0.2}
 """Of the kills; the others come anywhere."""
 
-MOST_CHANGES = 4
-"""Commits, or outputs begun and finished, until a kill comes; the journal appears but once."""
+MOST_CHANGES: dict[Moment, int] = {"at the journal": 1, "at a commit": 8, "at the outputs": 4}
+"""Until a kill comes: commits, or outputs begun and finished; the journal appears but once."""
 
 MOST_SECONDS_BEHIND = 0.05
 """From what a kill waited for to the kill."""
@@ -137,7 +137,7 @@ class Trial:
             all_alike &= len(alike) == len(OUTPUTS)
             click.echo(
                 f"run {runs} ended in life {lives}: {len(alike)} of {len(OUTPUTS)} outputs are "
-                "byte for byte those in peace"
+                f"byte for byte those in peace; left behind: {', '.join(left_over(place)) or 'nothing'}"
             )
         return states, all_alike
 
@@ -165,7 +165,7 @@ class Trial:
             left_seconds = self.whole_seconds - known * (self.whole_seconds - self.start_seconds)
             wait_seconds = self.chance.uniform(0, left_seconds)
         else:
-            changes = 1 if moment == "at the journal" else self.chance.randint(1, MOST_CHANGES)
+            changes = self.chance.randint(1, MOST_CHANGES[moment])
             if not has_come(process, lambda: SIGNS[moment](place), changes):
                 return False
             wait_seconds = self.chance.uniform(0, MOST_SECONDS_BEHIND)
@@ -260,6 +260,12 @@ def left_in(place: Path) -> State:
             except sqlite3.OperationalError:
                 return State()
     return State(rows, clips, outputs, len(begun) - outputs)
+
+
+def left_over(place: Path) -> list[str]:
+    """What a run leaves beside its outputs, its journal and this script's log."""
+    known = (*OUTPUTS, JOURNAL, "log.txt")
+    return sorted(path.name for path in place.iterdir() if path.name not in known)
 
 
 def hashes(place: Path) -> dict[str, str]:
