@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folder", metavar="MODEL", type=FOLDER)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("folder", metavar="MODEL", type=FOLDER, required=False)
+@click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option(
     "--out",
     "outs",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @pool_options
 def classify(
     *,
-    folder: Path,
+    folder: Path | None,
     inputs: tuple[str, ...],
     outs: tuple[Path, ...],
     backend: str,
@@ -53,15 +53,22 @@ def classify(
     adapter: str | None,
     top_k: int,
     pool: "DecodePool",
+    join: bool,
+    shard: str | None,
     **batch: Any,
 ) -> int:
     """Classify files and folders of videos; one row a clip, whatever its state."""
+    if join:
+        return _join(outs, folder, shard, batch)
+    if folder is None or not inputs:
+        raise click.UsageError(f"Missing argument {'INPUT' if folder else 'MODEL'!r}.")
     from lora_deploy.classify import inputs as given
-    from lora_deploy.classify import stream
+    from lora_deploy.classify import parts, stream
     from lora_deploy.classify.terms import Model
 
     model = Model(folder, backend, precision, adapter, batch_size)
     options = stream.RowOptions(top_k)
+    batch["shard"] = None if shard is None else parts.parse_shard(shard)
     if outs:
         return _run_batch(outs, model, inputs, options, pool, batch)
     if any(batch.values()):
@@ -77,6 +84,20 @@ def classify(
     if failed:
         click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
     return 1 if failed else 0
+
+
+def _join(
+    outs: tuple[Path, ...], folder: Path | None, shard: str | None, batch: dict[str, Any]
+) -> int:
+    from lora_deploy.classify import run
+
+    if not outs:
+        raise click.UsageError("--join needs --out: the parts are looked for beside it")
+    if folder is not None or shard is not None or any(batch.values()):
+        raise click.UsageError("--join takes --out alone: all else is told by the parts")
+    finished = run.join(outs)
+    click.echo(texts.visible(finished.sentence), err=True)
+    return 1 if finished.errors else 0
 
 
 def _run_batch(
