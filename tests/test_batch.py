@@ -263,12 +263,13 @@ def test_only_clips_with_errors_are_tried_again_and_only_once(
     with pytest.raises(KeyboardInterrupt):
         interrupted_after(2, lambda: classify(bundle, clips, out, retry_errors=True))
     assert classify(bundle, clips, out, retry_errors=True).known_before == 7
-    assert asked[-1] == "nowhere.mp4"
-    assert asked.count("audio_only.mp4") == 1
+    errors = ["audio_only.mp4", "hls_relative_named.mp4", "nowhere.mp4"]
+    assert sorted(asked[:3]) == errors
+    assert len(asked) == 3 + 1  # whichever was not known when the run was cut off
     assert out.read_bytes() == before
     asked.clear()
     classify(bundle, clips, out, retry_errors=True)  # that run was finished, so this is another one
-    assert asked == ["audio_only.mp4", "hls_relative_named.mp4", "nowhere.mp4"]
+    assert sorted(asked) == errors
 
 
 def test_names_that_are_no_utf8_are_kept(
@@ -319,10 +320,10 @@ def test_the_command_writes_each_out_and_says_how_it_went(
 ) -> None:
     one, two = tmp_path / "a.jsonl", tmp_path / "b.csv"
     words = ["classify", str(bundle), *clips[:5], "--out", str(one), "--out", str(two)]
-    for ending in ("", "; all were known from before, so no clip was asked again"):
+    for ending in ("5 clips in ", "all were known from before, so no clip was asked again"):
         assert cli.run(words) == 1
         [line] = capsys.readouterr().err.splitlines()
-        assert line == f"{one}, {two}: 5 rows, 1 of them errors{ending}"
+        assert line.startswith(f"{one}, {two}: 5 rows, 1 of them errors; {ending}")
     assert len(two.read_text().splitlines()) == 6
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from lora_deploy.clips import decode, pool
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.clips.pool import DECODED_AHEAD, DecodePool
+from lora_deploy.clips.pool import DECODED_AHEAD, NICENESS, DecodePool
 from lora_deploy.errors import ClipError, DecodersUnavailableError
 from tests.stub_decoder import worker_command
 from tests.test_clips_decode import PICTURES
@@ -189,6 +189,15 @@ def test_a_worker_that_lies_costs_one_clip(stubbed: DecodePool, order: Order, li
     with pytest.raises(ClipError, match="broke down"):
         stubbed.decode(order("say", content=lie), CONTRACT)
     assert process_that_answers(stubbed, order) != before
+
+
+def test_decoding_steps_back_behind_whoever_asks(stubbed: DecodePool, order: Order) -> None:
+    worker = process_that_answers(stubbed, order)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, worker) == min(own + NICENESS, 19)
+    sessions = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    if sessions.is_file() and sessions.read_text().strip() == "1":
+        assert Path(f"/proc/{worker}/autogroup").read_text().split()[-2:] == ["nice", str(NICENESS)]
 
 
 def test_a_worker_that_ran_out_of_memory_is_replaced(stubbed: DecodePool, order: Order) -> None:

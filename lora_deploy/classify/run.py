@@ -19,6 +19,7 @@ from pathlib import Path
 from lora_deploy.classify import identity, journal, terms
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
+from lora_deploy.classify.meter import Meter
 from lora_deploy.classify.parts import InputList, Shard, find_parts, write_part
 from lora_deploy.classify.rows import Row, check_ending, write_rows
 from lora_deploy.classify.stream import RowOptions, answers
@@ -100,7 +101,7 @@ def run(
     options: RowOptions | None = None,
     timed: Callable[[], bool] = lambda: False,
     pool: DecodePool | None = None,
-    meter: object | None = None,
+    meter: Meter | None = None,
     progress: Progress = silent,
 ) -> Finished:
     """Classify clips, each once, and write their rows; or go on where the same run was cut off.
@@ -269,7 +270,7 @@ class _Work:
         if self.batch.retry_errors and _RETRYING not in self.journal.about():
             self.journal.forget_errors({_RETRYING: "yes"})
 
-    def answer_all(self, meter: object | None, progress: Progress) -> None:
+    def answer_all(self, meter: Meter | None, progress: Progress) -> None:
         """Ask the model for what is not known."""
         unknown = self.journal.unknown_count()
         if not unknown and self.model.backend == self.journal.about()["backend asked"]:

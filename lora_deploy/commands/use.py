@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
 @pool_options
 def classify(
     *,
@@ -52,12 +59,17 @@ def classify(
     batch_size: int,
     adapter: str | None,
     top_k: int,
+    views: str,
     pool: "DecodePool",
     join: bool,
     shard: str | None,
     **batch: Any,
 ) -> int:
-    """Classify files and folders of videos; one row a clip, whatever its state."""
+    """Classify videos; one row a clip, whatever its state.
+
+    INPUT is a file, a folder, a pattern, a list (.csv, .jsonl, .parquet), or - for names on standard
+    input. With --out nobody has to watch: whatever ends a run, the same command goes on.
+    """
     if join:
         return _join(outs, folder, shard, batch)
     if folder is None or not inputs:
@@ -65,24 +77,27 @@ def classify(
     from lora_deploy.classify import inputs as given
     from lora_deploy.classify import parts, stream
     from lora_deploy.classify.terms import Model
+    from lora_deploy.clips.views import parse_views
 
     model = Model(folder, backend, precision, adapter, batch_size)
-    options = stream.RowOptions(top_k)
+    options = stream.RowOptions(top_k, parse_views(views))
     batch["shard"] = None if shard is None else parts.parse_shard(shard)
     if outs:
         return _run_batch(outs, model, inputs, options, pool, batch)
     if any(batch.values()):
         raise click.UsageError("a journal and what is done with it need --out")
-    recogniser = model.open()
-    paths = given.find_inputs(inputs)
-    failed = 0
-    with terminal.progress("classifying", len(paths)) as advance:
-        for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
+    found, timed = given.find_items(inputs), given.has_times(inputs)
+    clips = failed = 0
+    with terminal.progress("classifying", None) as advance:
+        for row in stream.classify(
+            model.open(), found, top_k=top_k, views=options.views, pool=pool
+        ):
             advance()
+            clips += 1
             failed += row.status == "error"
-            click.echo(texts.as_json(row.as_dict(), indent=None))
+            click.echo(texts.as_json(row.as_dict(timed=timed), indent=None))
     if failed:
-        click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
+        click.echo(f"{failed} of {clips} clips gave an error row", err=True)
     return 1 if failed else 0
 
 
@@ -109,21 +124,24 @@ def _run_batch(
     batch: dict[str, Any],
 ) -> int:
     from lora_deploy.classify import run
-    from lora_deploy.classify.inputs import Item, find_inputs
-    from lora_deploy.clips.clip import Footage
+    from lora_deploy.classify.inputs import find_items, has_times
+    from lora_deploy.classify.meter import Meter
 
+    meter = Meter()
     try:
         finished = run.run(
             run.Batch(outs, **batch),
             model,
-            lambda: (Item(path, Footage(Path(path))) for path in find_inputs(inputs)),
-            options=options, pool=pool, progress=terminal.progress,
+            lambda: find_items(inputs),
+            options=options, timed=lambda: has_times(inputs), pool=pool, meter=meter,
+            progress=terminal.progress,
         )  # fmt: skip
     except (KeyboardInterrupt, SystemExit) as stop:
         for kept in getattr(stop, "__notes__", ()):
             click.echo(texts.visible(kept), err=True)
         raise
-    click.echo(texts.visible(finished.sentence), err=True)
+    speed = f"; {meter.sentence()}" if meter.clips else ""
+    click.echo(texts.visible(finished.sentence + speed), err=True)
     return 1 if finished.errors else 0
 
 
