@@ -365,7 +365,9 @@ def _kept(batch: Batch, opened: Journal, listed: InputList) -> Iterator[None]:
             opened.sync()
             if isinstance(stop, KeyboardInterrupt | SystemExit):
                 known = opened.known()
-                count = f"{known.answered} of {known.clips} rows" if listed.is_whole else "all rows"
+                count = (
+                    f"{known.answered} of {known.clips} rows are" if listed.is_whole else "what is"
+                )
                 same = "the same command" + (" without --restart" if batch.restart else "")
-                stop.add_note(f"{count} that are known are kept in {opened.path}; {same} goes on")
+                stop.add_note(f"{count} known and kept in {opened.path}; {same} goes on")
         raise
