@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from lora_deploy import cli
@@ -275,6 +276,34 @@ def test_only_clips_with_errors_are_tried_again_and_only_once(
     asked.clear()
     classify(bundle, clips, out, retry_errors=True)  # that run was finished, so this is another one
     assert sorted(asked) == errors
+
+
+def test_parts_of_one_file_are_clips_of_their_own_and_their_rows_have_times(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    listed = tmp_path / "parts.csv"
+    listed.write_text(
+        f"path,start,end\n{clips[0]},,\n{clips[0]},0,0.5\n{clips[0]},0.5,1\n{clips[6]},1,2\n"
+    )
+    outs = outs_in(tmp_path / "out")
+    words = [word for out in outs for word in ("--out", str(out))]
+    assert cli.run(["classify", str(bundle), str(listed), *words]) == 1
+    rows = [json.loads(line) for line in outs[0].read_text().splitlines()]
+    times = [(row["start"], row["end"]) for row in rows]
+    assert times == [(None, None), (0.0, 0.5), (0.5, 1.0), (1.0, 2.0)]
+    assert [*rows[0]][:4] == ["path", "start", "end", "status"]
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "error"]
+    assert len({row["duration_seconds"] for row in rows[:3]} - {None}) > 1
+    assert len({row["score"] for row in rows[:3]}) == 3
+    assert outs[1].read_text().startswith("path,start,end,status,")
+    table = pyarrow.parquet.read_table(outs[2])
+    assert table.column_names == [*rows[0]]
+    assert [(row["start"], row["end"]) for row in table.to_pylist()] == times
+    joined = tmp_path / "joined.jsonl"
+    for shard in ("1/2", "2/2"):
+        cli.run(["classify", str(bundle), str(listed), "--out", str(joined), "--shard", shard])
+    assert cli.run(["classify", "--join", "--out", str(joined)]) == 1
+    assert joined.read_bytes() == outs[0].read_bytes()
 
 
 def test_names_that_are_no_utf8_are_kept(
