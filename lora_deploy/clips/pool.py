@@ -51,9 +51,9 @@ CLIPS_PER_WORKER = 1000
 
 MOST_WORKERS = 64
 
-NICENESS = 5
-"""By how much decoding steps back behind the process that asks, where both want the same cores: a model
-that waits for one of its threads keeps all of them waiting. A quarter of a core is still its own."""
+NICENESS = 0
+"""By how much decoding steps back behind everybody else. Beside a model on the same cores more would
+let the model's threads, which wait for each other, go first; but beside other programs it starves."""
 
 DECODED_AHEAD = 4
 """Clips that may wait, decoded, for whoever asked."""

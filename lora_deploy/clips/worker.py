@@ -85,7 +85,9 @@ def main() -> None:
 
 
 def _step_back(niceness: int) -> None:
-    """Leave the processor to whoever asks, where both want it."""
+    """Leave the processor to others that want it."""
+    if not niceness:
+        return
     os.nice(niceness)
     # Linux may share the processor among sessions first, and this process has one of its own: then
     # its session's niceness counts. Others than root may set one in a tenth of a second.
