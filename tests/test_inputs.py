@@ -137,11 +137,12 @@ def test_a_folder_a_thousand_deep_is_searched(here: Path) -> None:
             Path("d").mkdir()
             os.chdir("d")
         Path("a.mp4").write_bytes(b"")
+        os.chdir(top)
+        found = [paths("d"), paths("d/**/*.mp4")]
     finally:
         os.chdir(top)
         os.close(top)
-    found = [paths("d"), paths("d/**/*.mp4")]
-    subprocess.run(["rm", "-r", "d"], check=True)  # which shutil can't do
+        subprocess.run(["rm", "-r", "d"], check=True)  # which shutil can't do, nor can pytest
     assert [[path.count("/") for path in each] for each in found] == [[1200], [1200]]
 
 
