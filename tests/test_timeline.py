@@ -26,6 +26,7 @@ from lora_deploy.classify.timeline import (
     timeline,
     window_stretches,
 )
+from lora_deploy.classify.timeline.segments import _smoothed
 from lora_deploy.clips import pool
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
@@ -237,6 +238,16 @@ def test_one_odd_window_is_smoothed_away() -> None:
     odd = [(0.9, 0.1)] * 3 + [(0.1, 0.9)] + [(0.9, 0.1)] * 3
     assert names(of_probabilities(odd)) == ["red", "green", "red"]
     assert names(of_probabilities(odd, smoothing_windows=3)) == ["red"]
+
+
+def test_windows_that_say_two_things_by_turns_are_not_called_the_opposite() -> None:
+    by_turns = [(0.9, 0.1)] * 3 + [(0.1, 0.9), (0.9, 0.1)] * 4 + [(0.9, 0.1)] * 3
+    found = of_probabilities(by_turns, smoothing_windows=3)
+    assert names(found) == ["red"]
+    for count in (3, 5, 7):
+        smoothed = _smoothed(np.array(by_turns), count)[3:11]  # where they take turns
+        own = np.array(by_turns)[3:11]
+        assert ((smoothed - 0.5) * (own - 0.5) > -1e-12)[own[:, 0] > 0.5].all()
 
 
 def test_what_is_too_improbable_is_unknown_and_its_score_is_the_best_ones() -> None:

@@ -75,12 +75,20 @@ def segments(
 
 
 def _smoothed(probabilities: Floats, windows: int) -> Floats:
-    """Means over ``windows`` neighbours, fewer at both ends: [windows, labels]."""
+    """Weighted means over ``windows`` neighbours, fewer at both ends: [windows, labels].
+
+    The weights fall evenly from the middle on. With equal ones, windows that say one thing and
+    another by turns would come out as the opposite of what each of them says.
+    """
     reach = windows // 2
+    weights = 1.0 + reach - np.abs(np.arange(-reach, reach + 1))
     count = len(probabilities)
-    return np.array(
-        [probabilities[max(at - reach, 0) : at + reach + 1].mean(axis=0) for at in range(count)]
-    )
+    smoothed = np.empty_like(probabilities)
+    for at in range(count):
+        first, behind = max(at - reach, 0), min(at + reach + 1, count)
+        within = weights[first - at + reach : behind - at + reach]
+        smoothed[at] = within @ probabilities[first:behind] / within.sum()
+    return smoothed
 
 
 def _chosen(smoothed: Floats, lead: float) -> list[int]:

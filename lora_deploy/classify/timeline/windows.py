@@ -30,7 +30,8 @@ class TimelineOptions:
     at_most_windows: int | None = 1000
     """Where there would be more, the stride is widened; None: however many there are."""
     smoothing_windows: int = 3
-    """Each window's probabilities become the mean of so many around it; odd."""
+    """Each window's probabilities become the mean of so many around it, the nearest counting most;
+    odd."""
     lead: float = 0.1
     """By how much another label must be more probable than the one that stands, to take its place;
     and how far a label that stands may fall below the threshold for `UNKNOWN`."""
