@@ -4,12 +4,14 @@ Each clip is the one that `lora_deploy.clips.decode` gives of the same part. Mem
 of the clips that are being put together; what else there is of a long file is some numbers a picture.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from lora_deploy.clips import guard, sparse
 from lora_deploy.clips.clip import DecodedClip, Effort, Frames, Stretch
@@ -29,6 +31,12 @@ from lora_deploy.errors import ClipError
 
 BUSY_SECONDS = 1.0
 """So often it is said that the work goes on, where no clip is finished for longer."""
+
+LEFT_BYTES = 32 << 20
+"""Of decoded pictures that are not needed any more, and not freed yet."""
+
+_LEAST_FRAME_BYTES = 1 << 18
+"""A search for what can be freed takes as long as to convert a picture; with it, one in 128 is made."""
 
 
 def decode_parts(
@@ -77,7 +85,7 @@ def _by_packets(
             times_seconds = part.times(shown.timeline, shown.chosen(contract, part))
             return _clip(part, frames, times_seconds, told(part.shortfall()))
 
-        cut = _Cut(stretches, shown.file_seconds, chosen, clip_of)
+        cut = _Cut(stretches, shown.file_seconds, _frame_bytes(stream), chosen, clip_of)
         runs = sparse.runs_to({shown.positions[tick] for tick in cut.wanted}, packets, stream)
         try:
             with replayed(file, stream, packets) as (again, replay):
@@ -122,7 +130,7 @@ def _by_pictures(
             return _clip(part, frames, part.times(timeline, chosen(part)), warning, file_frames)
 
         # 2. Have it.
-        cut = _Cut(stretches, file_seconds, chosen, clip_of)
+        cut = _Cut(stretches, file_seconds, _frame_bytes(stream), chosen, clip_of)
         with replayed(file, stream, packets) as (again, replay):
             for position, frame in passed_over(again, replay, Pass()):
                 pixels = None
@@ -156,6 +164,7 @@ class _Cut:
         self,
         stretches: Sequence[Stretch],
         file_seconds: float,
+        frame_bytes: int,
         chosen: Callable[[Part], Sequence[int]],
         clip_of: Callable[[Part, Frames], DecodedClip],
     ) -> None:
@@ -164,6 +173,7 @@ class _Cut:
         Args:
             stretches: Of which clips are wanted.
             file_seconds: How long the file is.
+            frame_bytes: About as many are in a decoded picture.
             chosen: Numbers of the pictures of a part, whatever a number stands for.
             clip_of: Makes a clip of a part and its pixels [frames, height, width, 3].
         """
@@ -172,6 +182,7 @@ class _Cut:
         self._held: dict[int, Frames] = {}
         self._next = 0
         self._is_due = _Due()
+        self._frame_bytes, self._left_bytes = frame_bytes, 0
         self.wanted: dict[int, int] = {}
         """Number of each picture to the last clip that shows it."""
         for at, clip in enumerate(self._clips):
@@ -183,6 +194,7 @@ class _Cut:
         """What is finished by a picture, or by one that no clip shows."""
         if number is not None and pixels is not None:
             self._held[number] = pixels
+            self._sweep()
         while self._next < len(self._clips):
             clip = self._clips[self._next]
             if clip.error is not None:
@@ -200,6 +212,21 @@ class _Cut:
             self._is_due.put_off()
         if self._is_due():
             yield None
+
+    def _sweep(self) -> None:
+        """Free the pictures whose pixels were taken.
+
+        PyAV's frame and its side data, which tells how it is turned, hold one another, so they stay
+        until Python looks for such circles: hundreds of pictures later, if left to itself.
+        """
+        self._left_bytes += self._frame_bytes
+        if self._left_bytes > LEFT_BYTES:
+            gc.collect()
+            self._left_bytes = 0
+
+
+def _frame_bytes(stream: VideoStream) -> int:
+    return 3 * stream.codec_context.width * stream.codec_context.height + _LEAST_FRAME_BYTES
 
 
 class _Wanted:

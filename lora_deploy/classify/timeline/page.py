@@ -28,6 +28,9 @@ _GOLDEN_ANGLE = 137.508
 _THIN = 0.04
 """Of a strip; what is narrower has no room for a word."""
 
+_SHORT = 0.18
+"""Likewise on a phone."""
+
 
 def timeline_html(
     found: Timeline, name: str, options: TimelineOptions, pictures: Mapping[int, bytes]
@@ -62,7 +65,7 @@ def _head(found: Timeline, name: str, options: TimelineOptions) -> str:
         "Duration": moment(found.duration_seconds),
         "Segments": f"{len(found.segments):,}",
         "Windows": windows,
-        "Model": found.model[:12],
+        "Model": found.model.removeprefix("sha256:")[:12],
     }
     items = "".join(f"<div><dt>{title}<dd>{shown(value)}</div>" for title, value in facts.items())
     return f"<header><h1>{shown(name)}</h1><dl class=facts>{items}</dl></header>"
@@ -113,10 +116,17 @@ def _piece(
     start: float, end: float,
 ) -> str:  # fmt: skip
     width = (ends - begins) / (end - start)
-    told = f"{one.label}, {_from_to(one)}, {_percent(one.score)}"
+    # Isolated as `shown` does it, where no element can stand.
+    told = f"\u2068{one.label}\u2069, {_from_to(one)}, {_percent(one.score)}"
     word = shown(one.label) if width > _THIN else ""
     kinds = " ".join(
-        kind for kind, is_so in (("unknown", one.is_unknown), ("thin", not word)) if is_so
+        kind
+        for kind, is_so in (
+            ("unknown", one.is_unknown),
+            ("thin", not word),
+            ("short", width < _SHORT),
+        )
+        if is_so
     )
     return (
         f'<a href="#s{number}" class="{kinds}" title="{escape(told)}" aria-label="{escape(told)}" '
@@ -162,7 +172,8 @@ def _cells(number: int, found: Timeline, pictures: Mapping[int, bytes]) -> Itera
     if number in pictures:
         address = "data:image/jpeg;base64," + base64.b64encode(pictures[number]).decode()
         picture = f'<img alt="" src="{address}">'
-    yield f"<span class=when id=s{number}>{picture}{moment(one.start_seconds)}</span>"
+    start = f"<span><small>Start</small>{moment(one.start_seconds)}</span>"
+    yield f"<span class=when id=s{number}>{picture}{start}</span>"
     yield moment(one.end_seconds)
     yield f"{_dot(one, found.labels)}{shown(one.label)}"
     guess = "<small>the best guess</small>" if one.is_unknown else ""

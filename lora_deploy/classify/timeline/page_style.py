@@ -19,6 +19,7 @@ text-overflow:ellipsis;line-height:2.4rem;font-size:.85rem;color:#fff;text-decor
 .when{display:flex;align-items:center;gap:.8rem;scroll-margin-top:1rem}
 .when img{width:4.5rem;height:4.5rem;object-fit:cover;border-radius:.35rem;background:var(--line)}
 .when i{width:4.5rem;flex:none}
+.when small{display:none}
 #segments td{vertical-align:middle}
 #segments tr:has(:target)>*{background:var(--tile)}
 #segments .bar{min-width:6rem}
@@ -26,7 +27,9 @@ text-overflow:ellipsis;line-height:2.4rem;font-size:.85rem;color:#fff;text-decor
 @media screen and (max-width:50rem){
 .strip{height:2rem}
 .strip a{line-height:2rem;font-size:.8rem}
+.strip a.short{font-size:0;padding:0}
 .when i{display:none}
+.when small{display:block;font-weight:400}
 }
 @media print{.strip a,.dot{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
