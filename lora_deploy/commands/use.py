@@ -1,4 +1,4 @@
-"""Commands for using a model: classify, evaluate, demo."""
+"""Commands for using a model: classify, evaluate, demo, timeline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -302,3 +302,89 @@ def demo(
         most_opened=most_opened,
         ready=lambda address: click.echo(f"the page is at {address} (Ctrl-C ends it)"),
     )
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    "outs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A .json, .csv, .srt, .vtt or .html file; may be repeated; {} stands for the name of the "
+    "video. JSON on stdout by default.",
+)
+@click.option(
+    "--window",
+    type=float,
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How much is looked at at once: about as long as the clips that the model learnt from.",
+)
+@click.option(
+    "--stride",
+    type=float,
+    metavar="SECONDS",
+    help="From one window to the next; half a window by default.",
+)
+@click.option(
+    "--smoothing",
+    type=int,
+    default=3,
+    show_default=True,
+    metavar="WINDOWS",
+    help="So many windows are averaged around each; odd.",
+)
+@click.option(
+    "--lead",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="How much more probable another label must be to take over.",
+)
+@click.option(
+    "--probabilities", is_flag=True, help="Put those of every window and label into the JSON, too."
+)
+@backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
+@pool_options
+def timeline(
+    *,
+    model: Path,
+    videos: tuple[str, ...],
+    outs: tuple[Path, ...],
+    window: float,
+    stride: float | None,
+    smoothing: int,
+    lead: float,
+    probabilities: bool,
+    backend: str,
+    precision: str,
+    batch_size: int,
+    adapter: str | None,
+    pool: "DecodePool",
+) -> int:
+    """Say what happens when in long videos: segments with start, end, label and confidence."""
+    from lora_deploy.classify.timeline import several
+    from lora_deploy.runtime.load import load
+
+    options = several.options_for(window, stride, smoothing, lead)
+    places = several.places(videos, outs)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
+    )
+    looked = several.timelines(
+        recogniser, places, options, probabilities=probabilities, pool=pool,
+        progress=terminal.progress,
+    )  # fmt: skip
+    failed = 0
+    for one in looked:
+        for sentence in one.sentences:
+            click.echo(texts.line(f"{one.path}: {sentence}"), err=True)
+        failed += one.document is None
+        if one.document is not None and not outs:
+            click.echo(texts.as_json(one.document, indent=1 if len(places) == 1 else None))
+    return 1 if failed else 0
