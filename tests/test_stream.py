@@ -6,9 +6,9 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.meter import Meter
 from lora_deploy.classify.overlap import Known, answered, room_of
 from lora_deploy.classify.stream import RowOptions, answers, classify
-from lora_deploy.clips import guard
+from lora_deploy.clips import guard, transforms
 from lora_deploy.clips import pool as decode_pool
 from lora_deploy.clips.clip import DecodedClip, Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
@@ -189,13 +189,46 @@ def test_rows_come_in_order_and_are_the_same_with_one_worker_and_with_four(
 
 def test_the_frames_of_one_clip_never_reach_the_row_of_another() -> None:
     with Threads(4, lambda number: time.sleep(0.002 * (number % 3))) as pool:
-        model = recogniser(Model(batch_size=3))
+        # While it sleeps nobody may write into the batch that it was given.
+        model = recogniser(Model(batch_size=3, work=lambda batch: time.sleep(0.002)))
         jobs = ((number, item.footage) for number, item in files(range(200)))
         known = dict(answered(model, jobs, views=ONE_VIEW, pool=pool, meter=Meter()))
     for number, outcome in known.items():
         assert isinstance(outcome, Known)
         expected = (number - 255 * np.array(CONTRACT.mean)) / (255 * np.array(CONTRACT.std))
         assert outcome.logits[0, 0] == pytest.approx(expected.mean(), abs=1e-4)
+
+
+def test_a_runtime_may_answer_in_the_same_memory_each_time() -> None:
+    class Frugal(Model):
+        memory = np.zeros((2, 2), np.float32)
+
+        def logits(self, pixel_values: Floats) -> Floats:
+            self.memory[:] = super().logits(pixel_values)
+            return self.memory
+
+    answers_of = []
+    for kind in (Model, Frugal):
+        with Threads(1) as pool:
+            model = recogniser(kind(batch_size=2))
+            rows = list(classify(model, (f"{at}.mp4" for at in range(20)), pool=pool))
+            answers_of.append([row.top_k for row in rows])
+    assert answers_of[0] == answers_of[1]
+
+
+def test_a_batch_that_is_not_full_is_filled_up_with_zeros() -> None:
+    seen = []
+
+    class Noted(Model):
+        def logits(self, pixel_values: Floats) -> Floats:
+            seen.append(pixel_values.copy())
+            return super().logits(pixel_values)
+
+    with Threads(1) as pool:
+        list(answers(recogniser(Noted(3)), files(range(10)), options=RowOptions(), pool=pool))
+    assert len(seen) == 4
+    assert all(batch.any(axis=(1, 2, 3, 4)).all() for batch in seen[:3])
+    assert seen[3].any(axis=(1, 2, 3, 4)).tolist() == [True, False, False]
 
 
 # Nobody waits for a hang --------------------------------------------------------------------------
@@ -297,6 +330,22 @@ def test_nothing_is_decoded_for_a_model_that_is_slow() -> None:
         give_up(rows)
 
 
+def test_decoders_begin_together_when_the_model_is_slow() -> None:
+    begun: list[int] = []
+    room = room_of(CONTRACT, 3, 1)
+    with Threads(3, begun.append) as pool:
+        model = Model(work=lambda batch: time.sleep(0.05))
+        rows = answers(recogniser(model), files(count()), options=RowOptions(), pool=pool)
+        next(rows)
+        counts = set()
+        for _ in islice(rows, 12):
+            time.sleep(0.02)  # until the decoders are done
+            counts.add(len(begun))
+        give_up(rows)
+    assert room == 3 + 6
+    assert all(later - sooner >= 3 for sooner, later in pairwise(sorted(counts)))
+
+
 def test_large_clips_wait_in_small_numbers() -> None:
     large = PixelContract(frames=64, short_side=1024, crop_height=1024, crop_width=1024)
     assert room_of(large, workers=4, clips_per_batch=32) == 4 + 1
@@ -321,6 +370,24 @@ def test_clips_are_decoded_and_normalised_while_the_model_works() -> None:
             recogniser(Model(work=work)), files(range(8)), options=RowOptions(), pool=pool
         )
         assert len(list(rows)) == 8
+
+
+def test_the_next_batch_is_filled_while_the_model_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, second = count(1), threading.Event()
+    normalise = transforms.normalise
+
+    def noted(*arguments: Any, **options: Any) -> Floats:
+        if next(calls) == 2:
+            second.set()
+        return normalise(*arguments, **options)
+
+    def work(batch: int) -> None:
+        assert second.wait(20), "nothing is normalised while the model works"
+
+    monkeypatch.setattr(transforms, "normalise", noted)
+    with Threads(1) as pool:
+        model = recogniser(Model(work=work))
+        assert len(list(answers(model, files(range(4)), options=RowOptions(), pool=pool))) == 4
 
 
 def test_the_model_works_while_rows_are_written() -> None:

@@ -77,8 +77,8 @@ def _through(
 ) -> Iterator[tuple[K, Known | ClipError]]:
     more = True
     while more or line.unanswered:
-        asks = more and line.has_room
-        if asks:
+        # Decoders have something to do before anybody else is waited for.
+        while more and line.has_room:
             with meter.reading():
                 job = next(jobs, None)
             if job is None:
@@ -86,7 +86,7 @@ def _through(
                 line.end()
             else:
                 line.put(*job)
-        for outcome in line.news(wait=not asks):
+        if line.unanswered and (outcome := line.news()) is not None:
             with meter.elsewhere():
                 yield outcome
 
@@ -94,10 +94,10 @@ def _through(
 def room_of(contract: PixelContract, workers: int, clips_per_batch: int) -> int:
     """Clips that may be on their way to the model, in decoders, before or behind them.
 
-    As many wait as there are decoders, so that none of them waits for whoever writes rows, and as
-    many as a batch takes; fewer where clips are large.
+    Twice as many wait as there are decoders, so that none of them waits for whoever writes rows, and
+    as many as a batch takes; fewer where clips are large.
     """
-    waiting = max(DECODED_AHEAD, workers, clips_per_batch)
+    waiting = max(DECODED_AHEAD, 2 * workers, clips_per_batch)
     at_most = AHEAD_BYTES // int(np.prod(contract.frames_shape))
     return workers + max(1, min(waiting, at_most))
 
@@ -144,6 +144,10 @@ class _Line(Generic[K]):
         self._pool, self._meter = pool, meter
         self._size = recogniser.backend.batch_size
         self._room = room_of(contract, pool.workers, -(-self._size // views.count))
+        # Where the model is the slower one, decoders begin together: cores on which a model's thread
+        # waits for another one have something else to do then, which one decoder alone can't give.
+        self._refill_at = self._room - max(1, min(pool.workers, (self._room - pool.workers) // 2))
+        self._is_full = False
         self._on_the_way = 0
         self.unanswered = 0
         """Clips of which nothing is known yet."""
@@ -170,8 +174,12 @@ class _Line(Generic[K]):
 
     @property
     def has_room(self) -> bool:
-        """Whether another clip may come."""
-        return self._on_the_way < self._room
+        """Whether another clip may come: from when there is room for one a decoder until all is full."""
+        if self._on_the_way >= self._room:
+            self._is_full = True
+        elif self._on_the_way <= self._refill_at:
+            self._is_full = False
+        return not self._is_full
 
     def put(self, name: K, footage: Footage) -> None:
         """Send a clip on its way."""
@@ -186,26 +194,18 @@ class _Line(Generic[K]):
         self._ending = True
         self._end_if_empty()
 
-    def news(self, *, wait: bool) -> Iterator[tuple[K, Known | ClipError]]:
-        """What is known by now; with ``wait`` after something has happened, if only that there is room."""
-        while True:
-            try:
-                news = self._news.get(block=wait)
-            except Empty:
-                return
-            wait = False
-            if isinstance(news, BaseException):
-                raise news
-            if isinstance(news, _Left):
-                self._on_the_way -= 1
-                self._end_if_empty()
-                continue
-            name, outcome = news
-            self.unanswered -= 1
-            if isinstance(outcome, ClipError):
-                self._on_the_way -= 1
-                self._end_if_empty()
-            yield name, outcome
+    def news(self) -> tuple[K, Known | ClipError] | None:
+        """Wait until something has happened: what became of a clip, or None where there is room only."""
+        news = self._news.get()
+        if isinstance(news, BaseException):
+            raise news
+        if isinstance(news, _Left):
+            self._leave()
+            return None
+        self.unanswered -= 1
+        if isinstance(news[1], ClipError):
+            self._leave()
+        return news
 
     def stop(self) -> None:
         """Give up what is not answered yet; comes back when the model is done with its batch."""
@@ -217,6 +217,10 @@ class _Line(Generic[K]):
         self._full.put(None)
         for thread in self._threads:
             thread.join()
+
+    def _leave(self) -> None:
+        self._on_the_way -= 1
+        self._end_if_empty()
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._on_the_way:
