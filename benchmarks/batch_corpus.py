@@ -5,7 +5,8 @@
 MEDIA is a folder of real videos with `hostile`, `attack` and `malformed` in it, which are all mixed
 in where the pile is large enough, half of it at most. The rest are real clips, cut, rescaled and
 encoded anew, some of them truncated; real clips as they are, and parts of them by start and end;
-files under two names; names of no file, and of a pipe. The same seed gives the same pile.
+files under two names; names of no file and of a pipe; two pictures that last five hours. The same
+seed gives the same pile.
 """
 
 import csv
@@ -39,7 +40,9 @@ FRAMES_HELD = 90
 SOURCES = 12
 """Of each folder of `REAL`."""
 
-Kind = Literal["cut", "truncated", "real", "part", "second name", "nothing", "pipe", "strange"]
+Kind = Literal[
+    "cut", "truncated", "real", "part", "second name", "nothing", "pipe", "too long", "strange"
+]
 
 WEIGHTS: dict[Kind, int] = {
     "cut": 80, "truncated": 7, "real": 4, "part": 4, "second name": 4, "nothing": 1,
@@ -97,6 +100,8 @@ def make_corpus(media: Path, out: Path, clips: int, seed: int) -> Counter[str]:
     for clip in planned:
         if clip.kind == "pipe":
             os.mkfifo(out / clip.path)
+        elif clip.kind == "too long":
+            write_long(out / clip.path)
         elif clip.kind == "second name":
             os.link(out / clip.source, out / clip.path)
         elif clip.kind in ("real", "part", "strange"):
@@ -117,7 +122,7 @@ def plan(media: Path, clips: int, chance: random.Random) -> list[Clip]:
         if path.is_file() and path.suffix != ".py"
     )
     planned = [Clip("strange", path) for path in sample(strange, clips // 2, chance)]
-    planned.append(Clip("pipe", Path("pipe.mp4")))
+    planned += [Clip("pipe", Path("pipe.mp4")), Clip("too long", Path("long.mkv"))]
     sources = [sample(find_videos(media / folder), SOURCES, chance) for folder in REAL]
     while len(planned) < clips:
         [kind] = chance.choices([*WEIGHTS], [*WEIGHTS.values()])
@@ -198,6 +203,21 @@ def encode(pictures: Sequence[VideoFrame], path: Path, chance: random.Random) ->
         for at, picture in enumerate(chosen):
             frame = picture.reformat(width, height, "yuv420p")
             frame.pts, frame.time_base = at, Fraction(1, rate)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def write_long(path: Path) -> None:
+    """Write two small pictures, the second one five hours behind the first."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as out:
+        stream = out.add_stream("libx264", rate=Fraction(25), options={"flags": "+bitexact"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for seconds in (0, 5 * 60 * 60):
+            frame = VideoFrame(32, 32, "yuv420p")
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            frame.pts, frame.time_base = seconds, Fraction(1)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
 

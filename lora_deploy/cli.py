@@ -56,6 +56,7 @@ for _command in (
     ship.verify,
     ship.push,
     use.classify,
+    use.timeline,
     use.demo,
     look.bench,
     look.doctor,

@@ -3,11 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from lora_deploy import cli
@@ -21,6 +26,8 @@ from lora_deploy.classify.stream import RowOptions
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage
 from lora_deploy.errors import BatchBusyError, BatchChangedError, JournalTornError, NotAJournalError
+
+ROOT = Path(__file__).parents[1]
 
 FORMATS = ("jsonl", "csv", "parquet")
 
@@ -45,19 +52,16 @@ def clips(tmp_path: Path, media: Path, test_clips: list[Path]) -> list[str]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which clips the model was asked for, in all runs."""
+    """Names of the clips that were answered, in all runs; in any order."""
     names: list[str] = []
     answers = stream.answers
 
     def watched(
         recogniser: Any, items: Iterable[tuple[int, Item]], **options: Any
     ) -> Iterator[tuple[int, Row]]:
-        def told() -> Iterator[tuple[int, Item]]:
-            for position, item in items:
-                names.append(Path(item.path).name)
-                yield position, item
-
-        return answers(recogniser, told(), **options)
+        for position, row in answers(recogniser, items, **options):
+            names.append(Path(row.path).name)
+            yield position, row
 
     monkeypatch.setattr(stage, "answers", watched)
     return names
@@ -117,10 +121,11 @@ def test_a_run_that_was_cut_off_asks_only_what_it_does_not_know(
     [kept] = stop.value.__notes__
     assert kept.startswith("3 of 8 rows are known and kept in ")
     assert not any(out.exists() for out in outs)
+    kept_names = set(asked)
     asked.clear()
     finished = classify(bundle, clips, *outs)
-    assert finished.known_before == 3
-    assert asked == [Path(clip).name for clip in clips[3:]]
+    assert finished.known_before == len(kept_names) == 3
+    assert sorted(asked) == sorted({Path(clip).name for clip in clips} - kept_names)
     assert contents(outs) == contents(whole)
 
 
@@ -187,7 +192,7 @@ def test_other_versions_or_another_processor_are_told_and_nothing_is_lost(
     monkeypatch.setattr(terms, "surroundings", lambda: {**now, "av": "99.0"})
     classify(bundle, clips[:3], out)
     assert f"av was {now['av']} and is 99.0" in caplog.text
-    assert asked == ["0.mp4", "1.mp4", "2.mp4"]
+    assert sorted(asked) == ["0.mp4", "1.mp4", "2.mp4"]
 
 
 def test_a_second_run_on_the_same_rows_or_journal_is_refused_at_once(
@@ -216,7 +221,7 @@ def test_what_changed_is_asked_again_and_what_is_gone_is_not_found(
     Path(clips[2]).unlink()
     shutil.copy(test_clips[5], clips[6])  # that was nowhere
     classify(bundle, clips, out)
-    assert asked == ["1.mp4", "2.mp4", "nowhere.mp4"]
+    assert sorted(asked) == ["1.mp4", "2.mp4", "nowhere.mp4"]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[2]["error"]["kind"] == "not_found"
     assert rows[6]["status"] == "ok"
@@ -229,7 +234,9 @@ def test_files_known_by_content_are_asked_once_wherever_they_lie(
     classify(bundle, clips, plain)
     asked.clear()
     classify(bundle, clips, out, by_content=True)
-    assert asked == [Path(clip).name for clip in clips[:-1]]  # the last is the first's copy
+    assert sorted(asked) == sorted(
+        Path(clip).name for clip in clips[:-1]
+    )  # the last is the first's copy
     assert out.read_bytes() == plain.read_bytes()
     asked.clear()
     os.utime(clips[0])
@@ -264,12 +271,39 @@ def test_only_clips_with_errors_are_tried_again_and_only_once(
         interrupted_after(2, lambda: classify(bundle, clips, out, retry_errors=True))
     assert classify(bundle, clips, out, retry_errors=True).known_before == 7
     errors = ["audio_only.mp4", "hls_relative_named.mp4", "nowhere.mp4"]
-    assert sorted(asked[:3]) == errors
-    assert len(asked) == 3 + 1  # whichever was not known when the run was cut off
+    assert sorted(asked) == errors  # none of them twice
     assert out.read_bytes() == before
     asked.clear()
     classify(bundle, clips, out, retry_errors=True)  # that run was finished, so this is another one
     assert sorted(asked) == errors
+
+
+def test_parts_of_one_file_are_clips_of_their_own_and_their_rows_have_times(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    listed = tmp_path / "parts.csv"
+    listed.write_text(
+        f"path,start,end\n{clips[0]},,\n{clips[0]},0,0.5\n{clips[0]},0.5,1\n{clips[6]},1,2\n"
+    )
+    outs = outs_in(tmp_path / "out")
+    words = [word for out in outs for word in ("--out", str(out))]
+    assert cli.run(["classify", str(bundle), str(listed), *words]) == 1
+    rows = [json.loads(line) for line in outs[0].read_text().splitlines()]
+    times = [(row["start"], row["end"]) for row in rows]
+    assert times == [(None, None), (0.0, 0.5), (0.5, 1.0), (1.0, 2.0)]
+    assert [*rows[0]][:4] == ["path", "start", "end", "status"]
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "error"]
+    assert len({row["duration_seconds"] for row in rows[:3]} - {None}) > 1
+    assert len({row["score"] for row in rows[:3]}) == 3
+    assert outs[1].read_text().startswith("path,start,end,status,")
+    table = pyarrow.parquet.read_table(outs[2])
+    assert table.column_names == [*rows[0]]
+    assert [(row["start"], row["end"]) for row in table.to_pylist()] == times
+    joined = tmp_path / "joined.jsonl"
+    for shard in ("1/2", "2/2"):
+        cli.run(["classify", str(bundle), str(listed), "--out", str(joined), "--shard", shard])
+    assert cli.run(["classify", "--join", "--out", str(joined)]) == 1
+    assert joined.read_bytes() == outs[0].read_bytes()
 
 
 def test_names_that_are_no_utf8_are_kept(
@@ -320,10 +354,10 @@ def test_the_command_writes_each_out_and_says_how_it_went(
 ) -> None:
     one, two = tmp_path / "a.jsonl", tmp_path / "b.csv"
     words = ["classify", str(bundle), *clips[:5], "--out", str(one), "--out", str(two)]
-    for ending in ("", "; all were known from before, so no clip was asked again"):
+    for ending in ("5 clips in ", "all were known from before, so no clip was asked again"):
         assert cli.run(words) == 1
         [line] = capsys.readouterr().err.splitlines()
-        assert line == f"{one}, {two}: 5 rows, 1 of them errors{ending}"
+        assert line.startswith(f"{one}, {two}: 5 rows, 1 of them errors; {ending}")
     assert len(two.read_text().splitlines()) == 6
 
 
@@ -332,3 +366,107 @@ def test_the_command_needs_an_output_for_its_journal(
 ) -> None:
     assert cli.run(["classify", str(bundle), clips[0], "--restart"]) == 2
     assert "need --out" in capsys.readouterr().err
+
+
+def started(bundle: Path, clips: list[str], out: Path, *, after: int) -> "subprocess.Popen[str]":
+    """The command in a process of its own, that stops and says so when ``after`` rows are known."""
+    program = textwrap.dedent(
+        f"""
+        import sys, time
+        from lora_deploy import cli
+        from lora_deploy.classify.journal import Journal
+        add, rows = Journal.add, []
+
+        def stopping(journal, position, row):
+            add(journal, position, row)
+            rows.append(position)
+            if len(rows) == {after}:
+                print("here", flush=True)
+                time.sleep(300)
+
+        Journal.add = stopping
+        sys.exit(cli.run(sys.argv[1:]))
+        """
+    )
+    words = ["classify", str(bundle), *clips, "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupted_command_says_what_is_kept_and_goes_on(
+    bundle: Path,
+    clips: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    word: str,
+) -> None:
+    out, whole = tmp_path / "rows.csv", tmp_path / "whole.csv"
+    classify(bundle, clips, whole)
+    process = started(bundle, clips, out, after=3)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == code
+    kept = f"3 of 8 rows are known and kept in {out}.journal; the same command goes on"
+    assert sorted(filter(None, printed.splitlines())) == sorted([kept, word])
+    assert not out.exists()
+    assert cli.run(["classify", str(bundle), *clips, "--out", str(out)]) == 1
+    assert "; 3 were known from before" in capsys.readouterr().err
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_killed_run_lets_the_next_one_in_and_is_gone_on_with(
+    bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "rows.csv", tmp_path / "whole.csv"
+    classify(bundle, clips, whole)
+    process = started(bundle, clips, out, after=3)
+    with pytest.raises(BatchBusyError, match="another run is at work on"):
+        classify(bundle, clips, out)
+    process.kill()
+    process.communicate(timeout=60)
+    finished = classify(bundle, clips, out)
+    assert finished.known_before <= 3  # what was not synced yet is asked again
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_that_takes_no_more_is_told_in_one_line_and_the_run_goes_on(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "rows.csv", tmp_path / "whole.csv"
+    classify(bundle, clips, whole)
+    words = ["classify", str(bundle), *clips, "--out", str(out)]
+    ended = []
+    for kilobytes in (0, 2, 16, 40, 64):
+        program = (
+            "import resource, sys; from lora_deploy import cli; "
+            "from lora_deploy.classify import journal, run; "
+            "journal.SECONDS_BETWEEN_SYNCS = 0\n"
+            "def opened(place, restart, held=run._journal):\n"
+            f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 10},) * 2)\n"
+            "    return held(place, restart)\n"
+            "run._journal = opened\n"
+            "sys.exit(cli.run(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", program, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        ended.append(done.returncode)
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, lines
+        if done.returncode == 2:
+            assert lines[0].endswith(("[DiskFullError]", "[JournalDiskError]")), lines
+            assert not out.exists()
+    assert ended[:3] == [2, 2, 2]
+    assert cli.run(words) == 1
+    assert out.read_bytes() == whole.read_bytes()

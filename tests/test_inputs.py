@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -137,11 +138,12 @@ def test_a_folder_a_thousand_deep_is_searched(here: Path) -> None:
             Path("d").mkdir()
             os.chdir("d")
         Path("a.mp4").write_bytes(b"")
+        os.chdir(top)
+        found = [paths("d"), paths("d/**/*.mp4")]
     finally:
         os.chdir(top)
         os.close(top)
-    found = [paths("d"), paths("d/**/*.mp4")]
-    subprocess.run(["rm", "-r", "d"], check=True)  # which shutil can't do
+        subprocess.run(["rm", "-r", "d"], check=True)  # which shutil can't do, nor can pytest
     assert [[path.count("/") for path in each] for each in found] == [[1200], [1200]]
 
 
@@ -482,10 +484,13 @@ def test_standard_input_without_a_name_is_refused() -> None:
 def test_names_are_given_before_the_last_one_came_in(tmp_path: Path) -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stdin, os.fdopen(write, "wb", buffering=0) as writer:
+        too_late = threading.Timer(10, writer.close)  # whoever waits for the end fails, and is done
+        too_late.start()
         items = find_items(["-"], stdin=stdin)
         for number in range(3):
             writer.write(b"%d.mp4\n" % number)
             assert next(items).path == f"{number}.mp4"
+        too_late.cancel()
 
 
 def test_what_find_writes_is_read_by_the_command(

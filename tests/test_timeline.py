@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -27,6 +26,7 @@ from lora_deploy.classify.timeline import (
     timeline,
     window_stretches,
 )
+from lora_deploy.classify.timeline.segments import _smoothed
 from lora_deploy.clips import pool
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
@@ -240,6 +240,16 @@ def test_one_odd_window_is_smoothed_away() -> None:
     assert names(of_probabilities(odd, smoothing_windows=3)) == ["red"]
 
 
+def test_windows_that_say_two_things_by_turns_are_not_called_the_opposite() -> None:
+    by_turns = [(0.9, 0.1)] * 3 + [(0.1, 0.9), (0.9, 0.1)] * 4 + [(0.9, 0.1)] * 3
+    found = of_probabilities(by_turns, smoothing_windows=3)
+    assert names(found) == ["red"]
+    for count in (3, 5, 7):
+        smoothed = _smoothed(np.array(by_turns), count)[3:11]  # where they take turns
+        own = np.array(by_turns)[3:11]
+        assert ((smoothed - 0.5) * (own - 0.5) > -1e-12)[own[:, 0] > 0.5].all()
+
+
 def test_what_is_too_improbable_is_unknown_and_its_score_is_the_best_ones() -> None:
     unsure = [(0.9, 0.1)] * 2 + [(0.45, 0.55)] * 2 + [(0.1, 0.9)] * 2
     found = of_probabilities(unsure, 0.7, lead=0.0)
@@ -343,7 +353,7 @@ def test_a_long_video_is_looked_at_less_closely_and_that_is_said(tmp_path: Path)
     assert len(found.windows) == 12
     assert found.warning is not None
     assert "12 windows of 1 seconds" in found.warning
-    assert "one every 1.94 seconds in place of 0.5" in found.warning
+    assert "one every 2.00 seconds in place of 0.5" in found.warning
     assert names(found.segments) == [colour for colour, _ in PARTS]
     check_borders(found, np.cumsum([seconds for _, seconds in PARTS]).tolist())
 
@@ -399,14 +409,19 @@ class Losing(DecodePool):
 
     lost = (5.0, 8.0)
 
-    def submit(
-        self, path: Path, contract: PixelContract, stretch: Stretch | None = None
-    ) -> Future[DecodedClip]:
-        if stretch is not None and self.lost[0] <= stretch.start_seconds < self.lost[1]:
-            failed: Future[DecodedClip] = Future()
-            failed.set_exception(ClipError("timeout", "decoding was cut off"))
-            return failed
-        return super().submit(path, contract, stretch)
+    def parts(
+        self,
+        path: Path,
+        contract: PixelContract,
+        stretches: Sequence[Stretch],
+        *,
+        patience_seconds: float = 0.0,
+    ) -> Iterator[tuple[int, DecodedClip | ClipError]]:
+        found = super().parts(path, contract, stretches, patience_seconds=patience_seconds)
+        for number, outcome in found:
+            begins = stretches[number].start_seconds
+            is_lost = stretches[number].end_seconds and self.lost[0] <= begins < self.lost[1]
+            yield number, ClipError("timeout", "decoding was cut off") if is_lost else outcome
 
 
 def test_windows_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path) -> None:

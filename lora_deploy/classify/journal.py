@@ -291,11 +291,11 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
         raise NewerSchemaError(
             f"the journal {path} has version {version}; this program knows {SCHEMA_VERSION}"
         )
-    mode = "TRUNCATE" if is_network(path.parent) else "WAL"
+    mode = "DELETE" if is_network(path.parent) else "WAL"
     if not tables:
         # One transaction makes all of it, so whatever is killed leaves a journal or an empty file.
         connection.executescript(
-            f"PRAGMA journal_mode = TRUNCATE; BEGIN; PRAGMA application_id = {APPLICATION}; "
+            f"PRAGMA journal_mode = DELETE; BEGIN; PRAGMA application_id = {APPLICATION}; "
             f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
         )
     connection.execute(f"PRAGMA journal_mode = {mode}")

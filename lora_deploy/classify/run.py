@@ -5,8 +5,13 @@ are written from the journal, in the order of the inputs.
 """
 
 import contextlib
+import glob
+import hashlib
 import json
 import logging
+import os
+import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +20,20 @@ from lora_deploy.classify import identity, journal, terms
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
 from lora_deploy.classify.meter import Meter
-from lora_deploy.classify.rows import check_ending, write_rows
+from lora_deploy.classify.parts import InputList, Shard, find_parts, write_part
+from lora_deploy.classify.rows import Row, check_ending, write_rows
 from lora_deploy.classify.stream import RowOptions, answers
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.errors import BatchBusyError, BatchChangedError, JournalTornError, OutputPlaceError
+from lora_deploy.disk import is_network
+from lora_deploy.errors import (
+    BatchBusyError,
+    BatchChangedError,
+    DiskFullError,
+    JournalDiskError,
+    JournalTornError,
+    OutputPlaceError,
+)
 from lora_deploy.lock import held
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser
@@ -44,11 +58,13 @@ class Batch:
     """Ask clips with error rows once more."""
     by_content: bool = False
     """Know files by what they hold, and not by path, size and time."""
+    shard: Shard | None = None
+    """Take a part of the clips alone; its rows are written beside the output, to be joined."""
 
     @property
-    def journal_path(self) -> Path:
-        """Where the journal is."""
-        return self.journal or self.outs[0].with_name(f"{self.outs[0].name}.journal")
+    def files(self) -> tuple[Path, ...]:
+        """What is written in the end."""
+        return self.outs if self.shard is None else (self.shard.part_of(self.outs[0]),)
 
 
 @dataclass(frozen=True)
@@ -61,11 +77,15 @@ class Finished:
     """Of the rows."""
     known_before: int
     """Rows that were known when it began."""
+    parts: int = 0
+    """That were joined."""
 
     @property
     def sentence(self) -> str:
         """In one line."""
         line = f"{', '.join(map(str, self.outs))}: {self.rows} rows, {self.errors} of them errors"
+        if self.parts:
+            return f"{line}; joined from {self.parts} parts"
         if not self.known_before:
             return line
         if self.known_before == self.rows:
@@ -104,31 +124,106 @@ def run(
         DiskFullError: What is known so far is kept.
     """
     options, pool = options or RowOptions(), pool or shared()
-    _check_outs(batch.outs)
+    _check_outs(batch)
+    place = journal_place(batch)
     with contextlib.ExitStack() as stack:
-        for path in dict.fromkeys([*batch.outs, batch.journal_path]):
-            busy = BatchBusyError(f"another run is at work on {path}")
-            stack.enter_context(held(path.with_name(f".{path.name}.lock"), busy))
-        opened = stack.enter_context(_journal(batch))
-        work = _Work(batch, model, options, pool, opened)
-        work.check_settings()
-        opened.write_inputs(work.identified(items()))
-        work.forget_errors()
-        before = opened.known()
-        try:
+        for path in dict.fromkeys([*batch.files, place]):
+            stack.enter_context(_only_here(path))
+        opened = stack.enter_context(_journal(place, batch.restart))
+        work, listed = _Work(batch, model, options, pool, opened), InputList()
+        with _kept(batch, opened, listed):
+            work.check_settings()
+            opened.write_inputs(work.identified(listed.passing(items())))
+            listed.is_whole = True
+            work.forget_errors()
+            before = opened.known()
             work.answer_all(meter, progress)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            with contextlib.suppress(
-                Exception
-            ):  # what was added since the last sync is asked again
-                opened.sync()
-                stop.add_note(_kept(batch, opened))
-            raise
-        for out in batch.outs:
-            write_rows(opened.rows(), out, timed=timed())
-        opened.write_about({_RETRYING: None})
-        after = opened.known()
-    return Finished(batch.outs, after.clips, after.errors, before.answered)
+            if batch.shard is None:
+                for out in batch.outs:
+                    write_rows(opened.rows(), out, timed=timed())
+            else:
+                work.write_part(batch.shard, listed, timed())
+            opened.write_about({_RETRYING: None})
+            after = opened.known()
+    return Finished(batch.files, after.clips, after.errors, before.answered)
+
+
+def join(outs: tuple[Path, ...]) -> Finished:
+    """Write the rows of all shards of a run, whose parts lie beside the first output.
+
+    Raises:
+        OutputPlaceError: Rows can't be written there.
+        PartMissingError: There are no parts, or not all.
+        PartTornError: One is cut short or changed.
+        PartsDifferError: They are not of one run.
+        BatchBusyError: Another run is at work on an output.
+    """
+    _check_outs(Batch(outs))
+    with contextlib.ExitStack() as stack:
+        for path in outs:
+            stack.enter_context(_only_here(path))
+        parts = find_parts(outs[0])
+        for out in outs:
+            counted = _Counted()
+            write_rows(counted.passing(parts.rows()), out, timed=parts.timed)
+    return Finished(outs, parts.clips, counted.errors, 0, parts=len(parts.paths))
+
+
+class _Counted:
+    """Counts rows with errors while they go by."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+
+    def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.errors += row.status == "error"
+            yield row
+
+
+def journal_place(batch: Batch) -> Path:
+    """Where the journal of a run is.
+
+    Beside the output; of a shard whose output many computers see, on a disk of this one alone.
+    """
+    if batch.journal is not None:
+        return batch.journal
+    file = batch.files[0]
+    beside = file.with_name(f"{file.name}.journal")
+    if batch.shard is None or not is_network(file.parent):
+        return beside
+    folder = Path(tempfile.gettempdir()) / f"lora-deploy-{os.getuid()}"
+    if is_network(folder.parent) or not _is_ours(folder):
+        return beside
+    digest = hashlib.blake2b(os.fsencode(file.resolve()), digest_size=6).hexdigest()
+    place = folder / f"{digest}-{beside.name}"
+    logger.warning(
+        "%s is on a network disk, so the journal of shard %s is %s: only this computer can go on "
+        "with it; --journal puts it elsewhere", file.parent, batch.shard, place,
+    )  # fmt: skip
+    return place
+
+
+def _is_ours(folder: Path) -> bool:
+    """Make a folder where others may make some too, and see that this one is nobody else's."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    )
+
+
+@contextlib.contextmanager
+def _only_here(path: Path) -> Iterator[None]:
+    """Hold a file against other runs, and take away what one that was killed left beside it."""
+    busy = BatchBusyError(f"another run is at work on {path}")
+    with held(path.with_name(f".{path.name}.lock"), busy):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            left.unlink(missing_ok=True)
+        yield
 
 
 @dataclass(frozen=True)
@@ -145,6 +240,7 @@ class _Work:
         """Refuse to mix rows of two runs; and say where their last digits may differ."""
         about = self.journal.about()
         asked = terms.asked_for(self.model, self.options, self.pool, self.batch.by_content)
+        asked["shard"] = str(self.batch.shard or "none")
         self._refuse_differences(asked)
         if not about:
             self.journal.write_about(
@@ -162,9 +258,11 @@ class _Work:
                 "be answered now; --restart asks all again", ", ".join(changed),
             )  # fmt: skip
 
-    def identified(self, items: Iterable[Item]) -> Iterator[tuple[int, Item, str]]:
-        """Each clip with its position, and what it is known by."""
-        for position, item in enumerate(items):
+    def identified(self, items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item, str]]:
+        """Each clip that this run takes, with its position, and what it is known by."""
+        for position, item in items:
+            if self.batch.shard is not None and not self.batch.shard.takes(position):
+                continue
             yield position, item, identity.known_by(item.footage, self._state(item.footage.path))
 
     def forget_errors(self) -> None:
@@ -190,6 +288,16 @@ class _Work:
                 self.journal.add(position, row)
                 advance()
         self.journal.sync()
+
+    def write_part(self, shard: Shard, listed: InputList, timed: bool) -> None:
+        """Write what all shards are joined from."""
+        about = self.journal.about()
+        settings = json.loads(about["settings"])
+        settings.pop("shard")
+        write_part(
+            self.journal.rows, shard.part_of(self.batch.outs[0]), shard, listed, timed=timed,
+            settings=settings, surroundings=json.loads(about["surroundings"]),
+        )  # fmt: skip
 
     def _open(self) -> Recogniser:
         recogniser = self.model.open()
@@ -217,15 +325,14 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _journal(batch: Batch) -> Iterator[Journal]:
-    path = batch.journal_path
+def _journal(path: Path, restart: bool) -> Iterator[Journal]:
     with contextlib.ExitStack() as stack:
         try:
             opened = stack.enter_context(journal.opened(path))
-            if batch.restart:
+            if restart:
                 opened.forget()
         except JournalTornError:
-            if not batch.restart:
+            if not restart:
                 raise
             stack.close()
             journal.remove(path)
@@ -233,16 +340,34 @@ def _journal(batch: Batch) -> Iterator[Journal]:
         yield opened
 
 
-def _check_outs(outs: tuple[Path, ...]) -> None:
-    if not outs:
+def _check_outs(batch: Batch) -> None:
+    if not batch.outs:
         raise OutputPlaceError("no output is named")
-    for out in outs:
+    for out in batch.outs:
         check_ending(out)
-    if len({out.resolve() for out in outs}) < len(outs):
+    if len({out.resolve() for out in batch.outs}) < len(batch.outs):
         raise OutputPlaceError("an output is named twice")
+    if batch.shard is not None and len(batch.outs) > 1:
+        raise OutputPlaceError(
+            f"a shard has one output, and {len(batch.outs)} are named; name all with --join"
+        )
 
 
-def _kept(batch: Batch, opened: Journal) -> str:
-    known = opened.known()
-    same = "the same command without --restart" if batch.restart else "the same command"
-    return f"{known.answered} of {known.clips} rows are known and kept in {opened.path}; {same} goes on"
+@contextlib.contextmanager
+def _kept(batch: Batch, opened: Journal, listed: InputList) -> Iterator[None]:
+    """Whatever ends the run, keep what is known; an interruption is given a note that says so."""
+    try:
+        yield
+    except (DiskFullError, JournalDiskError, JournalTornError):
+        raise  # the disk took all that it takes
+    except BaseException as stop:
+        with contextlib.suppress(Exception):  # what was added since the last sync is asked again
+            opened.sync()
+            if isinstance(stop, KeyboardInterrupt | SystemExit):
+                known = opened.known()
+                count = (
+                    f"{known.answered} of {known.clips} rows are" if listed.is_whole else "what is"
+                )
+                same = "the same command" + (" without --restart" if batch.restart else "")
+                stop.add_note(f"{count} known and kept in {opened.path}; {same} goes on")
+        raise

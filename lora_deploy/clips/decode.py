@@ -41,7 +41,7 @@ from lora_deploy.errors import ClipError
 
 
 @dataclass
-class _Pass:
+class Pass:
     """What one forward pass over a file met."""
 
     pts_seconds: list[float | None] = field(default_factory=list)
@@ -148,7 +148,7 @@ def _decode_whole(
         frames=np.concatenate([seen.kept[position] for position in chosen]),
         times_seconds=part.times(timeline, chosen),
         duration_seconds=part.duration_seconds,
-        warning=_warning(seen, packets, duration_seconds, part),
+        warning=warning_of(seen, packets, duration_seconds, part),
         file_frames=len(seen.pts_seconds),
         start_seconds=part.start_seconds,
     )
@@ -178,21 +178,13 @@ def _decode_pass(
     *,
     keep_ticks: Set[int] = frozenset(),
     keep_positions: Set[int] = frozenset(),
-) -> _Pass:
+) -> Pass:
     """Decode forward, keeping the pixels of the frames named by timestamp or by position.
 
     With positions it ends after the last of them; otherwise it goes through the whole file.
     """
-    seen = _Pass()
-    time_base = stream.time_base
-    for frame in _frames(stream, replay, seen):
-        position = len(seen.pts_seconds)
-        guard.check_frame_count(position + 1)
-        seen.pts_seconds.append(
-            seconds(frame.pts, time_base) if frame.pts is not None and time_base else None
-        )
-        seen.last_frame_seconds = seconds(frame.duration or 0, time_base) if time_base else 0.0
-        seen.damaged_frames += frame.is_corrupt
+    seen = Pass()
+    for position, frame in passed_over(stream, replay, seen):
         if frame.pts in keep_ticks or position in keep_positions:
             seen.kept[position] = picture(frame, contract, pixel_aspect=stream.sample_aspect_ratio)
         if keep_positions and position >= max(keep_positions):
@@ -200,9 +192,26 @@ def _decode_pass(
     return seen
 
 
-def _frames(
-    stream: VideoStream, replay: Iterator[VideoPacket], seen: _Pass
-) -> Iterator[VideoFrame]:
+def passed_over(
+    stream: VideoStream, replay: Iterator[VideoPacket], seen: Pass
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Every frame that decodes, with its number; what is met is put down in ``seen``.
+
+    Raises:
+        ClipError: ``too_long``.
+    """
+    time_base = stream.time_base
+    for position, frame in enumerate(_frames(stream, replay, seen)):
+        guard.check_frame_count(position + 1)
+        seen.pts_seconds.append(
+            seconds(frame.pts, time_base) if frame.pts is not None and time_base else None
+        )
+        seen.last_frame_seconds = seconds(frame.duration or 0, time_base) if time_base else 0.0
+        seen.damaged_frames += frame.is_corrupt
+        yield position, frame
+
+
+def _frames(stream: VideoStream, replay: Iterator[VideoPacket], seen: Pass) -> Iterator[VideoFrame]:
     """All frames that decode, in the order shown; packets that don't are counted and passed over."""
     for packet in chain(replay, [None]):
         try:
@@ -215,7 +224,8 @@ def _frames(
         yield from frames
 
 
-def _warning(seen: _Pass, packets: PacketList, duration_seconds: float, part: Part) -> str | None:
+def warning_of(seen: Pass, packets: PacketList, duration_seconds: float, part: Part) -> str | None:
+    """All that was lost of a file and of the part of it, in one line."""
     found = []
     if seen.failed_packets:
         found.append(f"{seen.failed_packets} damaged pieces of the video could not be decoded")

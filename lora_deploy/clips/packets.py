@@ -96,8 +96,15 @@ def opened(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def read_packets(container: InputContainer, stream: VideoStream) -> PacketList:
+def read_packets(
+    container: InputContainer, stream: VideoStream, *, keep: bool = True
+) -> PacketList:
     """Go through the packets of ``stream`` once, decoding nothing.
+
+    Args:
+        container: As `opened` gives it.
+        stream: Likewise.
+        keep: Hold the packets in memory where they are not too many.
 
     Raises:
         ClipError: ``too_long``.
@@ -105,6 +112,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketList:
     found = PacketList(
         time_base=stream.time_base or Fraction(0),
         promised_seconds=_promised_seconds(container, stream),
+        kept=[] if keep else None,
     )
     kept_bytes = 0
     for packet in stream_packets(container, stream, found):

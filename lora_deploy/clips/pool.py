@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,7 @@ from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Footage, Str
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.fence import Fence
 from lora_deploy.clips.proof import DecoderProof, prove_decoder
+from lora_deploy.clips.shares import Shares
 from lora_deploy.errors import ClipError, DecodersUnavailableError
 from lora_deploy.extras import require
 from lora_deploy.processor import usable_cores
@@ -121,9 +122,13 @@ class DecodePool:
         self._needs_proof = proof
         self._proving = threading.Lock()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        # A worker dies with the thread that started it; those of `parts` come and go.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
         self._of_thread = threading.local()
         self._lock = threading.Lock()
         self._alive: set[_Worker] = set()
+        self._spare: _Worker | None = None
+        """What `parts` has used and will use again."""
         self._closed = False
         self._busy_seconds = 0.0
 
@@ -177,6 +182,77 @@ class DecodePool:
         jobs = (("", path, contract, stretch) for stretch in stretches)
         return (outcome for _, outcome in self._in_order(jobs))
 
+    def parts(
+        self,
+        path: Path,
+        contract: PixelContract,
+        stretches: Sequence[Stretch],
+        *,
+        patience_seconds: float = 0.0,
+    ) -> Iterator[tuple[int, DecodedClip | ClipError]]:
+        """Decode many parts of one file, each picture once, however many parts show it.
+
+        It is done by workers beside those of the pool, one where there are few parts, so nobody
+        else waits for it. With decord the file is decoded anew for each part.
+
+        Args:
+            path: The file.
+            contract: Which frames of each part.
+            stretches: The parts; the later ones should begin later, for the sake of memory.
+            patience_seconds: The deadline is for each part, and begins anew with each sign that the
+                work goes on; for so long at most. A damaged file is decoded all through first.
+
+        Yields:
+            Number of a part and what became of it, in the order of completion. `DECODED_AHEAD` wait.
+
+        Raises:
+            DecodersUnavailableError: No decoding process can be started on this computer.
+            DecoderError: The decoder gives wrong frames of clips that are known.
+        """
+        self._threads.submit(self._prove_once).result()
+        shares = Shares(
+            self,
+            path,
+            contract,
+            stretches,
+            most_workers=self.workers,
+            deadline_seconds=self.options.deadline_seconds,
+            patience_seconds=patience_seconds,
+            ahead=DECODED_AHEAD,
+        )
+        try:
+            yield from shares
+        finally:
+            shares.close()
+
+    def lend(self) -> "_Worker":
+        """A worker for `parts`, that no thread of the pool has.
+
+        Raises:
+            CancelledError: The pool is closed.
+            DecodersUnavailableError: None can be started.
+        """
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if _is_ready(spare):
+                return spare
+            self._end(spare)
+        try:
+            return self._starter.submit(self._started).result()
+        except RuntimeError:  # it takes no more work
+            raise CancelledError from None
+
+    def take_back(self, worker: "_Worker", *, sound: bool) -> None:
+        """Keep one for the next time; end it where there is one, or where it can't be trusted."""
+        worker.clips += 1
+        with self._lock:
+            keep = sound and self._spare is None and worker.clips < self.options.clips_per_worker
+            if keep:
+                self._spare = worker
+        if not keep:
+            self._end(worker)
+
     def _in_order(
         self, jobs: Iterable[tuple[str, Path, PixelContract, Stretch]]
     ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
@@ -221,9 +297,11 @@ class DecodePool:
         """End all workers at once; clips that wait or are being decoded are given up."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._starter.shutdown(wait=False, cancel_futures=True)
         for worker in self._all():
             worker.process.kill()  # so that no thread waits for an answer
         self._threads.shutdown(wait=True)
+        self._starter.shutdown(wait=True)
         for worker in self._all():
             self._end(worker)
 
@@ -321,19 +399,22 @@ class DecodePool:
         """The worker of this thread: the one it has, or a new one where that can't be used."""
         worker: _Worker | None = getattr(self._of_thread, "worker", None)
         if worker is not None and worker in self._all():
-            if worker.process.poll() is None and not _has_spoken(worker.connection):
+            if _is_ready(worker):
                 return worker
             self._end(worker)
+        worker = self._started()
+        self._of_thread.worker = worker
+        return worker
+
+    def _started(self) -> "_Worker":
         try:
-            worker = self._start()
+            return self._start()
         except (wire.WireError, OSError) as error:
             if self._closed:
                 raise CancelledError from None
             raise DecodersUnavailableError(
                 f"a decoding process could not be started: {error}"
             ) from error
-        self._of_thread.worker = worker
-        return worker
 
     def _start(self) -> "_Worker":
         """Start a worker and wait until it stands in its fence."""
@@ -385,6 +466,10 @@ def _job(one: str | Footage, contract: PixelContract) -> tuple[str, Path, PixelC
     if isinstance(one, str):
         return one, Path(one), contract, WHOLE_FILE
     return str(one), one.path, contract, one.stretch or WHOLE_FILE
+
+
+def _is_ready(worker: _Worker) -> bool:
+    return worker.process.poll() is None and not _has_spoken(worker.connection)
 
 
 def _has_spoken(connection: socket.socket) -> bool:

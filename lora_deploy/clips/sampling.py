@@ -81,10 +81,10 @@ class Part:
     def chosen(self, contract: PixelContract, timeline: Sequence[float]) -> list[int]:
         """Positions in ``timeline``, that of the file, of the frames that ``contract`` asks for.
 
-        They are those on the screen at the contract's times; the first may have begun before.
+        The times of ``timeline`` must rise, as those of `mend_timeline` do. The frames are those on the screen at the contract's times; the first may have begun before.
         """
         times = sample_times(contract, self.duration_seconds)
-        return nearest_frames([self.start_seconds + time for time in times], timeline)
+        return frames_shown([self.start_seconds + time for time in times], timeline)
 
     def begun(self, timeline: Sequence[float]) -> range:
         """Positions of the frames that begin within the part."""
@@ -148,7 +148,12 @@ def nearest_frames(times: Sequence[float], pts_seconds: Sequence[float]) -> list
     """
     by_time = sorted(range(len(pts_seconds)), key=pts_seconds.__getitem__)
     rising = [pts_seconds[index] for index in by_time]
-    return [by_time[max(bisect_right(rising, time + TIE_SECONDS) - 1, 0)] for time in times]
+    return [by_time[at] for at in frames_shown(times, rising)]
+
+
+def frames_shown(times: Sequence[float], rising: Sequence[float]) -> list[int]:
+    """As `nearest_frames`, of timestamps that rise; in a time that hardly grows with their number."""
+    return [max(bisect_right(rising, time + TIE_SECONDS) - 1, 0) for time in times]
 
 
 def mend_timeline(pts_seconds: Sequence[float | None]) -> list[float]:

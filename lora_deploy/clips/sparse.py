@@ -7,7 +7,7 @@ comes out is the one that decoding everything would give.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from av.error import FFmpegError
@@ -60,8 +60,55 @@ class Plan:
     """Tick of each picture that is shown to the position of its packet."""
 
 
-class _DoubtError(Exception):
+class DoubtError(Exception):
     """The decoder did not give what the packets announce."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures that a file shows, as its packets tell; whatever part of it is wanted."""
+
+    positions: dict[int, int]
+    """Tick of each picture to the position of its packet."""
+    ticks: list[int]
+    """Of the pictures, rising."""
+    timeline: list[float]
+    """When each is shown, in seconds from the first one, rising."""
+    file_seconds: float
+    """How long the whole file is."""
+    _instead: "_Neighbours | None"
+
+    def chosen(self, contract: PixelContract, part: Part) -> list[int]:
+        """Positions in ``ticks`` of the pictures that ``contract`` asks for of a part of the file."""
+        chosen = part.chosen(contract, self.timeline)
+        return chosen if self._instead is None else self._instead.of(chosen, part)
+
+
+def shown_in(packets: PacketList, stream: VideoStream, *, nearby: bool) -> Shown | None:
+    """What a file shows; None where its packets can't be relied on.
+
+    Args:
+        packets: What `read_packets` gave for ``stream``.
+        stream: The stream that will be decoded.
+        nearby: As in `plan_for`.
+
+    Raises:
+        ClipError: ``too_long``.
+    """
+    positions = _positions(packets)
+    if positions is None:
+        return None
+    ticks = sorted(positions)
+    timeline = mend_timeline([seconds(tick, packets.time_base) for tick in ticks])
+    last_seconds = seconds(packets.durations[positions[ticks[-1]]], packets.time_base)
+    duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
+    guard.check_duration(duration_seconds)
+    instead = None
+    if nearby and packets.kept is not None:
+        pictures = [packets.kept[positions[tick]] for tick in ticks]
+        furthest_seconds = 1.5 * usual_step_seconds(timeline)
+        instead = _Neighbours(timeline, pictures, stream, furthest_seconds)
+    return Shown(positions, ticks, timeline, duration_seconds, instead)
 
 
 def plan_for(
@@ -85,27 +132,19 @@ def plan_for(
     Raises:
         ClipError: ``too_long``; ``not_found`` where the file ends before the stretch begins.
     """
-    positions = _positions(packets)
-    if positions is None:
+    shown = shown_in(packets, stream, nearby=nearby)
+    if shown is None:
         return None
-    ticks = sorted(positions)
-    timeline = mend_timeline([seconds(tick, packets.time_base) for tick in ticks])
-    last_seconds = seconds(packets.durations[positions[ticks[-1]]], packets.time_base)
-    duration_seconds = timeline[-1] + last_step_seconds(last_seconds, timeline)
-    guard.check_duration(duration_seconds)
-    part = part_of(stretch, duration_seconds)
-    shown = part.chosen(contract, timeline)
-    if nearby and packets.kept is not None:
-        places = [positions[tick] for tick in ticks]
-        shown = _neighbours(shown, timeline, [packets.kept[at] for at in places], stream, part)
-    wanted = {positions[ticks[at]] for at in shown}
+    part = part_of(stretch, shown.file_seconds)
+    chosen = shown.chosen(contract, part)
+    ticks = tuple(shown.ticks[at] for at in chosen)
     return Plan(
-        chosen=tuple(ticks[at] for at in shown),
-        times_seconds=part.times(timeline, shown),
-        file_seconds=duration_seconds,
+        chosen=ticks,
+        times_seconds=part.times(shown.timeline, chosen),
+        file_seconds=shown.file_seconds,
         part=part,
-        runs=_runs(wanted, packets, enter=stream.codec_context.name in _ENTERED),
-        positions=positions,
+        runs=runs_to({shown.positions[tick] for tick in ticks}, packets, stream),
+        positions=shown.positions,
     )
 
 
@@ -133,40 +172,81 @@ def carry_out(
     """
     wanted = set(plan.chosen)
     pictures: dict[int, Frames] = {}
+    decoded = decode_runs(
+        plan.runs, plan.positions, wanted, packets, stream, replay, contract,
+        scale_first=scale_first,
+    )  # fmt: skip
+    try:
+        for tick, pixels in decoded:
+            if pixels is not None:
+                pictures[tick] = pixels
+    except MemoryError:
+        raise  # PyAV's is an FFmpegError too
+    except (DoubtError, FFmpegError):
+        return None
+    return pictures if wanted <= pictures.keys() else None
+
+
+def decode_runs(
+    runs: Sequence[tuple[int, int]],
+    positions: Mapping[int, int],
+    wanted: Set[int],
+    packets: PacketList,
+    stream: VideoStream,
+    replay: Iterator[VideoPacket],
+    contract: PixelContract,
+    *,
+    scale_first: bool,
+) -> Iterator[tuple[int, Frames | None]]:
+    """Each decoded picture's tick, and pixels [1, crop_height, crop_width, 3] of the wanted ones.
+
+    Args:
+        runs: First and last packet of each run.
+        positions: As in `Plan`.
+        wanted: Ticks of the pictures that become pixels.
+        packets: What ``runs`` were made from.
+        stream: Its decoder, with nothing decoded yet.
+        replay: The packets themselves, from the first on.
+        contract: How large the pictures become.
+        scale_first: As in `lora_deploy.clips.picture.picture`.
+
+    Raises:
+        DoubtError: Something was not as announced.
+        FFmpegError: Something does not decode.
+    """
     numbered = enumerate(replay)
     interlaced = stream.codec_context.field_order > _PROGRESSIVE
-    try:
-        for first, last in plan.runs:
-            seen = 0
-            entry_tick = packets.ticks[first] if first else None
-            before: int | None = None
-            for frame in _decoded(stream, numbered, first, last, wanted):
-                tick = frame.pts
-                if entry_tick is not None and tick is not None and tick < entry_tick:
-                    continue  # predicted from before the entry, and not wanted from here
-                if before is None and entry_tick not in (None, tick):
-                    raise _DoubtError
-                if frame.interlaced_frame and not interlaced:
-                    raise _DoubtError
-                _check(frame, before, entry_tick, plan, packets)
-                seen += 1
-                assert tick is not None
-                before = tick
-                if tick in wanted:
-                    pictures[tick] = picture(
+    for first, last in runs:
+        seen = 0
+        entry_tick = packets.ticks[first] if first else None
+        before: int | None = None
+        for frame in _decoded(stream, numbered, first, last, wanted):
+            tick = frame.pts
+            if entry_tick is not None and tick is not None and tick < entry_tick:
+                continue  # predicted from before the entry, and not wanted from here
+            if before is None and entry_tick not in (None, tick):
+                raise DoubtError
+            if frame.interlaced_frame and not interlaced:
+                raise DoubtError
+            _check(frame, before, entry_tick, positions, packets)
+            seen += 1
+            assert tick is not None
+            before = tick
+            if tick in wanted:
+                yield (
+                    tick,
+                    picture(
                         frame,
                         contract,
                         pixel_aspect=stream.sample_aspect_ratio,
                         scale_first=scale_first,
-                    )
-            # Two packets may hold the two fields of one picture: then times are not what they seem.
-            if interlaced and seen < _shown_between(first, last, packets):
-                raise _DoubtError
-    except MemoryError:
-        raise  # PyAV's is an FFmpegError too
-    except (_DoubtError, FFmpegError):
-        return None
-    return pictures if wanted <= pictures.keys() else None
+                    ),
+                )
+            else:
+                yield tick, None
+        # Two packets may hold the two fields of one picture: then times are not what they seem.
+        if interlaced and seen < _shown_between(first, last, packets):
+            raise DoubtError
 
 
 def _positions(packets: PacketList) -> dict[int, int] | None:
@@ -190,12 +270,14 @@ def _positions(packets: PacketList) -> dict[int, int] | None:
     return positions
 
 
-def _runs(wanted: set[int], packets: PacketList, *, enter: bool) -> tuple[tuple[int, int], ...]:
+def runs_to(
+    wanted: Iterable[int], packets: PacketList, stream: VideoStream
+) -> tuple[tuple[int, int], ...]:
     """For each wanted packet the way to it from the last entry before it, joined where they touch.
 
     A picture that is shown before the entry that it follows is predicted from before that.
     """
-    entries = packets.entries if enter else []
+    entries = packets.entries if stream.codec_context.name in _ENTERED else []
     ticks = [tick or 0 for tick in packets.ticks]
 
     def entry_for(position: int) -> int:
@@ -214,30 +296,32 @@ def _runs(wanted: set[int], packets: PacketList, *, enter: bool) -> tuple[tuple[
     return tuple(joined)
 
 
-def _neighbours(
-    shown: Sequence[int],
-    timeline: Sequence[float],
-    pictures: Sequence[VideoPacket],
-    stream: VideoStream,
-    part: Part,
-) -> list[int]:
+@dataclass(frozen=True)
+class _Neighbours:
     """For each picture from which no other is predicted a near one that must be decoded anyway."""
-    furthest = 1.5 * usual_step_seconds(timeline)
-    allowed = part.begun(timeline)  # where the part ends there may be more of the file
 
-    def near(at: int) -> int:
-        if referenced(pictures[at], stream):
+    timeline: Sequence[float]
+    pictures: Sequence[VideoPacket]
+    """In the order of ``timeline``."""
+    stream: VideoStream
+    furthest_seconds: float
+
+    def of(self, chosen: Sequence[int], part: Part) -> list[int]:
+        allowed = part.begun(self.timeline)  # where the part ends there may be more of the file
+
+        def near(at: int) -> int:
+            if referenced(self.pictures[at], self.stream):
+                return at
+            for other in (at - 1, at + 1):
+                if (
+                    other in allowed
+                    and abs(self.timeline[other] - self.timeline[at]) <= self.furthest_seconds
+                    and referenced(self.pictures[other], self.stream)
+                ):
+                    return other
             return at
-        for other in (at - 1, at + 1):
-            if (
-                other in allowed
-                and abs(timeline[other] - timeline[at]) <= furthest
-                and referenced(pictures[other], stream)
-            ):
-                return other
-        return at
 
-    return [near(at) for at in shown]
+        return [near(at) for at in chosen]
 
 
 def _decoded(
@@ -245,7 +329,7 @@ def _decoded(
     numbered: Iterator[tuple[int, VideoPacket]],
     first: int,
     last: int,
-    wanted: set[int],
+    wanted: Set[int],
 ) -> Iterator[VideoFrame]:
     """The pictures of one run, in the order shown; unwanted ones may be missing."""
     context = stream.codec_context
@@ -280,10 +364,10 @@ def _check(
     frame: VideoFrame,
     before: int | None,
     entry_tick: int | None,
-    plan: Plan,
+    positions: Mapping[int, int],
     packets: PacketList,
 ) -> None:
-    position = plan.positions.get(frame.pts) if frame.pts is not None else None
+    position = positions.get(frame.pts) if frame.pts is not None else None
     if (
         position is None
         or frame.pts is None
@@ -292,4 +376,4 @@ def _check(
         or (before is not None and frame.pts <= before)
         or (before is None and entry_tick is not None and not frame.key_frame)
     ):
-        raise _DoubtError
+        raise DoubtError

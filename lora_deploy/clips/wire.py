@@ -4,10 +4,12 @@ A worker has met a stranger's file, so the pool takes nothing from it on trust: 
 the contract, texts are short, numbers finite, and whatever is not so ends the worker.
 """
 
+import math
 import socket
 import struct
 import time
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
@@ -18,6 +20,8 @@ from lora_deploy.clips.fence import Fence
 from lora_deploy.errors import ClipErrorKind
 
 _HEAD = struct.Struct(">I")
+_PART = struct.Struct(">dd")
+"""When a part begins and ends; infinity where it goes on to the end of the video."""
 _MOST_HEADER_BYTES = 1 << 18
 
 
@@ -64,6 +68,9 @@ class Job(_Message):
     end_seconds: Seconds | None
     pictures: Pictures | None = None
     """Where the file is no video but the pictures of a frame folder, one behind the other."""
+    parts: Annotated[int, Field(ge=0)] = 0
+    """How many parts of the file become a clip each; when they begin and end follows, and each has
+    an answer. Of none, the stretch is the clip."""
 
 
 class Ready(_Message):
@@ -75,7 +82,8 @@ class Ready(_Message):
 class Answer(_Message):
     """What became of a job; the pixels follow where ``status`` is ok."""
 
-    status: Literal["ok", "error"]
+    status: Literal["ok", "error", "busy"]
+    """``busy``: it is still worked on, and will be answered; of parts alone."""
     times_seconds: tuple[Seconds, ...] = Field(default=(), max_length=1024)
     duration_seconds: Seconds = 0.0
     file_frames: Annotated[int, Field(ge=0)] | None = None
@@ -90,6 +98,7 @@ def send_job(
     stretch: Stretch,
     descriptor: int,
     pictures: Pictures | None = None,
+    parts: Sequence[Stretch] = (),
 ) -> None:
     """Send a job with its open file."""
     job = Job(
@@ -97,23 +106,48 @@ def send_job(
         start_seconds=stretch.start_seconds,
         end_seconds=stretch.end_seconds,
         pictures=pictures,
+        parts=len(parts),
     )
     content = job.model_dump_json().encode()
     # In one message with its length: the descriptor goes with the first byte.
     socket.send_fds(to, [_HEAD.pack(len(content)) + content], [descriptor])
+    if parts:
+        to.sendall(
+            b"".join(
+                _PART.pack(
+                    one.start_seconds, math.inf if one.end_seconds is None else one.end_seconds
+                )
+                for one in parts
+            )
+        )
 
 
-def receive_job(
-    from_: socket.socket,
-) -> tuple[PixelContract, Stretch, int, Pictures | None] | None:
+class Order(NamedTuple):
+    """A job as a worker has it."""
+
+    contract: PixelContract
+    stretch: Stretch
+    descriptor: int
+    """Of its file, which the worker closes."""
+    pictures: Pictures | None
+    parts: tuple[Stretch, ...]
+
+
+def receive_job(from_: socket.socket) -> Order | None:
     """Wait for the next job and its file's descriptor; None when the pool has closed its end."""
     head, descriptors, _, _ = socket.recv_fds(from_, _HEAD.size, 1)
     if not head:
         return None
     head += _receive(from_, _HEAD.size - len(head), None)
     job = Job.model_validate_json(_receive(from_, _HEAD.unpack(head)[0], None))
-    stretch = Stretch(job.start_seconds, job.end_seconds)
-    return job.contract, stretch, descriptors[0], job.pictures
+    times = _PART.iter_unpack(_receive(from_, job.parts * _PART.size, None))
+    return Order(
+        contract=job.contract,
+        stretch=Stretch(job.start_seconds, job.end_seconds),
+        descriptor=descriptors[0],
+        pictures=job.pictures,
+        parts=tuple(Stretch(start, None if end == math.inf else end) for start, end in times),
+    )
 
 
 def send(to: socket.socket, message: Ready | Answer, pixels: memoryview | None = None) -> None:
@@ -141,7 +175,44 @@ def receive_answer(
     Raises:
         WireError: It did not come by ``until`` (as `time.monotonic`), or is not what it should be.
     """
-    answer = _receive_message(from_, Answer, until)
+    return _clip_of(_receive_message(from_, Answer, until), from_, contract, stretch, until)
+
+
+def receive_part(
+    from_: socket.socket,
+    contract: PixelContract,
+    stretch: Stretch,
+    deadline_seconds: float,
+    patience_seconds: float,
+) -> DecodedClip | Answer:
+    """Wait for the answer to the next part of a job; an `Answer` is an error.
+
+    Args:
+        from_: The worker.
+        contract: As the job had it.
+        stretch: The part.
+        deadline_seconds: It may take so long, from now,
+        patience_seconds: and again from each sign that the work goes on, in all so long.
+
+    Raises:
+        WireError: It did not come in time, or is not what it should be.
+    """
+    begun = time.monotonic()
+    until = begun + deadline_seconds
+    while (answer := _receive_message(from_, Answer, until)).status == "busy":
+        until = max(until, min(time.monotonic(), begun + patience_seconds) + deadline_seconds)
+    return _clip_of(answer, from_, contract, stretch, until)
+
+
+def _clip_of(
+    answer: Answer,
+    from_: socket.socket,
+    contract: PixelContract,
+    stretch: Stretch,
+    until: float,
+) -> DecodedClip | Answer:
+    if answer.status == "busy":
+        raise WireError("a sign of work is no answer")
     if answer.status == "error":
         return answer
     times_seconds = answer.times_seconds

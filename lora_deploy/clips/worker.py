@@ -34,6 +34,8 @@ def main() -> None:
     fence.die_with_parent(options["parent_pid"])
     # 2. Everything that decoding will ever import or open.
     from lora_deploy.clips import wire
+    from lora_deploy.clips.answers import Answering
+    from lora_deploy.clips.clip import Stretch
     from lora_deploy.clips.contract import PixelContract
     from lora_deploy.errors import ClipError
 
@@ -45,6 +47,9 @@ def main() -> None:
             decoder.decode_file(io.BytesIO(content), tiny, options["effort"])
     picture_decoder = importlib.import_module(PICTURES)
     picture_decoder.warm_up()
+    answering = Answering(decoder, picture_decoder, options["effort"])
+    for _ in answering.parts(io.BytesIO(warm_up), tiny, (Stretch(),)):
+        pass
     connection = socket.socket(fileno=options["descriptor"])
     _silence()
     # 3. No way back from here.
@@ -58,30 +63,7 @@ def main() -> None:
     wire.send(connection, wire.Ready(fence=raised))
     # 4. Clip after clip.
     while (job := wire.receive_job(connection)) is not None:
-        contract, stretch, descriptor, pictures = job
-        try:
-            with os.fdopen(descriptor, "rb") as file:
-                file.seek(0)  # a worker that died over it may have left it anywhere
-                if pictures is not None:
-                    clip = picture_decoder.decode(file, pictures, contract)
-                else:
-                    clip = decoder.decode_file(file, contract, options["effort"], stretch)
-        except Exception as error:
-            if not isinstance(error, ClipError):  # a fault of ours, and still only one clip
-                text = f"the decoder could not cope with the file ({type(error).__name__})"
-                error = ClipError("unreadable", text)
-            wire.send(
-                connection, wire.Answer(status="error", error_kind=error.kind, error=str(error))
-            )
-        else:
-            answer = wire.Answer(
-                status="ok",
-                times_seconds=clip.times_seconds,
-                duration_seconds=clip.duration_seconds,
-                warning=clip.warning,
-                file_frames=clip.file_frames,
-            )
-            wire.send(connection, answer, clip.frames.data.cast("B"))
+        answering.answer(connection, job)
 
 
 def _step_back(niceness: int) -> None:

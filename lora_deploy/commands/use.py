@@ -1,4 +1,4 @@
-"""Commands for using a model: classify, evaluate, demo."""
+"""Commands for using a model: classify, evaluate, demo, timeline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folder", metavar="MODEL", type=FOLDER)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("folder", metavar="MODEL", type=FOLDER, required=False)
+@click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option(
     "--out",
     "outs",
@@ -41,10 +41,17 @@ if TYPE_CHECKING:
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
 @pool_options
 def classify(
     *,
-    folder: Path,
+    folder: Path | None,
     inputs: tuple[str, ...],
     outs: tuple[Path, ...],
     backend: str,
@@ -52,31 +59,60 @@ def classify(
     batch_size: int,
     adapter: str | None,
     top_k: int,
+    views: str,
     pool: "DecodePool",
+    join: bool,
+    shard: str | None,
     **batch: Any,
 ) -> int:
-    """Classify files and folders of videos; one row a clip, whatever its state."""
+    """Classify videos; one row a clip, whatever its state.
+
+    INPUT is a file, a folder, a pattern, a list (.csv, .jsonl, .parquet), or - for names on standard
+    input. With --out nobody has to watch: whatever ends a run, the same command goes on.
+    """
+    if join:
+        return _join(outs, folder, shard, batch)
+    if folder is None or not inputs:
+        raise click.UsageError(f"Missing argument {'INPUT' if folder else 'MODEL'!r}.")
     from lora_deploy.classify import inputs as given
-    from lora_deploy.classify import stream
+    from lora_deploy.classify import parts, stream
     from lora_deploy.classify.terms import Model
+    from lora_deploy.clips.views import parse_views
 
     model = Model(folder, backend, precision, adapter, batch_size)
-    options = stream.RowOptions(top_k)
+    options = stream.RowOptions(top_k, parse_views(views))
+    batch["shard"] = None if shard is None else parts.parse_shard(shard)
     if outs:
         return _run_batch(outs, model, inputs, options, pool, batch)
     if any(batch.values()):
         raise click.UsageError("a journal and what is done with it need --out")
-    recogniser = model.open()
-    paths = given.find_inputs(inputs)
-    failed = 0
-    with terminal.progress("classifying", len(paths)) as advance:
-        for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
+    found, timed = given.find_items(inputs), given.has_times(inputs)
+    clips = failed = 0
+    with terminal.progress("classifying", None) as advance:
+        for row in stream.classify(
+            model.open(), found, top_k=top_k, views=options.views, pool=pool
+        ):
             advance()
+            clips += 1
             failed += row.status == "error"
-            click.echo(texts.as_json(row.as_dict(), indent=None))
+            click.echo(texts.as_json(row.as_dict(timed=timed), indent=None))
     if failed:
-        click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
+        click.echo(f"{failed} of {clips} clips gave an error row", err=True)
     return 1 if failed else 0
+
+
+def _join(
+    outs: tuple[Path, ...], folder: Path | None, shard: str | None, batch: dict[str, Any]
+) -> int:
+    from lora_deploy.classify import run
+
+    if not outs:
+        raise click.UsageError("--join needs --out: the parts are looked for beside it")
+    if folder is not None or shard is not None or any(batch.values()):
+        raise click.UsageError("--join takes --out alone: all else is told by the parts")
+    finished = run.join(outs)
+    click.echo(texts.visible(finished.sentence), err=True)
+    return 1 if finished.errors else 0
 
 
 def _run_batch(
@@ -88,21 +124,24 @@ def _run_batch(
     batch: dict[str, Any],
 ) -> int:
     from lora_deploy.classify import run
-    from lora_deploy.classify.inputs import Item, find_inputs
-    from lora_deploy.clips.clip import Footage
+    from lora_deploy.classify.inputs import find_items, has_times
+    from lora_deploy.classify.meter import Meter
 
+    meter = Meter()
     try:
         finished = run.run(
             run.Batch(outs, **batch),
             model,
-            lambda: (Item(path, Footage(Path(path))) for path in find_inputs(inputs)),
-            options=options, pool=pool, progress=terminal.progress,
+            lambda: find_items(inputs),
+            options=options, timed=lambda: has_times(inputs), pool=pool, meter=meter,
+            progress=terminal.progress,
         )  # fmt: skip
     except (KeyboardInterrupt, SystemExit) as stop:
         for kept in getattr(stop, "__notes__", ()):
             click.echo(texts.visible(kept), err=True)
         raise
-    click.echo(texts.visible(finished.sentence), err=True)
+    speed = f"; {meter.sentence()}" if meter.clips else ""
+    click.echo(texts.visible(finished.sentence + speed), err=True)
     return 1 if finished.errors else 0
 
 
@@ -263,3 +302,89 @@ def demo(
         most_opened=most_opened,
         ready=lambda address: click.echo(f"the page is at {address} (Ctrl-C ends it)"),
     )
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    "outs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A .json, .csv, .srt, .vtt or .html file; may be repeated; {} stands for the name of the "
+    "video. JSON on stdout by default.",
+)
+@click.option(
+    "--window",
+    type=float,
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How much is looked at at once: about as long as the clips that the model learnt from.",
+)
+@click.option(
+    "--stride",
+    type=float,
+    metavar="SECONDS",
+    help="From one window to the next; half a window by default.",
+)
+@click.option(
+    "--smoothing",
+    type=int,
+    default=3,
+    show_default=True,
+    metavar="WINDOWS",
+    help="So many windows are averaged around each; odd.",
+)
+@click.option(
+    "--lead",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="How much more probable another label must be to take over.",
+)
+@click.option(
+    "--probabilities", is_flag=True, help="Put those of every window and label into the JSON, too."
+)
+@backend_option
+@batch_option
+@click.option("--adapter", help="Run this adapter of a bundle unmerged.")
+@pool_options
+def timeline(
+    *,
+    model: Path,
+    videos: tuple[str, ...],
+    outs: tuple[Path, ...],
+    window: float,
+    stride: float | None,
+    smoothing: int,
+    lead: float,
+    probabilities: bool,
+    backend: str,
+    precision: str,
+    batch_size: int,
+    adapter: str | None,
+    pool: "DecodePool",
+) -> int:
+    """Say what happens when in long videos: segments with start, end, label and confidence."""
+    from lora_deploy.classify.timeline import several
+    from lora_deploy.runtime.load import load
+
+    options = several.options_for(window, stride, smoothing, lead)
+    places = several.places(videos, outs)
+    recogniser = load(
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
+    )
+    looked = several.timelines(
+        recogniser, places, options, probabilities=probabilities, pool=pool,
+        progress=terminal.progress,
+    )  # fmt: skip
+    failed = 0
+    for one in looked:
+        for sentence in one.sentences:
+            click.echo(texts.line(f"{one.path}: {sentence}"), err=True)
+        failed += one.document is None
+        if one.document is not None and not outs:
+            click.echo(texts.as_json(one.document, indent=1 if len(places) == 1 else None))
+    return 1 if failed else 0

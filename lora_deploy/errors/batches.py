@@ -41,3 +41,32 @@ class JournalDiskError(BatchError):
         "see to the disk, or name a place on another one with --journal; what the journal holds "
         "is kept, and the same command goes on"
     )
+
+
+class ShardError(BatchError):
+    """``--shard`` is no I/N."""
+
+    remedy = "say which part of how many, as in --shard 3/16"
+
+
+class PartMissingError(BatchError):
+    """A part of the rows is not beside ``--out``: its shard is not done, or was written elsewhere."""
+
+    remedy = (
+        "finish that shard with its `lora-deploy classify … --shard I/N`, or copy its part here"
+    )
+
+
+class PartTornError(BatchError):
+    """A part of the rows is cut short, changed, or no part at all."""
+
+    remedy = "copy it again, or run its shard again"
+
+
+class PartsDifferError(BatchError):
+    """Parts of different runs: by another model, other settings, another list of inputs, or another number of shards.
+
+    Joined they would be rows of none.
+    """
+
+    remedy = "take away the part that does not belong here, or run its shard again like the others"

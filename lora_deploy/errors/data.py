@@ -143,6 +143,12 @@ class OutputPlaceError(DataError):
     remedy = "name a file in an existing folder: `lora-deploy classify MODEL FOLDER --out rows.csv`"
 
 
+class TimelinePlaceError(DataError):
+    """A timeline can't be written there: no such folder, an ending that names no format, or one file for several videos."""
+
+    remedy = "name files in existing folders; of several videos with {} for the name of each: `lora-deploy timeline MODEL *.mp4 --out 'strips/{}.html'`"
+
+
 class UnknownLabelError(DataError):
     """The clips have labels that the model was not trained on."""
 
