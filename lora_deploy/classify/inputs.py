@@ -143,8 +143,3 @@ def _absolute(footage: Footage, here: str) -> str:
     )  # of ./a//b.mp4 this is a/b.mp4; but not of a/../b.mp4, where a may be a link
     whole = path if path.startswith("/") else f"{here}/{path}"
     return f"{whole}#t={part.start_seconds!r},{part.end_seconds!r}"
-
-
-def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """The paths of `find_items`, all at once."""
-    return [item.path for item in find_items(inputs)]
