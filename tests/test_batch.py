@@ -198,7 +198,7 @@ def test_other_versions_or_another_processor_are_told_and_nothing_is_lost(
 def test_a_second_run_on_the_same_rows_or_journal_is_refused_at_once(
     bundle: Path, clips: list[str], tmp_path: Path
 ) -> None:
-    journal = tmp_path / "one.journal"
+    journal = tmp_path / "made" / "for it" / "one.journal"
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
 
     def items() -> Iterator[Item]:  # the first run is at work here

@@ -33,8 +33,11 @@ APPLICATION = 0x6C6F7261
 
 SCHEMA_VERSION = 1
 
+SYNCING_PART = 0.05
+"""Of the time may go into syncs: slow models have each row synced at once, fast ones now and then."""
+
 SECONDS_BETWEEN_SYNCS = 0.5
-"""So much work may be done again after a kill; a sync a row would slow fast models down."""
+"""At most, while rows come, on however slow a disk."""
 
 _PAGE = 1000
 """Clips that are looked up at once."""
@@ -83,7 +86,8 @@ class Journal:
         """Of a connection that is prepared."""
         self.path = path
         self._connection = connection
-        self._synced = time.monotonic()
+        self._begun = self._synced = time.monotonic()
+        self._syncing_seconds = 0.0
 
     def about(self) -> dict[str, str]:
         """What is written down of the run: model, settings, versions."""
@@ -160,7 +164,7 @@ class Journal:
     def add(self, position: int, row: Row) -> None:
         """Write down the answer to the clip at ``position``.
 
-        It is on the disk after `SECONDS_BETWEEN_SYNCS`, or with `sync`.
+        It is on the disk with the next `sync`, which comes by itself from time to time.
         """
         values = row.as_dict(timed=True)
         for name in ("path", *TIMES):  # of the input, which may have other names beside
@@ -172,10 +176,12 @@ class Journal:
 
     def sync(self) -> None:
         """Bring to the disk what was added."""
+        begun = time.monotonic()
         if self._connection.in_transaction:
             with self._named():
                 self._connection.execute("COMMIT")
         self._synced = time.monotonic()
+        self._syncing_seconds += self._synced - begun
 
     def rows(self) -> Iterator[Row]:
         """A row a clip, in the order of the inputs; a few in memory at once."""
@@ -204,7 +210,9 @@ class Journal:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
             self._connection.execute(statement, values)
-        if time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
+        now = time.monotonic()
+        is_cheap = self._syncing_seconds <= SYNCING_PART * (now - self._begun)
+        if is_cheap or now - self._synced >= SECONDS_BETWEEN_SYNCS:
             self.sync()
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...]:

@@ -187,6 +187,7 @@ def journal_place(batch: Batch) -> Path:
     Beside the output; of a shard whose output many computers see, on a disk of this one alone.
     """
     if batch.journal is not None:
+        batch.journal.parent.mkdir(parents=True, exist_ok=True)
         return batch.journal
     file = batch.files[0]
     beside = file.with_name(f"{file.name}.journal")
