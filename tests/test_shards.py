@@ -1,5 +1,6 @@
 """A run in shards: joined they are the unsharded file, and what does not belong together is refused by name."""
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -163,6 +164,22 @@ def without_header(path: Path) -> None:
 def test_a_torn_part_is_named(copied: Path, damage: Callable[[Path], None]) -> None:
     damage(part(copied, 3))
     with pytest.raises(PartTornError, match=r"rows\.jsonl\.part-3-of-3\.jsonl"):
+        run.join((copied,))
+    assert not copied.exists()
+
+
+def test_a_part_that_lacks_rows_is_told_how_many(copied: Path) -> None:
+    cut_at_a_line(part(copied, 3))
+    with pytest.raises(PartTornError, match=r"part-3-of-3\.jsonl holds 1 rows of 2"):
+        run.join((copied,))
+
+
+def test_a_part_that_somebody_made_up_is_named(copied: Path) -> None:
+    head, _, rows = part(copied, 1).read_bytes().partition(b"\n")
+    made_up = b'{"top_k": []}\n' * len(rows.splitlines())
+    part(copied, 1).write_bytes(head + b"\n" + made_up)
+    rewrite(part(copied, 1), sha256=hashlib.sha256(made_up).hexdigest())
+    with pytest.raises(PartTornError, match=r"part-1-of-3.* holds a line that is no row"):
         run.join((copied,))
     assert not copied.exists()
 

@@ -5,9 +5,7 @@ once its transaction is on the disk, and a clip has one answer, whatever was don
 """
 
 import contextlib
-import errno
 import json
-import os
 import sqlite3
 import stat
 import time
@@ -21,6 +19,7 @@ from lora_deploy.classify.rows import TIMES, Row, printable
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.disk import is_network
 from lora_deploy.errors import (
+    BatchBusyError,
     DiskFullError,
     JournalDiskError,
     JournalTornError,
@@ -191,8 +190,14 @@ class Journal:
                 "FROM inputs JOIN answers USING (known_by) ORDER BY position"
             )
             for path, start, end, text in found:
-                values = {"path": printable(_text(path)), "start": start, "end": end}
-                yield Row.from_dict({**values, **json.loads(text)})
+                named = {"path": printable(_text(path)), "start": start, "end": end}
+                try:
+                    row = Row.from_dict({**json.loads(text), **named})
+                except (ValueError, TypeError) as error:
+                    raise JournalTornError(
+                        f"the journal {self.path} is damaged ({error})"
+                    ) from None
+                yield row
 
     def content(self, inode: str) -> str | None:
         """The hash of a file's content, if it is known."""
@@ -290,6 +295,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     # disks on a network can't do.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA trusted_schema = OFF")  # it may be somebody else's
     [application] = connection.execute("PRAGMA application_id").fetchone()
     [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -338,7 +344,7 @@ def _failures_named(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise JournalDiskError(f"the journal {path} can't be written ({error})") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path)) from error
+            raise BatchBusyError(f"another program has the journal {path} open") from error
         raise
 
 

@@ -83,14 +83,16 @@ class Finished:
     @property
     def sentence(self) -> str:
         """In one line."""
-        line = f"{', '.join(map(str, self.outs))}: {self.rows} rows, {self.errors} of them errors"
+        line = (
+            f"{', '.join(map(str, self.outs))}: {self.rows:,} rows, {self.errors:,} of them errors"
+        )
         if self.parts:
             return f"{line}; joined from {self.parts} parts"
         if not self.known_before:
             return line
         if self.known_before == self.rows:
             return f"{line}; all were known from before, so no clip was asked again"
-        return f"{line}; {self.known_before} were known from before"
+        return f"{line}; {self.known_before:,} were known from before"
 
 
 def run(
@@ -138,13 +140,15 @@ def run(
             work.forget_errors()
             before = opened.known()
             work.answer_all(meter, progress)
+            after = opened.known()
+            if after.answered < after.clips:
+                raise RuntimeError(f"only {after.answered} of {after.clips} clips were answered")
             if batch.shard is None:
                 for out in batch.outs:
                     write_rows(opened.rows(), out, timed=timed())
             else:
                 work.write_part(batch.shard, listed, timed())
             opened.write_about({_RETRYING: None})
-            after = opened.known()
     return Finished(batch.files, after.clips, after.errors, before.answered)
 
 
@@ -274,7 +278,10 @@ class _Work:
     def answer_all(self, meter: Meter | None, progress: Progress) -> None:
         """Ask the model for what is not known."""
         unknown = self.journal.unknown_count()
-        if not unknown and self.model.backend == self.journal.about()["backend asked"]:
+        is_told = (
+            self.model.digest() and self.model.backend == self.journal.about()["backend asked"]
+        )
+        if not unknown and is_told:
             return  # nothing that only an open model could tell
         recogniser = self._open()
         with progress("classifying", unknown) as advance:
@@ -367,7 +374,9 @@ def _kept(batch: Batch, opened: Journal, listed: InputList) -> Iterator[None]:
             if isinstance(stop, KeyboardInterrupt | SystemExit):
                 known = opened.known()
                 count = (
-                    f"{known.answered} of {known.clips} rows are" if listed.is_whole else "what is"
+                    f"{known.answered:,} of {known.clips:,} rows are"
+                    if listed.is_whole
+                    else "what is"
                 )
                 same = "the same command" + (" without --restart" if batch.restart else "")
                 stop.add_note(f"{count} known and kept in {opened.path}; {same} goes on")
