@@ -131,11 +131,18 @@ def _clip(path: str) -> Item:
 
 def _each_once(items: Iterator[Item]) -> Iterator[Item]:
     seen = Seen()
-    here = Path.cwd()
-    for item in items:
-        whole = item.footage.stretch or WHOLE_FILE
-        if seen.is_new(str(Footage(here / item.footage.path, whole))):
-            yield item
+    here = str(Path.cwd())
+    return (item for item in items if seen.is_new(_absolute(item.footage, here)))
+
+
+def _absolute(footage: Footage, here: str) -> str:
+    """The same text for the same part of the same path, as far as can be told without looking."""
+    part = footage.stretch or WHOLE_FILE
+    path = str(
+        footage.path
+    )  # of ./a//b.mp4 this is a/b.mp4; but not of a/../b.mp4, where a may be a link
+    whole = path if path.startswith("/") else f"{here}/{path}"
+    return f"{whole}#t={part.start_seconds!r},{part.end_seconds!r}"
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[str]:

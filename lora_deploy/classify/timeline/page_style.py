@@ -10,8 +10,7 @@ STYLE = """
 .strips time{color:var(--soft);font-size:.85rem;text-align:right}
 .strip{position:relative;height:2.4rem;border-radius:.35rem;overflow:hidden;background:var(--line)}
 .strip a{position:absolute;top:0;bottom:0;min-width:2px;padding:0 .35rem;overflow:hidden;white-space:nowrap;
-text-overflow:ellipsis;line-height:2.4rem;font-size:.85rem;color:#fff;text-decoration:none;border-left:1px solid var(--bg)}
-.strip a:first-child{border-left:0}
+text-overflow:ellipsis;line-height:2.4rem;font-size:.85rem;color:#fff;text-decoration:none}
 .strip a.thin{padding:0}
 .strip a:hover,.strip a:focus-visible{outline:3px solid var(--ink);outline-offset:-3px}
 .axis{display:flex;justify-content:space-between;color:var(--soft);font-size:.85rem;margin-top:.3rem}
