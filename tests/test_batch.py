@@ -23,8 +23,9 @@ from lora_deploy.classify import run as stage
 from lora_deploy.classify import stream, terms
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
+from lora_deploy.classify.places import Batch
 from lora_deploy.classify.rows import Row
-from lora_deploy.classify.run import Batch, Finished, run
+from lora_deploy.classify.run import Finished, run
 from lora_deploy.classify.stream import RowOptions
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage
@@ -168,6 +169,23 @@ def test_another_model_or_setting_is_refused_by_name_with_both_values(
     finished = classify(bundle, clips[:2], out, options=RowOptions(top_k=1), restart=True)
     assert finished.known_before == 0
     assert out.read_bytes() != before
+
+
+def test_settings_may_change_while_nothing_is_known(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+
+    def interrupted() -> Iterator[Item]:
+        yield Item(clips[0], Footage(Path(clips[0])))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(Batch((out,)), Model(bundle, batch_size=2), interrupted)
+    assert stop.value.__notes__[0].startswith("what is known is kept in ")
+    assert classify(bundle, clips[:2], out, options=RowOptions(top_k=1)).rows == 2
+    with pytest.raises(BatchChangedError, match="top-k was 1 and is 5"):
+        classify(bundle, clips[:2], out)
 
 
 def test_another_backend_is_refused_even_where_nothing_is_to_be_asked(

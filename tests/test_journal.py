@@ -17,8 +17,9 @@ from lora_deploy.classify import journal
 from lora_deploy.classify import run as stage
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import opened
+from lora_deploy.classify.places import Batch
 from lora_deploy.classify.rows import Row
-from lora_deploy.classify.run import Batch, Finished, run
+from lora_deploy.classify.run import Finished, run
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.errors import NewerSchemaError

@@ -125,6 +125,11 @@ class Journal:
             self._add("INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?)", *values)
         self.sync()
 
+    def is_empty(self) -> bool:
+        """Whether no clip was ever answered."""
+        with self._named():
+            return not self._one("SELECT 1 FROM answers LIMIT 1")
+
     def known(self) -> Known:
         """How many clips there are, and how many have their answers."""
         joined = "FROM inputs JOIN answers USING (known_by)"
