@@ -187,6 +187,15 @@ def test_what_can_be_relied_on_less_is_decoded_twice_however_many_windows_there_
     assert len(passes) == 2
 
 
+def test_where_something_is_lost_everything_is_looked_at(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = count_calls(monkeypatch, parts_module, "passed_over")
+    monkeypatch.setattr(parts_module, "losses", lambda *_: ["the end is missing"])
+    outcomes(film, SEVERAL)
+    assert len(passes) == 2
+
+
 def test_pictures_are_let_go_when_no_window_wants_them_more(
     film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,8 +322,8 @@ def test_a_decoder_that_breaks_down_costs_the_part_it_broke_down_over(
     order: Order,
 ) -> None:
     path = order("die_at_the_second_clip")
-    found = list(stubbed.parts(path, CONTRACT, [WHOLE_FILE] * 6))
-    assert kinds(found) == ["ok", "unreadable"] * 3
+    found = list(stubbed.parts(path, CONTRACT, [WHOLE_FILE] * 10))
+    assert kinds(found) == ["ok", "unreadable"] * 5
 
 
 def test_what_is_no_answer_ends_the_worker(
@@ -343,6 +352,21 @@ def test_what_is_given_up_is_decoded_no_further(film: Path) -> None:
         assert len(running.worker_pids()) == 1
         found.close()  # type: ignore[attr-defined]
         assert running.worker_pids() == []
+
+
+def test_a_decoder_that_hangs_is_not_waited_for_by_those_who_give_up(
+    stubbed: DecodePool,
+    order: Order,
+) -> None:
+    waiting = shares.Shares(
+        stubbed, order("sleep"), CONTRACT, [WHOLE_FILE], most_workers=1,
+        deadline_seconds=30.0, patience_seconds=0.0, ahead=1,
+    )  # fmt: skip
+    time.sleep(2.0)  # it is asked, and hangs
+    begun = time.monotonic()
+    waiting.close()
+    assert time.monotonic() - begun < 10
+    assert stubbed.worker_pids() == []
 
 
 def test_a_worker_is_used_again_though_the_thread_that_used_it_has_ended(film: Path) -> None:
