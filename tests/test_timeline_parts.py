@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_deploy.classify.timeline import TimelineOptions, timeline, window_stretches
@@ -252,6 +252,7 @@ def test_a_stride_is_moved_to_where_windows_share_their_pictures(
         assert abs(used - stride) <= step / 2 * (1 + 1e-9)
 
 
+@example(60.0, 0.05, 1, 431)  # two and a half strides are a step, and three would be too many
 @given(st.floats(0.05, 60), st.floats(0.05, 60), st.integers(1, 64), st.integers(2, 400))
 def test_moving_the_stride_makes_no_more_windows_than_are_allowed(
     window: float, stride: float, frames: int, most: int
@@ -262,7 +263,7 @@ def test_moving_the_stride_makes_no_more_windows_than_are_allowed(
 
 
 def test_a_stride_that_needs_no_moving_keeps_every_digit() -> None:
-    for window, stride, frames in ((2.0, 1.0, 16), (1.44, 0.72, 16), (2.1, 0.3, 7), (0.9, 0.1, 9)):
+    for window, stride, frames in ((2.0, 1.0, 16), (1.44, 0.72, 16), (0.7, 0.3, 7), (0.9, 0.1, 9)):
         options = TimelineOptions(window, stride, None)
         assert window_stretches(30.0, options, window / frames)[0] == stride
     assert window_stretches(30.0, TimelineOptions(2.0, 0.7, None), 0.125)[0] == 0.75
