@@ -4,6 +4,7 @@ python benchmarks/base_size_bundle.py FOLDER
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -25,28 +26,43 @@ from lora_deploy.versions import installed_versions
 
 CONTRACT = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
 LABELS = tuple(f"label {number}" for number in range(10))
+TINY: dict[str, Any] = {
+    "image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 64,
+}  # fmt: skip
+TINY_CONTRACT = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)
+"""To try a benchmark out: nothing that is measured on it says anything."""
+
 FLOP_PER_CLIP = 360_689_187_840
 """Counted with torch.utils.flop_counter, the attention as matrix multiplications."""
 
 
-def make(folder: Path, seed: int = 0) -> Path:
+def make(folder: Path, seed: int = 0, *, tiny: bool = False) -> Path:
     """Write the bundle, unless a whole one lies there; returns the folder.
 
-    Nothing of it was proved: its answers mean nothing, only its times do.
+    Nothing of it was proved: its answers mean nothing, only its times do. Those of one that is
+    ``tiny`` don't either.
     """
     if bundle.is_bundle(folder):
         return folder
     torch.manual_seed(seed)
     names = dict(enumerate(LABELS))
-    config = VideoMAEConfig(id2label=names, label2id={name: key for key, name in names.items()})
+    contract = TINY_CONTRACT if tiny else CONTRACT
+    config = VideoMAEConfig(
+        id2label=names,
+        label2id={name: key for key, name in names.items()},
+        **(TINY if tiny else {}),
+    )
     model = VideoMAEForVideoClassification(config).eval()
     model.save_pretrained(folder / bundle.MODEL)
-    write_processor(CONTRACT, folder / bundle.MODEL, config.model_type)
+    write_processor(contract, folder / bundle.MODEL, config.model_type)
     (folder / bundle.ONNX).parent.mkdir(parents=True, exist_ok=True)
-    write_onnx(model, folder / bundle.ONNX, labels=LABELS, contract=CONTRACT)
+    write_onnx(model, folder / bundle.ONNX, labels=LABELS, contract=contract)
     del model
     plain = onnx.load(folder / bundle.ONNX)
-    noise = np.random.default_rng(seed).standard_normal((2, 1, 16, 3, 224, 224), np.float32)
+    noise = np.random.default_rng(seed).standard_normal(
+        (2, 1, *contract.pixel_values_shape), np.float32
+    )
     onnx.save_model(fused(plain).model, folder / bundle.FUSED)
     onnx.save_model(in_half(plain), folder / bundle.HALF)
     int8 = in_int8(plain, noise)
@@ -55,10 +71,10 @@ def make(folder: Path, seed: int = 0) -> Path:
     forms = plan(("onnx", "openvino"), ("fp32", "fp16", "bf16", "int8")).forms
     manifest = BundleManifest(
         labels=LABELS,
-        contract=CONTRACT,
+        contract=contract,
         base=BaseIdentity(id="random", revision=None, fingerprint="sha256:", licence=None),
         forms=forms,
-        flop_per_clip=FLOP_PER_CLIP,
+        flop_per_clip=None if tiny else FLOP_PER_CLIP,
         adapters=(),
         files=bundle.record_files(folder),
         versions=installed_versions(),

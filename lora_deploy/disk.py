@@ -64,3 +64,42 @@ def _errno_of(error: BaseException | None) -> int | None:
 
 def _megabytes(count: int) -> int:
     return -(-count // 1_000_000)
+
+
+_ON_A_NETWORK = frozenset(
+    {
+        "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "fhgfs", "gfs", "gfs2", "glusterfs", "gpfs",
+        "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs",
+        "wekafs",
+    }
+)  # fmt: skip
+"""As Linux names file systems; of those in user space every one is taken for one, but for these."""
+
+_LOCAL_IN_USER_SPACE = frozenset({"fuseblk", "fuse.fuse-overlayfs"})
+
+
+def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """Name of the file system that a folder lies on, as ``mount`` has it; None where nothing says."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    real = folder.resolve()
+    found: tuple[int, str | None] = (-1, None)
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        place = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
+        if real.is_relative_to(place) and len(place.parts) >= found[0]:  # the later one lies above
+            found = (len(place.parts), after.split()[0])
+    return found[1]
+
+
+def is_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether other computers may see a folder too: no memory can be shared through its files."""
+    name = file_system_of(folder, mounts)
+    if name is None or name in _LOCAL_IN_USER_SPACE:
+        return False
+    return name in _ON_A_NETWORK or name.startswith("fuse")

@@ -131,6 +131,32 @@ def batch_option(command: Command) -> Command:
     )(command)
 
 
+def batch_run_options(command: Command) -> Command:
+    """What becomes of the journal of a run with ``--out``: fields of `classify.run.Batch`."""
+    for option in (
+        click.option(
+            "--join", is_flag=True, help="Join the parts of all shards beside --out; no MODEL then."
+        ),
+        click.option(
+            "--shard",
+            metavar="I/N",
+            help="Take part I of N of the clips, to be joined with --join.",
+        ),
+        click.option(
+            "--by-content", is_flag=True, help="Know files by what they hold, wherever they lie."
+        ),
+        click.option("--retry-errors", is_flag=True, help="Ask clips with error rows again."),
+        click.option("--restart", is_flag=True, help="Forget what the journal knows."),
+        click.option(
+            "--journal",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Where it is kept what is known already; by default beside --out.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def format_option(command: Command) -> Command:
     """How ``--data`` is laid out."""
     return click.option(

@@ -118,8 +118,8 @@ class _Stderr(logging.Handler):
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
-    """A bar where a person watches, else nothing."""
+def progress(description: str, total: int | None) -> Iterator[Advance]:
+    """A bar where a person watches, else nothing; ``total`` may not be known."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

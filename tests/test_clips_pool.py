@@ -191,6 +191,18 @@ def test_a_worker_that_lies_costs_one_clip(stubbed: DecodePool, order: Order, li
     assert process_that_answers(stubbed, order) != before
 
 
+def test_decoding_steps_back_where_it_is_told_to(stubbed: DecodePool, order: Order) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, process_that_answers(stubbed, order)) == own
+    with DecodePool(1, niceness=3, proof=False) as nice:
+        worker = process_that_answers(nice, order)
+        assert os.getpriority(os.PRIO_PROCESS, worker) == min(own + 3, 19)
+        # Where the processor is shared among sessions first, the session's niceness counts.
+        sessions = Path("/proc/sys/kernel/sched_autogroup_enabled")
+        if sessions.is_file() and sessions.read_text().strip() == "1":
+            assert Path(f"/proc/{worker}/autogroup").read_text().split()[-2:] == ["nice", "3"]
+
+
 def test_a_worker_that_ran_out_of_memory_is_replaced(stubbed: DecodePool, order: Order) -> None:
     before = process_that_answers(stubbed, order)
     with pytest.raises(ClipError) as caught:

@@ -129,6 +129,10 @@ def test_a_batch_is_normalised_clip_by_clip() -> None:
     assert values.shape == (2, 3, 3, 8, 9)
     assert values.flags.c_contiguous
     assert np.array_equal(values[1], normalise(batch[1], contract))
+    whole = np.full((3, *values.shape[1:]), 7.0, np.float32)
+    normalise(batch[0], contract, out=whole[1])
+    assert np.array_equal(whole[1], values[0])
+    assert (whole[[0, 2]] == 7.0).all()
 
 
 def test_random_crop_is_a_window_of_the_padded_clip_and_the_same_in_all_frames() -> None:

@@ -79,6 +79,14 @@ def trainings(out: Path, method: str) -> list[Path]:
     return sorted((out / "trainings" / file_name(method)).iterdir())
 
 
+def test_a_launcher_that_starts_it_many_times_is_refused(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_command(compared.arguments) == 2
+    assert "one of 2 processes of a launcher" in capsys.readouterr().err
+
+
 def test_every_cell_is_of_a_training_that_was_run(compared: Compared) -> None:
     names = [row.name for row in compared.found.methods]
     assert names == ["full fine-tuning", "LoRA r=8", "LoRA r=4"]

@@ -18,6 +18,7 @@ from lora_deploy.config import settings_from
 from lora_deploy.train.duplicates import read_duplicates, write_duplicates
 from lora_deploy.train.fit import fit
 from tests.conftest import TINY_TRAINING
+from tests.test_certificate_page import Parsed
 
 CONTRACT = PixelContract(frames=8, short_side=64, crop_height=64, crop_width=64)
 
@@ -160,6 +161,10 @@ def test_a_training_warns_of_them_and_keeps_them_in_the_run(
     (warning,) = [one for one in caplog.messages if "show the same" in one]
     assert "s0_orig.mp4 (train)" in warning
     assert "s0_mirror.mp4 (test): mirrored" in warning
+    page = Parsed((folder / run.REPORT).read_text()).text
+    assert "1 pair of clips in different splits show the same" in page
+    assert "s0_orig.mp4 train" in page
+    assert "s0_mirror.mp4 test mirrored" in page
 
 
 def test_nobody_looks_for_them_where_that_was_not_wanted(

@@ -14,11 +14,15 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage
 
 from lora_deploy.artifact import run
+from lora_deploy.clips.clip import Footage
+from lora_deploy.clips.duplicates import NearDuplicate
 from lora_deploy.evaluate import Evaluation, tally
 from lora_deploy.proof.page import POLICY
 from lora_deploy.proof.wording import percent
 from lora_deploy.runtime.load import load
+from lora_deploy.train.duplicates import write_duplicates
 from lora_deploy.train.report import MOST_CLASSES, write_report
+from lora_deploy.train.report.copies import MOST_PAIRS
 from lora_deploy.train.report.curves import MOST_POINTS, curves
 from lora_deploy.train.report.matrix import MOST_NAMED
 from lora_deploy.train.report.worst import MOST_FOLDED, SHOWN
@@ -116,6 +120,15 @@ def test_no_word_of_a_stranger_becomes_markup(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / run.METRICS).write_text(metrics_of(3))
         (folder / run.SETTINGS).write_text(f"model: {spoil}\n")
+        pair = NearDuplicate(
+            Footage(Path(f"/data/a{spoil}.mp4")),
+            "train",
+            Footage(Path(f"/data/b{spoil}.mp4")),
+            "test",
+            0.1,
+            True,
+        )
+        write_duplicates(folder, [pair] * (MOST_PAIRS + 2))
         base = manifest_of(labels).base.model_copy(
             update={"id": f"base{spoil}", "licence": f"mit{spoil}"}
         )
@@ -126,6 +139,7 @@ def test_no_word_of_a_stranger_becomes_markup(tmp_path: Path) -> None:
         return (folder / run.REPORT).read_text()
 
     tame, wild = Parsed(report("")), Parsed(report(HOSTILE.replace("/", "∕")))
+    assert "2 more pairs in near_duplicates.csv" in tame.text
     assert set(wild.tags) == set(tame.tags)
     assert {name for _, name, _ in wild.attributes} == {name for _, name, _ in tame.attributes}
     assert wild.text.count("<script>alert(1)") > 30

@@ -26,6 +26,7 @@ LAYERS = (
         "disk",
         "regular",
         "atomic",
+        "lock",
         "progress",
         "processor",
     ),

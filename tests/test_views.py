@@ -17,9 +17,9 @@ from lora_deploy.clips import pool
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.transforms import resize_and_crop
+from lora_deploy.clips.views import ONE_VIEW, contract_of, views_of
 from lora_deploy.errors import ManifestError, ViewsError
 from lora_deploy.evaluate import Views, evaluate, parse_views
-from lora_deploy.evaluate.views import ONE_VIEW, contract_of, views_of
 from lora_deploy.runtime.load import load
 
 CONTRACT = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)

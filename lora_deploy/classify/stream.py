@@ -1,86 +1,126 @@
-"""Videos in, rows out, in the order of the inputs; a bad file costs one row and nothing else."""
+"""Videos in, rows out, each as soon as it is known; a bad file costs one row and nothing else."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lora_deploy.classify.rows import Row
-from lora_deploy.clips.clip import DecodedClip, Footage
+from lora_deploy.classify.inputs import Item
+from lora_deploy.classify.meter import Meter
+from lora_deploy.classify.overlap import Known, answered
+from lora_deploy.classify.rows import Row, printable
+from lora_deploy.clips.clip import Footage
 from lora_deploy.clips.pool import DecodePool, shared
+from lora_deploy.clips.views import ONE_VIEW, Views
 from lora_deploy.errors import ClipError
-from lora_deploy.runtime.base import Recogniser
+from lora_deploy.runtime.base import UNKNOWN, Recogniser
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What a row is made of, beside the model."""
+
+    top_k: int = 5
+    """Labels with their probabilities."""
+    views: Views = ONE_VIEW
+    """Whose probabilities are averaged for each clip."""
+
+
+def answers(
+    recogniser: Recogniser,
+    items: Iterable[tuple[int, Item]],
+    *,
+    options: RowOptions,
+    pool: DecodePool | None = None,
+    meter: Meter | None = None,
+) -> Generator[tuple[int, Row]]:
+    """One row a clip, with the number that it came with, in the order of completion.
+
+    So a file that hangs its decoder holds up nobody but the worker that it hangs. The bits of a row
+    depend on the clip, the model, the options and the batch size alone: not on its place, nor on
+    its company, on how many decode, or on who is ready first.
+
+    Decoders, normalisation and the model work side by side, and memory does not grow with the
+    number of clips: ``items`` is asked for the next one, in the thread that iterates, when there is
+    room for it. While it does not answer, no row comes out.
+
+    Args:
+        recogniser: The model; its batch size is the one shape that is run.
+        items: May be endless.
+        options: Of all rows.
+        pool: Who decodes; the shared one by default.
+        meter: Told how long everybody worked and waited.
+
+    Raises:
+        ViewsError: The views are more than can be decoded at once.
+        AnswersNotFiniteError: The model answers with what is no number.
+        DecodersUnavailableError: No decoding process can be started on this computer.
+    """
+    jobs = ((one, one[1].footage) for one in items)
+    outcomes = answered(
+        recogniser, jobs, views=options.views, pool=pool or shared(), meter=meter or Meter()
+    )
+    with closing(outcomes):  # at once, whatever ends this, and not when its traceback is let go
+        for (number, item), outcome in outcomes:
+            yield number, _row(recogniser, item, outcome, options)
 
 
 def classify(
     recogniser: Recogniser,
-    paths: Iterable[str | Footage],
+    paths: Iterable[str | Footage | Item],
     *,
     top_k: int = 5,
+    views: Views = ONE_VIEW,
     pool: DecodePool | None = None,
-) -> Iterator[Row]:
-    """Yield one row a file, or part of one, in order, as soon as its batch is known.
+) -> Generator[Row]:
+    """One row a clip, in the order of ``paths``; otherwise as `answers`.
 
-    Clips are decoded a few ahead while the model works, by ``pool`` or else by the shared one. A
-    batch is as large as the recogniser's backend takes; one clip, unless more were asked for.
+    Rows that are known before their turn wait for it: as many as come while one file hangs.
     """
-    held: list[tuple[str, DecodedClip | ClipError]] = []
-    for path, outcome in (pool or shared()).in_order(paths, recogniser.contract):
-        held.append((path, outcome))
-        clips = sum(isinstance(one, DecodedClip) for _, one in held)
-        if clips == recogniser.backend.batch_size or not clips:
-            yield from _rows(recogniser, held, top_k)
-            held.clear()
-    yield from _rows(recogniser, held, top_k)
+    items = enumerate(map(_item, paths))
+    early: dict[int, Row] = {}
+    due = 0
+    known = answers(recogniser, items, options=RowOptions(top_k, views), pool=pool)
+    with closing(known):
+        for number, row in known:
+            early[number] = row
+            while due in early:
+                yield early.pop(due)
+                due += 1
 
 
-def _rows(
-    recogniser: Recogniser, outcomes: Sequence[tuple[str, DecodedClip | ClipError]], top_k: int
-) -> Iterator[Row]:
-    clips = [one for _, one in outcomes if isinstance(one, DecodedClip)]
-    logits = (
-        iter(recogniser.logits(np.stack([clip.frames for clip in clips]))) if clips else iter(())
-    )
-    for path, outcome in outcomes:
-        if isinstance(outcome, ClipError):
-            yield _error_row(recogniser, path, outcome)
-        else:
-            yield _row(recogniser, path, outcome, next(logits), top_k)
-
-
-def _error_row(recogniser: Recogniser, path: str, error: ClipError) -> Row:
-    return Row(
-        path=_printable(path), status="error", label=None, score=None, top_k=(),
-        duration_seconds=None, warning=None, error_kind=error.kind, error=str(error),
-        model=recogniser.digest,
-    )  # fmt: skip
+def _item(one: str | Footage | Item) -> Item:
+    match one:
+        case Item():
+            return one
+        case Footage():
+            return Item(str(one), one)
+    return Item(one, Footage(Path(one)))
 
 
 def _row(
-    recogniser: Recogniser,
-    path: str,
-    clip: DecodedClip,
-    logits: NDArray[np.float32],
-    top_k: int,
+    recogniser: Recogniser, item: Item, outcome: Known | ClipError, options: RowOptions
 ) -> Row:
-    prediction = recogniser.predict(
-        logits, top_k=top_k, duration_seconds=clip.duration_seconds, warning=clip.warning
-    )
-    return Row(
-        path=_printable(path),
+    stretch = item.footage.stretch
+    row = Row(
+        path=printable(item.path),
+        start=None if stretch is None else stretch.start_seconds,
+        end=None if stretch is None else stretch.end_seconds,
+        status="error", label=None, score=None, top_k=(), duration_seconds=None, warning=None,
+        error_kind=None, error=None, model=recogniser.digest,
+    )  # fmt: skip
+    if isinstance(outcome, ClipError):
+        return replace(row, error_kind=outcome.kind, error=str(outcome))
+    # Probabilities and not logits are averaged, as in evaluation.
+    probabilities = recogniser.probabilities(outcome.logits).mean(axis=0)
+    ranked, known = recogniser.ranked(probabilities, options.top_k)
+    label, score = ranked[0]
+    return replace(
+        row,
         status="ok",
-        label=prediction.label,
-        score=prediction.score,
-        top_k=prediction.top_k,
-        duration_seconds=clip.duration_seconds,
-        warning=clip.warning,
-        error_kind=None,
-        error=None,
-        model=recogniser.digest,
+        label=label if known else UNKNOWN,
+        score=score,
+        top_k=ranked,
+        duration_seconds=outcome.duration_seconds,
+        warning=outcome.warning,
     )
-
-
-def _printable(path: str) -> str:
-    """The path as it was given; bytes that are no UTF-8 as ``\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

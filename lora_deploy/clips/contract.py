@@ -34,7 +34,7 @@ class PixelContract(BaseModel):
     clips_per_video: Literal[1] = 1
     crops_per_clip: Literal[1, 3] = 1
     """3: at both ends of the longer side and at its middle, instead of at the middle alone. Only to be
-    decoded (see `lora_deploy.evaluate.views`): what is stored with a model has one."""
+    decoded (see `lora_deploy.clips.views`): what is stored with a model has one."""
     short_side: int = Field(gt=0, le=4096)
     """Pixels of the shorter side after resizing; the aspect ratio is kept."""
     crop_height: int = Field(gt=0, le=4096)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lora_deploy.clips.clip import Stretch
-from lora_deploy.clips.records import csv_records, first_line, header_of, jsonl_records
+from lora_deploy.clips.records import csv_records, first_line, header_of, jsonl_records, seconds_of
 from lora_deploy.clips.rows import SPLIT_WORDS, Row, allowed_splits
 from lora_deploy.errors import ClipError, ManifestFileError, ManifestRowError
 
@@ -82,13 +82,9 @@ def _stretch(record: Mapping[object, object], line: int) -> Stretch | None:
 
 def _seconds(record: Mapping[object, object], column: str, line: int) -> float | None:
     value = record.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
     try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        return float(value)
-    except (ValueError, OverflowError):
+        return seconds_of(value)
+    except ValueError:
         raise ManifestRowError(
             f"the {column} in line {line} of the manifest is {value!r}; it must be a number of "
             "seconds"

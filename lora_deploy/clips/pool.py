@@ -50,7 +50,11 @@ MEMORY_BYTES = 1536 << 20
 CLIPS_PER_WORKER = 1000
 """Then a new process takes its place, so nothing that leaks or was bent lives long."""
 
-MOST_WORKERS = 16
+MOST_WORKERS = 64
+
+NICENESS = 0
+"""By how much decoding steps back behind everybody else. Beside a model on the same cores more would
+let the model's threads, which wait for each other, go first; but beside other programs it starves."""
 
 DECODED_AHEAD = 4
 """Clips that may wait, decoded, for whoever asked."""
@@ -72,6 +76,7 @@ class PoolOptions:
     deadline_seconds: float = DEADLINE_SECONDS
     memory_bytes: int = MEMORY_BYTES
     clips_per_worker: int = CLIPS_PER_WORKER
+    niceness: int = NICENESS
 
 
 class DecodePool:
@@ -89,6 +94,7 @@ class DecodePool:
         deadline_seconds: float = DEADLINE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         clips_per_worker: int = CLIPS_PER_WORKER,
+        niceness: int = NICENESS,
         proof: bool = True,
     ) -> None:
         """Start nothing yet.
@@ -100,6 +106,7 @@ class DecodePool:
             deadline_seconds: For one clip; then its worker is killed.
             memory_bytes: That decoding one clip may take.
             clips_per_worker: After which a worker is replaced.
+            niceness: Of a worker, on top of this process's own.
             proof: Whether the decoder must give the right frames of known clips before it is
                 given any other, once in this process.
 
@@ -110,7 +117,7 @@ class DecodePool:
             require("decord", purpose="to decode with --decoder decord")
         self.workers = workers or min(usable_cores(), MOST_WORKERS)
         self.options = PoolOptions(
-            decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
+            decoder, effort, deadline_seconds, memory_bytes, clips_per_worker, niceness
         )
         self._needs_proof = proof
         self._proving = threading.Lock()
@@ -123,6 +130,7 @@ class DecodePool:
         self._spare: _Worker | None = None
         """What `parts` has used and will use again."""
         self._closed = False
+        self._busy_seconds = 0.0
 
     def submit(
         self, path: Path, contract: PixelContract, stretch: Stretch | None = None
@@ -133,7 +141,7 @@ class DecodePool:
 
         Where the decoder itself is found to give wrong frames, all raise a `DecoderError`.
         """
-        return self._threads.submit(self._decode, path, contract, stretch or WHOLE_FILE)
+        return self._threads.submit(self._timed, path, contract, stretch or WHOLE_FILE)
 
     def decode(
         self, path: Path, contract: PixelContract, stretch: Stretch | None = None
@@ -275,6 +283,12 @@ class DecodePool:
         assert fence is not None
         return fence
 
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds of all workers together that went into clips that are done."""
+        with self._lock:
+            return self._busy_seconds
+
     def worker_pids(self) -> list[int]:
         """Of the processes that are alive now."""
         return sorted(worker.process.pid for worker in self._all())
@@ -310,6 +324,14 @@ class DecodePool:
             if self._needs_proof and kind not in _PROVED:
                 self._prove()
                 _PROVED.add(kind)
+
+    def _timed(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
+        begun = time.monotonic()
+        try:
+            return self._decode(path, contract, stretch)
+        finally:
+            with self._lock:
+                self._busy_seconds += time.monotonic() - begun
 
     def _decode(self, path: Path, contract: PixelContract, stretch: Stretch) -> DecodedClip:
         deadline_seconds = self.options.deadline_seconds
@@ -465,6 +487,7 @@ def _popen(options: PoolOptions, descriptor: int) -> subprocess.Popen[bytes]:
             "decoder": options.decoder,
             "effort": options.effort,
             "memory_bytes": options.memory_bytes,
+            "niceness": options.niceness,
             # A second line behind the deadline, should this process be gone.
             "processor_seconds": int(options.deadline_seconds * options.clips_per_worker) + 60,
         }

@@ -49,6 +49,22 @@ def jsonl_records(text: str) -> Iterator[tuple[int, Mapping[object, object]]]:
         yield line, record
 
 
+def seconds_of(value: object) -> float | None:
+    """What a table says of a time; None where it says nothing.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is no number of seconds")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("a number of so many digits is no time") from None
+
+
 def first_line(path: Path) -> str:
     """The beginning of a file, to see what it is; empty where it is no text."""
     try:

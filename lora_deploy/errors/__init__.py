@@ -13,6 +13,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── ArtifactError              a RUN or BUNDLE folder that is missing, torn or too new
 ├── ResumeError                a training that can't go on from where it stopped
 ├── TrainingError              a training that can't give a model
+├── BatchError                 a classification of many clips that can't begin, go on or be joined
 ├── BackendError               a runtime that can't do what was asked
 │   └── DecoderError           a decoder that gives wrong frames without a word
 ├── HubError                   an upload that a hub does not take
@@ -33,6 +34,7 @@ from lora_deploy.errors.models import *
 from lora_deploy.errors.adapters import *
 from lora_deploy.errors.folders import *
 from lora_deploy.errors.training import *
+from lora_deploy.errors.batches import *
 from lora_deploy.errors.backends import *
 from lora_deploy.errors.hub import *
 from lora_deploy.errors.demo import *

@@ -174,3 +174,33 @@ class FrameCacheFolderError(DataError):
     """The folder for the decoded frames can't be made, read or written."""
 
     remedy = "name one that can be written with --cache"
+
+
+class InputNameError(DataError):
+    """A name of a clip that no file can have: an empty one, or one with a NUL byte in it."""
+
+    remedy = "give names one a line, or as `find CLIPS -print0 | lora-deploy classify MODEL -` does"
+
+
+class NothingMatchesError(DataError):
+    """A name with ``*``, ``?`` or ``[`` in it that is neither a file nor a pattern of one."""
+
+    remedy = "mend the pattern and keep it in quotes, as in `lora-deploy classify MODEL 'clips/**/*.mp4'`"
+
+
+class InputListError(DataError):
+    """A list of clips to classify that is not there, can't be read, or has no column ``path``."""
+
+    remedy = "give UTF-8 CSV, JSON Lines or Parquet with a column path, and start and end where a clip is a part of a file"
+
+
+class InputRowError(DataError):
+    """A row of a list of clips to classify that can't be understood."""
+
+    remedy = "mend that row; needed is path, allowed are start and end, in seconds"
+
+
+class AdapterColumnError(DataError):
+    """A list of clips to classify that names an adapter for each, which no run obeys yet."""
+
+    remedy = "take the column out, and run the clips of each adapter by themselves: `lora-deploy classify BUNDLE LIST --adapter NAME`"

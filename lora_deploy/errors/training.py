@@ -81,3 +81,12 @@ class NothingKeptError(TrainingError):
     """The training ended before its first evaluation, so no epoch could be kept."""
 
     remedy = "train for at least one epoch: `--set training.epochs=1`"
+
+
+class ManyProcessesError(TrainingError):
+    """A comparison was started by a launcher as one of several processes.
+
+    It starts the processes of its trainings itself, and each of several would start all of them.
+    """
+
+    remedy = "start `lora-deploy compare` without torchrun or accelerate; `--jobs 2` trains two models at once"

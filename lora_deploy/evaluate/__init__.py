@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lora_deploy.artifact import run
 from lora_deploy.clips.dataset import LabelledClip, read_split
 from lora_deploy.clips.pool import DecodePool
+from lora_deploy.clips.views import ONE_VIEW, Views, parse_views
 from lora_deploy.config import DataFormat
 from lora_deploy.errors import (
     ClipError,
@@ -20,7 +21,6 @@ from lora_deploy.errors import (
 from lora_deploy.evaluate.answers import Answer, ask
 from lora_deploy.evaluate.evaluation import ClassFigures, Evaluation, tally
 from lora_deploy.evaluate.intervals import Bootstrap, wilson_interval
-from lora_deploy.evaluate.views import ONE_VIEW, Views, parse_views
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import DecodePool, shared
+from lora_deploy.clips.views import Views, contract_of, views_of
 from lora_deploy.errors import ClipError
-from lora_deploy.evaluate.views import Views, contract_of, views_of
 from lora_deploy.runtime.base import Recogniser
 
 Answer = NDArray[np.float64] | ClipError

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lora_deploy.clips.views import ONE_VIEW, Views
 from lora_deploy.evaluate import intervals
 from lora_deploy.evaluate.calibration import Bin, calibration_bins, calibration_error
 from lora_deploy.evaluate.intervals import RESAMPLES, Bootstrap, wilson_interval
-from lora_deploy.evaluate.views import ONE_VIEW, Views
 
 MOST_TOP_K = 5
 

@@ -112,14 +112,22 @@ class Recogniser:
             if clips < size:
                 padding = np.zeros((size - clips, *pixel_values.shape[1:]), np.float32)
                 pixel_values = np.concatenate([pixel_values, padding])
-            logits = self.backend.logits(pixel_values)
-            if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-                numbers = "×".join(map(str, logits.shape[1:]))
-                raise CountsDifferError(
-                    f"the model answers with {numbers or 'no'} numbers to {len(self.labels)} labels"
-                )
-            rows.append(logits[:clips])
+            rows.append(self.logits_of_batch(pixel_values)[:clips])
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def logits_of_batch(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [batch_size, labels] of one whole batch [batch_size, frames, 3, height, width].
+
+        Raises:
+            CountsDifferError: The model gives more or fewer numbers than there are labels.
+        """
+        logits = self.backend.logits(pixel_values)
+        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
+            numbers = "×".join(map(str, logits.shape[1:]))
+            raise CountsDifferError(
+                f"the model answers with {numbers or 'no'} numbers to {len(self.labels)} labels"
+            )
+        return logits
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits [..., labels] as probabilities, at the model's temperature.
@@ -144,11 +152,8 @@ class Recogniser:
         Raises:
             AnswersNotFiniteError: They are no numbers.
         """
-        probabilities = self.probabilities(logits)
-        order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
-        ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)
+        ranked, known = self.ranked(self.probabilities(logits), top_k)
         label, score = ranked[0]
-        known = self.unknown_threshold is None or score >= self.unknown_threshold
         return Prediction(
             label=label if known else UNKNOWN,
             score=score,
@@ -158,6 +163,20 @@ class Recogniser:
             warning=warning,
             is_unknown=not known,
         )
+
+    def ranked(
+        self, probabilities: NDArray[np.float64], top_k: int
+    ) -> tuple[tuple[tuple[str, float], ...], bool]:
+        """Label and probability of the best ``top_k``, and whether the best is good enough to be named.
+
+        Args:
+            probabilities: [labels], of one clip, or the mean over its views.
+            top_k: At least one is given, and no more than there are.
+        """
+        order = np.argsort(-probabilities, kind="stable")[: max(1, top_k)]
+        ranked = tuple((self.labels[index], float(probabilities[index])) for index in order)
+        known = self.unknown_threshold is None or ranked[0][1] >= self.unknown_threshold
+        return ranked, known
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

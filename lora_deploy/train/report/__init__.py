@@ -20,6 +20,8 @@ from lora_deploy.proof.markup import (
 from lora_deploy.proof.page import POLICY
 from lora_deploy.proof.page_style import STYLE
 from lora_deploy.proof.wording import count, percent, rounded_percent
+from lora_deploy.train.duplicates import read_duplicates
+from lora_deploy.train.report.copies import copies
 from lora_deploy.train.report.curves import curves, read_metrics
 from lora_deploy.train.report.matrix import confusion
 from lora_deploy.train.report.scores import scores
@@ -39,7 +41,7 @@ def write_report(
     """Write the page.
 
     Args:
-        folder: The RUN; its metrics and settings are read.
+        folder: The RUN; its metrics, its settings and its table of copies are read.
         manifest: Of the RUN.
         evaluation: Of the best model on the validation clips.
         frames_of: Frames of the clip with that number among ``evaluation.answers``, for thumbnails.
@@ -52,6 +54,7 @@ def write_report(
         confusion(evaluation),
         worst(evaluation, frames_of),
         scores(evaluation),
+        copies(read_duplicates(folder), run.DUPLICATES),
         _left_out(evaluation),
         _made_with(manifest, settings),
         _words(),
