@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from lora_deploy.classify.timeline import TimelineOptions, timeline, window_stretches
 from lora_deploy.classify.timeline.windows import check_memory, step_seconds
+from lora_deploy.clips import answers, shares, sparse, wire
+from lora_deploy.clips import decode as decode_module
 from lora_deploy.clips import decode_parts as parts_module
 from lora_deploy.clips import packets as packets_module
 from lora_deploy.clips import pool as pool_module
-from lora_deploy.clips import shares, sparse, wire
 from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
@@ -62,8 +63,7 @@ def outcomes(
     path: Path, stretches: list[Stretch], effort: Effort = "exact"
 ) -> list[DecodedClip | ClipError]:
     with open_clip(path) as file:
-        found = decode_parts(file, CONTRACT, effort, stretches)
-        return [one for one in found if one is not None]
+        return list(decode_parts(file, CONTRACT, effort, stretches))
 
 
 def alone(path: Path, stretch: Stretch, effort: Effort) -> DecodedClip | ClipError:
@@ -449,14 +449,29 @@ def test_a_sign_of_work_is_no_answer_to_a_single_clip() -> None:
             wire.receive_answer(ours, CONTRACT, WHOLE_FILE, time.monotonic() + 5)
 
 
-def test_what_takes_long_says_that_it_is_worked_on(
-    media: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("effort", ["exact", "fast", "whole"])
+def test_it_is_seen_at_every_packet_that_the_work_goes_on(film: Path, effort: Effort) -> None:
+    beats: list[int] = []
+    with open_clip(film) as file:
+        found = decode_parts(file, CONTRACT, effort, [Stretch(18, 20)], lambda: beats.append(1))
+        next(found)
+    assert len(beats) >= (3 if effort == "whole" else 2) * 180  # once a pass
+
+
+def test_a_worker_says_that_it_is_busy_and_answers_then(
+    film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "BUSY_SECONDS", 0.0)
-    with open_clip(media / "derived/book_bitflips_200.mp4") as file:
-        found = list(decode_parts(file, CONTRACT, "whole", [Stretch(0, 1)]))
-    assert found[0] is None
-    assert found.count(None) > 100
+    monkeypatch.setattr(answers, "BUSY_SECONDS", 0.0)
+    answering = answers.Answering(decode_module, None, "exact")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        file = os.open(film, os.O_RDONLY)
+        order = wire.Order(CONTRACT, WHOLE_FILE, file, None, (Stretch(18, 20),))
+        thread = threading.Thread(target=answering.answer, args=(theirs, order))
+        thread.start()
+        clip = wire.receive_part(ours, CONTRACT, Stretch(18, 20), 10.0, 10.0)
+        thread.join()
+    assert isinstance(clip, DecodedClip)
 
 
 def test_many_parts_and_their_every_digit_travel_with_a_job(tmp_path: Path) -> None:
