@@ -6,20 +6,24 @@ Imported when the worker is ready for it, and before it is fenced in.
 import importlib
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from lora_deploy.clips import wire
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
+from lora_deploy.clips.packets import Beat, unwatched
 from lora_deploy.errors import ClipError
 
 PARTS = {"lora_deploy.clips.decode": "lora_deploy.clips.decode_parts"}
 """By module that decodes a file: the one whose ``decode_parts`` turns it into many clips in one go. For
 others the file is decoded anew for each of them."""
 
-Outcome = DecodedClip | ClipError | None
-"""None says that there is none yet, and that it is worked on."""
+BUSY_SECONDS = 1.0
+"""So often it is said that a file is still gone through for its parts."""
+
+Outcome = DecodedClip | ClipError
 
 
 class Answering:
@@ -36,29 +40,38 @@ class Answering:
         with os.fdopen(job.descriptor, "rb") as file:
             file.seek(0)  # a worker that died over it may have left it anywhere
             if job.parts:
-                for outcome in self.parts(file, job.contract, job.parts):
+                busy = _Busy(connection)
+                for outcome in self.parts(file, job.contract, job.parts, busy.beat):
                     _send(connection, outcome)
             else:
                 _send(connection, self._clip(file, job))
 
     def parts(
-        self, file: BinaryIO, contract: PixelContract, stretches: Sequence[Stretch]
+        self,
+        file: BinaryIO,
+        contract: PixelContract,
+        stretches: Sequence[Stretch],
+        beat: Beat = unwatched,
     ) -> Iterator[Outcome]:
         """A clip or an error for each stretch, in their order."""
         done = 0
         try:
-            for outcome in self._outcomes(file, contract, stretches):
-                done += outcome is not None
+            for outcome in self._outcomes(file, contract, stretches, beat):
+                done += 1
                 yield outcome
         except Exception as error:
             for _ in stretches[done:]:
                 yield _as_clip_error(error)
 
     def _outcomes(
-        self, file: BinaryIO, contract: PixelContract, stretches: Sequence[Stretch]
+        self,
+        file: BinaryIO,
+        contract: PixelContract,
+        stretches: Sequence[Stretch],
+        beat: Beat,
     ) -> Iterator[Outcome]:
         if self._parts is not None:
-            yield from self._parts.decode_parts(file, contract, self._effort, stretches)
+            yield from self._parts.decode_parts(file, contract, self._effort, stretches, beat)
             return
         for stretch in stretches:
             file.seek(0)
@@ -79,6 +92,19 @@ class Answering:
         return clip
 
 
+class _Busy:
+    """Says so every `BUSY_SECONDS`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._due = time.monotonic() + BUSY_SECONDS
+
+    def beat(self) -> None:
+        if time.monotonic() >= self._due:
+            wire.send(self._connection, wire.Answer(status="busy"))
+            self._due = time.monotonic() + BUSY_SECONDS
+
+
 def _as_clip_error(error: Exception) -> ClipError:
     if isinstance(error, ClipError):
         return error
@@ -87,9 +113,7 @@ def _as_clip_error(error: Exception) -> ClipError:
 
 
 def _send(connection: socket.socket, outcome: Outcome) -> None:
-    if outcome is None:
-        wire.send(connection, wire.Answer(status="busy"))
-    elif isinstance(outcome, ClipError):
+    if isinstance(outcome, ClipError):
         wire.send(
             connection, wire.Answer(status="error", error_kind=outcome.kind, error=str(outcome))
         )

@@ -5,7 +5,6 @@ of the clips that are being put together; what else there is of a long file is s
 """
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -18,19 +17,18 @@ from lora_deploy.clips.clip import DecodedClip, Effort, Frames, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import Pass, passed_over, warning_of
 from lora_deploy.clips.packets import (
+    Beat,
     losses,
     only_clip_errors,
     opened,
     read_packets,
     replayed,
     told,
+    unwatched,
 )
 from lora_deploy.clips.picture import picture
 from lora_deploy.clips.sampling import Part, last_step_seconds, mend_timeline, part_of
 from lora_deploy.errors import ClipError
-
-BUSY_SECONDS = 1.0
-"""So often it is said that the work goes on, where no clip is finished for longer."""
 
 LEFT_BYTES = 32 << 20
 """Of decoded pictures that are not needed any more, and not freed yet."""
@@ -40,24 +38,29 @@ _LEAST_FRAME_BYTES = 1 << 18
 
 
 def decode_parts(
-    file: BinaryIO, contract: PixelContract, effort: Effort, stretches: Sequence[Stretch]
-) -> Iterator[DecodedClip | ClipError | None]:
-    """One clip or error for each stretch, in their order; None in between says that work goes on.
+    file: BinaryIO,
+    contract: PixelContract,
+    effort: Effort,
+    stretches: Sequence[Stretch],
+    beat: Beat = unwatched,
+) -> Iterator[DecodedClip | ClipError]:
+    """One clip or error for each stretch, in their order.
 
     Args:
         file: As `guard.open_clip` gives it.
         contract: Which frames of each part, and how large.
         effort: As in `lora_deploy.clips.decode.decode_file`.
         stretches: The later ones should begin later: a picture is held until no clip wants it more.
+        beat: Sees that it goes on.
     """
     done = 0
     try:
         with only_clip_errors():
-            for outcome in _by_packets(file, contract, effort, stretches):
-                done += outcome is not None
+            for outcome in _by_packets(file, contract, effort, stretches, beat):
+                done += 1
                 yield outcome
-            for outcome in _by_pictures(file, contract, effort, stretches[done:]):
-                done += outcome is not None
+            for outcome in _by_pictures(file, contract, effort, stretches[done:], beat):
+                done += 1
                 yield outcome
             if done < len(stretches):
                 raise ClipError("unreadable", "the video decodes to other pictures each time")
@@ -67,13 +70,17 @@ def decode_parts(
 
 
 def _by_packets(
-    file: BinaryIO, contract: PixelContract, effort: Effort, stretches: Sequence[Stretch]
-) -> Iterator[DecodedClip | ClipError | None]:
+    file: BinaryIO,
+    contract: PixelContract,
+    effort: Effort,
+    stretches: Sequence[Stretch],
+    beat: Beat,
+) -> Iterator[DecodedClip | ClipError]:
     """As long as the packets can be relied on."""
     if effort == "whole":
         return
     with opened(file) as (container, stream):
-        packets = read_packets(container, stream, keep=effort == "fast")
+        packets = read_packets(container, stream, keep=effort == "fast", beat=beat)
         shown = sparse.shown_in(packets, stream, nearby=effort == "fast")
         if shown is None or losses(packets, shown.file_seconds):
             return  # something is lost, so look at everything
@@ -88,7 +95,7 @@ def _by_packets(
         cut = _Cut(stretches, shown.file_seconds, _frame_bytes(stream), chosen, clip_of)
         runs = sparse.runs_to({shown.positions[tick] for tick in cut.wanted}, packets, stream)
         try:
-            with replayed(file, stream, packets) as (again, replay):
+            with replayed(file, stream, packets, beat) as (again, replay):
                 for tick, pixels in sparse.decode_runs(
                     runs, shown.positions, cut.wanted.keys(), packets, again, replay, contract,
                     scale_first=effort == "fast",
@@ -102,19 +109,22 @@ def _by_packets(
 
 
 def _by_pictures(
-    file: BinaryIO, contract: PixelContract, effort: Effort, stretches: Sequence[Stretch]
-) -> Iterator[DecodedClip | ClipError | None]:
+    file: BinaryIO,
+    contract: PixelContract,
+    effort: Effort,
+    stretches: Sequence[Stretch],
+    beat: Beat,
+) -> Iterator[DecodedClip | ClipError]:
     """Everything is decoded twice: to see what there is and when it is shown, then to have it."""
     if not stretches:
         return
     with opened(file) as (container, stream):
-        packets = read_packets(container, stream, keep=False)
+        packets = read_packets(container, stream, keep=False, beat=beat)
         # 1. See what decodes, and when it is shown.
-        seen, is_due = Pass(), _Due()
-        with replayed(file, stream, packets) as (again, replay):
+        seen = Pass()
+        with replayed(file, stream, packets, beat) as (again, replay):
             for _ in passed_over(again, replay, seen):
-                if is_due():
-                    yield None
+                pass
         if not seen.pts_seconds:
             raise ClipError("unreadable", "the file opens, yet no picture in it can be decoded")
         timeline = mend_timeline(seen.pts_seconds)
@@ -131,7 +141,7 @@ def _by_pictures(
 
         # 2. Have it.
         cut = _Cut(stretches, file_seconds, _frame_bytes(stream), chosen, clip_of)
-        with replayed(file, stream, packets) as (again, replay):
+        with replayed(file, stream, packets, beat) as (again, replay):
             for position, frame in passed_over(again, replay, Pass()):
                 pixels = None
                 if position in cut.wanted:
@@ -181,7 +191,6 @@ class _Cut:
         self._clips = [_Wanted.of(stretch, file_seconds, chosen) for stretch in stretches]
         self._held: dict[int, Frames] = {}
         self._next = 0
-        self._is_due = _Due()
         self._frame_bytes, self._left_bytes = frame_bytes, 0
         self.wanted: dict[int, int] = {}
         """Number of each picture to the last clip that shows it."""
@@ -190,7 +199,7 @@ class _Cut:
 
     def outcomes(
         self, number: int | None = None, pixels: Frames | None = None
-    ) -> Iterator[DecodedClip | ClipError | None]:
+    ) -> Iterator[DecodedClip | ClipError]:
         """What is finished by a picture, or by one that no clip shows."""
         if number is not None and pixels is not None:
             self._held[number] = pixels
@@ -209,9 +218,6 @@ class _Cut:
                 if self.wanted[one] == self._next:
                     del self._held[one]
             self._next += 1
-            self._is_due.put_off()
-        if self._is_due():
-            yield None
 
     def _sweep(self) -> None:
         """Free the pictures whose pixels were taken.
@@ -248,19 +254,3 @@ class _Wanted:
         except ClipError as error:
             return cls(None, (), error)
         return cls(part, tuple(chosen(part)), None)
-
-
-class _Due:
-    """Whether `BUSY_SECONDS` have gone by since it was last so."""
-
-    def __init__(self) -> None:
-        self.put_off()
-
-    def __call__(self) -> bool:
-        if time.monotonic() < self._at:
-            return False
-        self.put_off()
-        return True
-
-    def put_off(self) -> None:
-        self._at = time.monotonic() + BUSY_SECONDS

@@ -1,6 +1,6 @@
 """The video of an open file as packets: what it holds and when it is shown, before any decoding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,6 +28,14 @@ _PACKET_OVERHEAD_BYTES = 1024
 _RESETTING = frozenset({"new_extradata", "param_change", "palette"})
 
 _BUFFER_BYTES = 1 << 18
+
+Beat = Callable[[], None]
+"""Is called at every packet, to see that a file is gone through, however long that takes."""
+
+
+def unwatched() -> None:
+    """A `Beat` that tells nobody."""
+
 
 # FFmpeg's own text goes to stderr otherwise, and may name paths.
 av.logging.set_level(av.logging.PANIC)
@@ -97,7 +105,7 @@ def opened(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def read_packets(
-    container: InputContainer, stream: VideoStream, *, keep: bool = True
+    container: InputContainer, stream: VideoStream, *, keep: bool = True, beat: Beat = unwatched
 ) -> PacketList:
     """Go through the packets of ``stream`` once, decoding nothing.
 
@@ -105,6 +113,7 @@ def read_packets(
         container: As `opened` gives it.
         stream: Likewise.
         keep: Hold the packets in memory where they are not too many.
+        beat: Sees that it goes on.
 
     Raises:
         ClipError: ``too_long``.
@@ -115,7 +124,7 @@ def read_packets(
         kept=[] if keep else None,
     )
     kept_bytes = 0
-    for packet in stream_packets(container, stream, found):
+    for packet in stream_packets(container, stream, found, beat):
         guard.check_frame_count(len(found.ticks) + 1)
         if packet.is_keyframe and independent(packet, stream):
             found.entries.append(len(found.ticks))
@@ -133,7 +142,7 @@ def read_packets(
 
 
 def stream_packets(
-    container: InputContainer, stream: VideoStream, found: PacketList
+    container: InputContainer, stream: VideoStream, found: PacketList, beat: Beat = unwatched
 ) -> Iterator[VideoPacket]:
     """The packets of ``stream`` that hold something, up to where the file breaks off."""
     packets = container.demux(stream)
@@ -147,6 +156,7 @@ def stream_packets(
         except FFmpegError:
             found.breaks_off = True
             return
+        beat()
         # An empty packet (AVI has them for repeated pictures) would end the decoding.
         if packet.size:
             yield packet
@@ -154,14 +164,20 @@ def stream_packets(
 
 @contextmanager
 def replayed(
-    file: BinaryIO, stream: VideoStream, found: PacketList
+    file: BinaryIO, stream: VideoStream, found: PacketList, beat: Beat = unwatched
 ) -> Iterator[tuple[VideoStream, Iterator[VideoPacket]]]:
     """The packets that `read_packets` met, once more, and a stream that can decode them."""
     if found.kept is not None:
-        yield stream, iter(found.kept)
+        yield stream, _watched(found.kept, beat)
     else:
         with opened(file) as (container, again):
-            yield again, stream_packets(container, again, found)
+            yield again, stream_packets(container, again, found, beat)
+
+
+def _watched(kept: Sequence[VideoPacket], beat: Beat) -> Iterator[VideoPacket]:
+    for packet in kept:
+        beat()
+        yield packet
 
 
 def losses(packets: PacketList, duration_seconds: float) -> list[str]:
