@@ -21,6 +21,7 @@ import pytest
 from lora_deploy import cli
 from lora_deploy.classify import run as stage
 from lora_deploy.classify import stream, terms
+from lora_deploy.classify.identity import state_of
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
 from lora_deploy.classify.places import Batch
@@ -293,6 +294,22 @@ def test_files_known_by_content_are_asked_once_wherever_they_lie(
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == [
         clips[0], str(moved),
     ]  # fmt: skip
+
+
+def test_two_dots_behind_a_link_lead_to_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x" / "deep").mkdir(parents=True)
+    (tmp_path / "x" / "a.mp4").write_bytes(b"behind")
+    (tmp_path / "a.mp4").write_bytes(b"before")
+    (tmp_path / "link").symlink_to("x/deep")
+    monkeypatch.chdir(tmp_path)
+    states = [
+        state_of(Path(name)) for name in ("link/../a.mp4", "x/a.mp4", "a.mp4", "./x/../a.mp4")
+    ]
+    assert states[0] == states[1]
+    assert states[2] == states[3]
+    assert states[0] != states[2]
 
 
 def test_what_is_no_file_has_no_content_and_is_not_waited_for(bundle: Path, tmp_path: Path) -> None:

@@ -72,11 +72,12 @@ def inode_of(path: Path) -> str | None:
 
 def _real(path: Path) -> str:
     """Links resolved; a folder's once, whatever number of files it holds."""
-    text = os.path.abspath(path)  # noqa: PTH100 (as below)
+    # Not `abspath`, which takes `link/..` away as text: what is behind the link is another folder.
+    text = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 (as below)
+    folder, name = os.path.split(text)
     try:
-        if os.path.islink(text):  # noqa: PTH114
+        if name in ("", ".", "..") or os.path.islink(text):  # noqa: PTH114
             return os.path.realpath(text)
-        folder, name = os.path.split(text)
         return os.path.join(_real_folder(folder), name)  # noqa: PTH118
     except (OSError, ValueError):
         return text
