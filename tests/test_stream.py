@@ -27,7 +27,6 @@ from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.views import ONE_VIEW, Views
 from lora_deploy.errors import (
-    AnswersNotFiniteError,
     ClipError,
     DecodersUnavailableError,
     LoraDeployError,
@@ -486,15 +485,18 @@ def test_a_model_that_fails_ends_the_run_with_its_error() -> None:
     assert threads_at_work() == set()
 
 
-def test_an_answer_that_is_no_number_ends_the_run() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_no_number_costs_one_row(value: float) -> None:
     class Broken(Model):
         def logits(self, pixel_values: Floats) -> Floats:
-            return np.full((1, 2), np.nan, np.float32)
+            logits = super().logits(pixel_values)
+            return np.full_like(logits, value) if self.batches == 2 else logits
 
-    with Threads(1) as pool, pytest.raises(AnswersNotFiniteError) as caught:
-        list(answers(recogniser(Broken()), files(range(3)), options=RowOptions(), pool=pool))
-    assert threads_at_work() == set()
-    assert caught.traceback  # though what it saw is still held
+    with Threads(1) as pool:
+        rows = dict(answers(recogniser(Broken()), files(range(3)), options=RowOptions(), pool=pool))
+    assert [rows[number].error_kind for number in range(3)] == [None, "no_answer", None]
+    assert rows[1].label is None
+    assert "NaN or infinity" in (rows[1].error or "")
 
 
 def test_a_list_of_inputs_that_fails_ends_the_run_with_its_error() -> None:

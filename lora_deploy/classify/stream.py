@@ -12,8 +12,10 @@ from lora_deploy.classify.rows import Row, printable
 from lora_deploy.clips.clip import Footage
 from lora_deploy.clips.pool import DecodePool, shared
 from lora_deploy.clips.views import ONE_VIEW, Views
-from lora_deploy.errors import ClipError
+from lora_deploy.errors import AnswersNotFiniteError, ClipError
 from lora_deploy.runtime.base import UNKNOWN, Recogniser
+
+_NO_ANSWER = "the model answers NaN or infinity to this clip; another --precision may not"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ def answers(
 
     Raises:
         ViewsError: The views are more than can be decoded at once.
-        AnswersNotFiniteError: The model answers with what is no number.
         DecodersUnavailableError: No decoding process can be started on this computer.
     """
     jobs = ((one, one[1].footage) for one in items)
@@ -111,8 +112,11 @@ def _row(
     )  # fmt: skip
     if isinstance(outcome, ClipError):
         return replace(row, error_kind=outcome.kind, error=str(outcome))
-    # Probabilities and not logits are averaged, as in evaluation.
-    probabilities = recogniser.probabilities(outcome.logits).mean(axis=0)
+    try:
+        # Probabilities and not logits are averaged, as in evaluation.
+        probabilities = recogniser.probabilities(outcome.logits).mean(axis=0)
+    except AnswersNotFiniteError:
+        return replace(row, error_kind="no_answer", error=_NO_ANSWER)
     ranked, known = recogniser.ranked(probabilities, options.top_k)
     label, score = ranked[0]
     return replace(

@@ -5,7 +5,14 @@ from typing import Literal
 from lora_deploy.errors.root import LoraDeployError
 
 ClipErrorKind = Literal[
-    "unreadable", "no_video", "too_large", "too_long", "forbidden", "timeout", "not_found"
+    "unreadable",
+    "no_video",
+    "too_large",
+    "too_long",
+    "forbidden",
+    "timeout",
+    "not_found",
+    "no_answer",
 ]
 
 CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
@@ -16,6 +23,7 @@ CLIP_ERROR_KINDS: dict[ClipErrorKind, str] = {
     "forbidden": "It is a folder, a device, a playlist, or of a kind that may name other files.",
     "timeout": "Decoding was not done within the deadline and was cut off.",
     "not_found": "There is no such file, or no such part of it.",
+    "no_answer": "The file is sound; the model answers NaN or infinity to it.",
 }
 """What each kind means of a file."""
 
