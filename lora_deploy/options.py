@@ -132,7 +132,7 @@ def batch_option(command: Command) -> Command:
 
 
 def batch_run_options(command: Command) -> Command:
-    """What becomes of the journal of a run with ``--out``: fields of `classify.run.Batch`."""
+    """What becomes of the journal of a run with ``--out``: fields of `classify.places.Batch`."""
     for option in (
         click.option(
             "--join", is_flag=True, help="Join the parts of all shards beside --out; no MODEL then."

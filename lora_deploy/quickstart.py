@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_deploy import atomic
-from lora_deploy.classify.inputs import find_inputs
+from lora_deploy.classify.inputs import find_items
 from lora_deploy.classify.rows import Row, write_rows
 from lora_deploy.classify.stream import classify
 from lora_deploy.clips.example import GESTURES, write_example
@@ -151,7 +151,7 @@ def quickstart(
     recogniser = load(out / "bundle")
     evaluation = evaluate(recogniser, data, split="test", progress=progress)
     logger.info("5/5 classifying the held-out clips to %s", out / "predictions.jsonl")
-    rows = tuple(classify(recogniser, find_inputs([data / "test"])))
+    rows = tuple(classify(recogniser, find_items([data / "test"])))
     write_rows(rows, out / "predictions.jsonl")
     return Quickstart(
         folder=out,

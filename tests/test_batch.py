@@ -9,6 +9,9 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ from lora_deploy.classify import run as stage
 from lora_deploy.classify import stream, terms
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
+from lora_deploy.classify.places import Batch
 from lora_deploy.classify.rows import Row
-from lora_deploy.classify.run import Batch, Finished, run
+from lora_deploy.classify.run import Finished, run
 from lora_deploy.classify.stream import RowOptions
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage
@@ -167,6 +171,23 @@ def test_another_model_or_setting_is_refused_by_name_with_both_values(
     assert out.read_bytes() != before
 
 
+def test_settings_may_change_while_nothing_is_known(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+
+    def interrupted() -> Iterator[Item]:
+        yield Item(clips[0], Footage(Path(clips[0])))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(Batch((out,)), Model(bundle, batch_size=2), interrupted)
+    assert stop.value.__notes__[0].startswith("what is known is kept in ")
+    assert classify(bundle, clips[:2], out, options=RowOptions(top_k=1)).rows == 2
+    with pytest.raises(BatchChangedError, match="top-k was 1 and is 5"):
+        classify(bundle, clips[:2], out)
+
+
 def test_another_backend_is_refused_even_where_nothing_is_to_be_asked(
     bundle: Path, clips: list[str], tmp_path: Path
 ) -> None:
@@ -176,6 +197,31 @@ def test_another_backend_is_refused_even_where_nothing_is_to_be_asked(
     with pytest.raises(BatchChangedError, match="backend was onnxruntime and is torch"):
         run(Batch((out,)), Model(bundle, backend="torch"), lambda: items)
     assert run(Batch((out,)), Model(bundle, backend="auto"), lambda: items).known_before == 2
+
+
+def test_a_model_that_only_tells_who_it_is_when_open_is_opened_to_be_compared(
+    bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rows.csv"
+    classify(bundle, clips[:2], out)
+    another = replace(Model(bundle).open(), digest=f"sha256:{'0' * 64}")
+    monkeypatch.setattr(Model, "digest", lambda self: None)
+    monkeypatch.setattr(Model, "open", lambda self: another)
+    with pytest.raises(BatchChangedError, match=r"model was sha256:.* and is sha256:000000000000…"):
+        classify(bundle, clips[:2], out)
+
+
+def test_no_row_is_ever_left_out_in_silence(
+    bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(*arguments: Any, **options: Any) -> Iterator[tuple[int, Row]]:
+        return islice(stream.answers(*arguments, **options), 1)
+
+    monkeypatch.setattr(stage, "answers", lossy)
+    out = tmp_path / "rows.csv"
+    with pytest.raises(RuntimeError, match="only 1 of 2 clips were answered"):
+        classify(bundle, clips[:2], out)
+    assert not out.exists()
 
 
 def test_other_versions_or_another_processor_are_told_and_nothing_is_lost(
@@ -198,7 +244,7 @@ def test_other_versions_or_another_processor_are_told_and_nothing_is_lost(
 def test_a_second_run_on_the_same_rows_or_journal_is_refused_at_once(
     bundle: Path, clips: list[str], tmp_path: Path
 ) -> None:
-    journal = tmp_path / "one.journal"
+    journal = tmp_path / "made" / "for it" / "one.journal"
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
 
     def items() -> Iterator[Item]:  # the first run is at work here
@@ -331,6 +377,29 @@ def test_a_file_that_is_no_journal_is_neither_written_to_nor_removed(
             with pytest.raises(NotAJournalError, match="is no journal"):
                 classify(bundle, clips, out, journal=path, restart=restart)
         assert path.read_bytes() == before
+
+
+def test_a_journal_that_another_program_has_open_is_left_to_it(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+    classify(bundle, clips[:2], out)
+    with closing(sqlite3.connect(f"{out}.journal", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BatchBusyError, match=r"another program has the journal .* open"):
+            classify(bundle, clips[:2], out)
+
+
+def test_a_journal_with_a_row_that_is_none_is_damaged(
+    bundle: Path, clips: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+    classify(bundle, clips[:2], out)
+    for text in ("[]", "{}", "{", '{"top_k": 3}', "null"):
+        with closing(sqlite3.connect(f"{out}.journal")) as other, other:
+            other.execute("UPDATE answers SET row = ?", (text,))
+        with pytest.raises(JournalTornError, match="is damaged"):
+            classify(bundle, clips[:2], out)
 
 
 def test_a_damaged_journal_is_refused_and_made_anew_on_request(

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from lora_deploy import cli
-from lora_deploy.classify.inputs import find_inputs
+from lora_deploy.classify.inputs import find_items
 from lora_deploy.classify.rows import COLUMNS, Row, check_ending, write_rows
 from lora_deploy.classify.stream import classify
 from lora_deploy.errors import DataError, LoraDeployError
@@ -104,14 +104,13 @@ def test_a_folder_is_searched_and_a_named_file_is_always_taken(
     shutil.copy(test_clips[0], tmp_path / "inner" / "b.mp4")
     shutil.copy(test_clips[0], tmp_path / "a.MP4")
     named = str(tmp_path / "notes.txt")
-    assert find_inputs([tmp_path]) == [str(tmp_path / "a.MP4"), str(tmp_path / "inner" / "b.mp4")]
-    assert find_inputs([named, tmp_path, named])[0] == named
-    assert len(find_inputs([named, tmp_path, named])) == 3
+    found = [item.path for item in find_items([named, tmp_path, named])]
+    assert found == [named, str(tmp_path / "a.MP4"), str(tmp_path / "inner" / "b.mp4")]
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file with a video ending"):
-        find_inputs([tmp_path])
+        find_items([tmp_path])
 
 
 def test_the_command_writes_rows_and_says_that_some_failed(
@@ -140,7 +139,7 @@ def test_a_name_that_is_no_utf8_costs_nothing(
 ) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
     shutil.copy(test_clips[0], odd)
-    rows = list(classify(load(bundle), find_inputs([odd, "x" * 300 + ".mp4", str(test_clips[0])])))
+    rows = list(classify(load(bundle), find_items([odd, "x" * 300 + ".mp4", str(test_clips[0])])))
     assert [row.status for row in rows] == ["ok", "error", "ok"]
     assert rows[0].path.endswith("/\\xff.mp4")
     for ending in ("jsonl", "csv", "parquet"):

@@ -191,6 +191,15 @@ def test_a_worker_that_lies_costs_one_clip(stubbed: DecodePool, order: Order, li
     assert process_that_answers(stubbed, order) != before
 
 
+def test_how_long_workers_are_busy_is_counted(stubbed: DecodePool, order: Order) -> None:
+    stubbed.decode(order("nothing"), CONTRACT)
+    before = stubbed.busy_seconds
+    stubbed.decode(order("sleep", seconds=0.3), CONTRACT)
+    with pytest.raises(ClipError):
+        stubbed.decode(order("sleep", seconds=30), CONTRACT)  # cut off after a second
+    assert 1.3 <= stubbed.busy_seconds - before < 5
+
+
 def test_decoding_steps_back_where_it_is_told_to(stubbed: DecodePool, order: Order) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, process_that_answers(stubbed, order)) == own

@@ -19,14 +19,16 @@ import pyarrow.parquet
 import pytest
 
 from lora_deploy import cli
-from lora_deploy.classify import names, search
+from lora_deploy.classify import lists, names, search
 from lora_deploy.classify.inputs import Item, find_items, has_times
+from lora_deploy.classify.rows import COLUMNS, TIMES
 from lora_deploy.classify.seen import Seen
 from lora_deploy.clips import pool
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import find_videos
 from lora_deploy.errors import (
+    CLIP_ERROR_KINDS,
     AdapterColumnError,
     ClipError,
     DataError,
@@ -190,6 +192,13 @@ def test_each_clip_once_however_its_path_is_spelled(clips: Path, here: Path) -> 
     assert paths(*given) == [
         "clips/b/a.mkv", "clips/a.mp4", "clips/b/c/d.MP4", "clips/hard.mp4", "clips/soft.mp4",
     ]  # fmt: skip
+
+
+def test_two_dots_behind_a_link_are_not_taken_away(clips: Path) -> None:
+    Path("link").symlink_to("clips/b/c")
+    items = list(find_items(["clips/b/a.mkv", "link/../a.mkv", "link/../../b/a.mkv", "a.mkv"]))
+    assert len(items) == 4
+    assert [kind_of(item) for item in items] == ["ok", "ok", "ok", "not_found"]
 
 
 def test_an_empty_name_is_refused(clips: Path) -> None:
@@ -538,3 +547,12 @@ def test_a_million_clips_fit_into_modest_memory(tmp_path: Path) -> None:
     count, more_bytes = map(int, said.stdout.split())
     assert count == 200_000
     assert more_bytes < 64 * count + 4_000_000
+
+
+# Told
+
+
+def test_the_page_tells_every_column_and_every_kind_of_error() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "batch.md").read_text(encoding="utf-8")
+    for told in (*COLUMNS, *TIMES, *CLIP_ERROR_KINDS, *lists.LIST_ENDINGS):
+        assert f"`{told}`" in page or f"list{told}`" in page, told

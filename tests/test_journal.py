@@ -17,8 +17,9 @@ from lora_deploy.classify import journal
 from lora_deploy.classify import run as stage
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import opened
+from lora_deploy.classify.places import Batch
 from lora_deploy.classify.rows import Row
-from lora_deploy.classify.run import Batch, Finished, run
+from lora_deploy.classify.run import Finished, run
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.errors import NewerSchemaError
@@ -186,10 +187,15 @@ def test_answers_are_given_while_clips_are_looked_up_and_each_clip_is_asked_once
     with opened(tmp_path / "j") as kept:
         kept.write_inputs(doubled)
         assert kept.unknown_count() == count // 2
-        asked = []
+        asked, at_work = [], []
         for position, item in kept.unknown():
             asked.append(position)
-            kept.add(position, row_of(item))
+            at_work.append((position, item))
+            if len(at_work) == 5:
+                at, clip = at_work.pop()
+                kept.add(at, row_of(clip))
+        for at, clip in at_work:
+            kept.add(at, row_of(clip))
         assert asked == [*range(0, count, 2)]
         assert kept.known().answered == count
         rows = [*kept.rows()]
@@ -212,23 +218,45 @@ def test_rows_are_written_down_to_the_last_bit(tmp_path: Path) -> None:
     assert (again.score, again.label, again.warning, again.top_k) == (*odd.values(), row.top_k)
 
 
-def test_many_rows_are_synced_now_and_then_and_one_that_comes_late_at_once(
+def test_rows_are_synced_at_once_where_that_is_cheap_and_else_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
+    clock, sync_seconds = [100.0], [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def passing(seconds: float) -> None:
+        clock[0] += seconds
+
     with opened(tmp_path / "j") as kept:
         kept.write_inputs(items(30))
-        known = [*kept.unknown()]
+        [*known] = kept.unknown()
+        connection = kept._connection
 
-        def synced() -> bool:
-            return not kept._connection.in_transaction
+        class Slow:
+            """A connection to a disk whose syncs take their time."""
 
-        kept.add(0, row_of(known[0][1]))
-        assert not synced()
-        clock[0] += journal.SECONDS_BETWEEN_SYNCS
-        kept.add(1, row_of(known[1][1]))
-        assert synced()
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+            def execute(self, statement: str, *values: Any) -> Any:
+                passing(sync_seconds[0] if statement == "COMMIT" else 0)
+                return connection.execute(statement, *values)
+
+        monkeypatch.setattr(kept, "_connection", Slow())
+
+        def synced(position: int, after: float) -> bool:
+            passing(after)
+            kept.add(position, row_of(known[position][1]))
+            return not connection.in_transaction
+
+        passing(60)  # a slow model gives a batch of rows at once
+        sync_seconds[0] = 0.01
+        assert all(synced(position, 0.001) for position in range(8))
+        sync_seconds[0] = 10.0  # a disk that is very busy
+        assert synced(8, 1)
+        assert not synced(9, 0.1)
+        assert not synced(10, 0.1)
+        assert synced(11, journal.SECONDS_BETWEEN_SYNCS)
 
 
 def test_a_journal_is_synced_in_full_and_shares_no_memory(tmp_path: Path) -> None:

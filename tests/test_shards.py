@@ -1,5 +1,6 @@
 """A run in shards: joined they are the unsharded file, and what does not belong together is refused by name."""
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from lora_deploy import cli
-from lora_deploy.classify import run
+from lora_deploy.classify import places, run
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.parts import Shard, parse_shard
+from lora_deploy.classify.places import Batch
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.clip import Footage
 from lora_deploy.errors import (
@@ -167,6 +169,22 @@ def test_a_torn_part_is_named(copied: Path, damage: Callable[[Path], None]) -> N
     assert not copied.exists()
 
 
+def test_a_part_that_lacks_rows_is_told_how_many(copied: Path) -> None:
+    cut_at_a_line(part(copied, 3))
+    with pytest.raises(PartTornError, match=r"part-3-of-3\.jsonl holds 1 rows of 2"):
+        run.join((copied,))
+
+
+def test_a_part_that_somebody_made_up_is_named(copied: Path) -> None:
+    head, _, rows = part(copied, 1).read_bytes().partition(b"\n")
+    made_up = b'{"top_k": []}\n' * len(rows.splitlines())
+    part(copied, 1).write_bytes(head + b"\n" + made_up)
+    rewrite(part(copied, 1), sha256=hashlib.sha256(made_up).hexdigest())
+    with pytest.raises(PartTornError, match=r"part-1-of-3.* holds a line that is no row"):
+        run.join((copied,))
+    assert not copied.exists()
+
+
 def test_parts_by_other_settings_or_of_other_inputs_are_refused(copied: Path) -> None:
     header = json.loads(part(copied, 2).read_bytes().partition(b"\n")[0])
     rewrite(part(copied, 2), settings={**header["settings"], "top-k": "3"})
@@ -202,11 +220,11 @@ def test_a_shard_does_not_go_on_in_the_journal_of_another(
 ) -> None:
     items = [Item(clip, Footage(Path(clip))) for clip in clips[:3]]
     outs, journal = (tmp_path / "rows.csv",), tmp_path / "a.journal"
-    run.run(run.Batch(outs, journal=journal, shard=Shard(1, 2)), Model(bundle), lambda: items)
+    run.run(Batch(outs, journal=journal, shard=Shard(1, 2)), Model(bundle), lambda: items)
     with pytest.raises(BatchChangedError, match="shard was 1/2 and is 2/2"):
-        run.run(run.Batch(outs, journal=journal, shard=Shard(2, 2)), Model(bundle), lambda: items)
+        run.run(Batch(outs, journal=journal, shard=Shard(2, 2)), Model(bundle), lambda: items)
     with pytest.raises(DataError, match="a shard has one output"):
-        run.run(run.Batch((*outs, tmp_path / "b.csv"), shard=Shard(1, 2)), Model(bundle), list)
+        run.run(Batch((*outs, tmp_path / "b.csv"), shard=Shard(1, 2)), Model(bundle), list)
 
 
 def test_a_shard_whose_output_many_computers_see_keeps_its_journal_on_this_one(
@@ -215,19 +233,19 @@ def test_a_shard_whose_output_many_computers_see_keeps_its_journal_on_this_one(
     local, shared = tmp_path / "local", tmp_path / "shared"
     local.mkdir()
     shared.mkdir()
-    monkeypatch.setattr(run, "is_network", lambda folder: folder == shared)
+    monkeypatch.setattr(places, "is_network", lambda folder: folder == shared)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(local))
     out = shared / "rows.csv"
-    place = run.journal_place(run.Batch((out,), shard=Shard(2, 3)))
+    place = places.journal_place(Batch((out,), shard=Shard(2, 3)))
     assert local in place.parents
     assert f"the journal of shard 2/3 is {place}" in caplog.text
-    assert place == run.journal_place(run.Batch((out,), shard=Shard(2, 3)))
-    assert place != run.journal_place(run.Batch((out,), shard=Shard(1, 3)))
-    assert run.journal_place(run.Batch((out,))) == shared / "rows.csv.journal"
+    assert place == places.journal_place(Batch((out,), shard=Shard(2, 3)))
+    assert place != places.journal_place(Batch((out,), shard=Shard(1, 3)))
+    assert places.journal_place(Batch((out,))) == shared / "rows.csv.journal"
     named = tmp_path / "named"
-    assert run.journal_place(run.Batch((out,), journal=named, shard=Shard(2, 3))) == named
+    assert places.journal_place(Batch((out,), journal=named, shard=Shard(2, 3))) == named
     place.parent.chmod(0o777)  # somebody else may have made it
-    assert run.journal_place(run.Batch((out,), shard=Shard(2, 3))).parent == shared
+    assert places.journal_place(Batch((out,), shard=Shard(2, 3))).parent == shared
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,13 @@ from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.clips.views import ONE_VIEW, Views
-from lora_deploy.errors import AnswersNotFiniteError, ClipError, LoraDeployError, ViewsError
+from lora_deploy.errors import (
+    AnswersNotFiniteError,
+    ClipError,
+    DecodersUnavailableError,
+    LoraDeployError,
+    ViewsError,
+)
 from lora_deploy.evaluate.answers import ask
 from lora_deploy.export.pipeline import merge_export
 from lora_deploy.runtime.base import Recogniser
@@ -187,6 +193,19 @@ def test_rows_come_in_order_and_are_the_same_with_one_worker_and_with_four(
     assert [row.path for row in found[0]] == paths
 
 
+def test_the_row_of_a_part_of_a_file_tells_which(test_clips: list[Path], two_forms: Path) -> None:
+    part = Footage(test_clips[0], Stretch(0.25, 1.5))
+    open_end = Footage(test_clips[0], Stretch(0.25))
+    lost = Footage(test_clips[0], Stretch(5000.0, 6000.0))
+    items = [Item("a", part), Item("b", open_end), Item("c", lost), Item("d", Footage(part.path))]
+    rows = list(classify(load(two_forms), items))
+    assert [(row.path, row.start, row.end, row.status) for row in rows] == [
+        ("a", 0.25, 1.5, "ok"), ("b", 0.25, None, "ok"), ("c", 5000.0, 6000.0, "error"),
+        ("d", None, None, "ok"),
+    ]  # fmt: skip
+    assert rows[0].top_k != rows[3].top_k
+
+
 def test_the_frames_of_one_clip_never_reach_the_row_of_another() -> None:
     with Threads(4, lambda number: time.sleep(0.002 * (number % 3))) as pool:
         # While it sleeps nobody may write into the batch that it was given.
@@ -211,7 +230,9 @@ def test_a_runtime_may_answer_in_the_same_memory_each_time() -> None:
     for kind in (Model, Frugal):
         with Threads(1) as pool:
             model = recogniser(kind(batch_size=2))
-            rows = list(classify(model, (f"{at}.mp4" for at in range(20)), pool=pool))
+            paths = (f"{at}.mp4" for at in range(20))
+            # Three views: those of one clip are in two batches.
+            rows = list(classify(model, paths, views=Views(3, 1), pool=pool))
             answers_of.append([row.top_k for row in rows])
     assert answers_of[0] == answers_of[1]
 
@@ -470,9 +491,10 @@ def test_an_answer_that_is_no_number_ends_the_run() -> None:
         def logits(self, pixel_values: Floats) -> Floats:
             return np.full((1, 2), np.nan, np.float32)
 
-    with Threads(1) as pool, pytest.raises(AnswersNotFiniteError):
+    with Threads(1) as pool, pytest.raises(AnswersNotFiniteError) as caught:
         list(answers(recogniser(Broken()), files(range(3)), options=RowOptions(), pool=pool))
     assert threads_at_work() == set()
+    assert caught.traceback  # though what it saw is still held
 
 
 def test_a_list_of_inputs_that_fails_ends_the_run_with_its_error() -> None:
@@ -485,13 +507,23 @@ def test_a_list_of_inputs_that_fails_ends_the_run_with_its_error() -> None:
     assert threads_at_work() == set()
 
 
-def test_a_pool_that_is_closed_ends_the_run() -> None:
+@pytest.mark.parametrize("clips", [4, 1000])  # all asked for by then, or not
+def test_a_pool_that_is_closed_ends_the_run(clips: int) -> None:
     pool = Threads(1, lambda number: time.sleep(0.05))
-    rows = answers(recogniser(Model()), files(count()), options=RowOptions(), pool=pool)
+    rows = answers(recogniser(Model()), files(range(clips)), options=RowOptions(), pool=pool)
     next(rows)
     pool.close()
     with pytest.raises((CancelledError, RuntimeError)):
         list(rows)
+    assert threads_at_work() == set()
+
+
+def test_decoders_that_can_not_be_started_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_pool, "_WORKER_COMMAND", ("false",))
+    monkeypatch.setattr(guard, "_check_content", lambda head: None)
+    item = Item("clip", Footage(Path(__file__)))
+    with DecodePool(1, proof=False) as pool, pytest.raises(DecodersUnavailableError):
+        list(answers(recogniser(Model()), [(0, item)], options=RowOptions(), pool=pool))
     assert threads_at_work() == set()
 
 

@@ -138,13 +138,7 @@ def _each_once(items: Iterator[Item]) -> Iterator[Item]:
 def _absolute(footage: Footage, here: str) -> str:
     """The same text for the same part of the same path, as far as can be told without looking."""
     part = footage.stretch or WHOLE_FILE
-    path = str(
-        footage.path
-    )  # of ./a//b.mp4 this is a/b.mp4; but not of a/../b.mp4, where a may be a link
+    # Of ./a//b.mp4 this is a/b.mp4; a/../b.mp4 stays what it is, since a may be a link.
+    path = str(footage.path)
     whole = path if path.startswith("/") else f"{here}/{path}"
     return f"{whole}#t={part.start_seconds!r},{part.end_seconds!r}"
-
-
-def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """The paths of `find_items`, all at once."""
-    return [item.path for item in find_items(inputs)]

@@ -5,9 +5,7 @@ once its transaction is on the disk, and a clip has one answer, whatever was don
 """
 
 import contextlib
-import errno
 import json
-import os
 import sqlite3
 import stat
 import time
@@ -21,6 +19,7 @@ from lora_deploy.classify.rows import TIMES, Row, printable
 from lora_deploy.clips.clip import Footage, Stretch
 from lora_deploy.disk import is_network
 from lora_deploy.errors import (
+    BatchBusyError,
     DiskFullError,
     JournalDiskError,
     JournalTornError,
@@ -33,8 +32,11 @@ APPLICATION = 0x6C6F7261
 
 SCHEMA_VERSION = 1
 
+SYNCING_PART = 0.05
+"""Of the time may go into syncs: slow models have each row synced at once, fast ones now and then."""
+
 SECONDS_BETWEEN_SYNCS = 0.5
-"""So much work may be done again after a kill; a sync a row would slow fast models down."""
+"""At most, while rows come, on however slow a disk."""
 
 _PAGE = 1000
 """Clips that are looked up at once."""
@@ -83,7 +85,8 @@ class Journal:
         """Of a connection that is prepared."""
         self.path = path
         self._connection = connection
-        self._synced = time.monotonic()
+        self._begun = self._synced = time.monotonic()
+        self._syncing_seconds = 0.0
 
     def about(self) -> dict[str, str]:
         """What is written down of the run: model, settings, versions."""
@@ -121,6 +124,11 @@ class Journal:
             values = _input(position, item, known_by)
             self._add("INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?)", *values)
         self.sync()
+
+    def is_empty(self) -> bool:
+        """Whether no clip was ever answered."""
+        with self._named():
+            return not self._one("SELECT 1 FROM answers LIMIT 1")
 
     def known(self) -> Known:
         """How many clips there are, and how many have their answers."""
@@ -160,7 +168,7 @@ class Journal:
     def add(self, position: int, row: Row) -> None:
         """Write down the answer to the clip at ``position``.
 
-        It is on the disk after `SECONDS_BETWEEN_SYNCS`, or with `sync`.
+        It is on the disk with the next `sync`, which comes by itself from time to time.
         """
         values = row.as_dict(timed=True)
         for name in ("path", *TIMES):  # of the input, which may have other names beside
@@ -172,10 +180,12 @@ class Journal:
 
     def sync(self) -> None:
         """Bring to the disk what was added."""
+        begun = time.monotonic()
         if self._connection.in_transaction:
             with self._named():
                 self._connection.execute("COMMIT")
         self._synced = time.monotonic()
+        self._syncing_seconds += self._synced - begun
 
     def rows(self) -> Iterator[Row]:
         """A row a clip, in the order of the inputs; a few in memory at once."""
@@ -185,8 +195,14 @@ class Journal:
                 "FROM inputs JOIN answers USING (known_by) ORDER BY position"
             )
             for path, start, end, text in found:
-                values = {"path": printable(_text(path)), "start": start, "end": end}
-                yield Row.from_dict({**values, **json.loads(text)})
+                named = {"path": printable(_text(path)), "start": start, "end": end}
+                try:
+                    row = Row.from_dict({**json.loads(text), **named})
+                except (ValueError, TypeError) as error:
+                    raise JournalTornError(
+                        f"the journal {self.path} is damaged ({error})"
+                    ) from None
+                yield row
 
     def content(self, inode: str) -> str | None:
         """The hash of a file's content, if it is known."""
@@ -204,7 +220,9 @@ class Journal:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
             self._connection.execute(statement, values)
-        if time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
+        now = time.monotonic()
+        is_cheap = self._syncing_seconds <= SYNCING_PART * (now - self._begun)
+        if is_cheap or now - self._synced >= SECONDS_BETWEEN_SYNCS:
             self.sync()
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...]:
@@ -282,6 +300,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     # disks on a network can't do.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA trusted_schema = OFF")  # it may be somebody else's
     [application] = connection.execute("PRAGMA application_id").fetchone()
     [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -330,7 +349,7 @@ def _failures_named(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise JournalDiskError(f"the journal {path} can't be written ({error})") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path)) from error
+            raise BatchBusyError(f"another program has the journal {path} open") from error
         raise
 
 

@@ -152,7 +152,14 @@ class Parts:
             for file in files:
                 file.readline()
             for position in range(self.clips):
-                yield Row.from_dict(json.loads(files[position % len(files)].readline()))
+                part = position % len(files)
+                try:
+                    row = Row.from_dict(json.loads(files[part].readline()))
+                except (ValueError, TypeError) as error:
+                    raise PartTornError(
+                        f"{self.paths[part]} holds a line that is no row ({error})"
+                    ) from None
+                yield row
 
 
 def find_parts(out: Path) -> Parts:

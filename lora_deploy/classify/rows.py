@@ -70,11 +70,20 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Row":
-        """What `as_dict` told, as a row again, equal to the last bit."""
-        told = dict(values)
-        error = told.pop("error") or {}
-        top_k = tuple((label, score) for label, score in told.pop("top_k"))
-        return cls(**told, top_k=top_k, error_kind=error.get("kind"), error=error.get("message"))
+        """What `as_dict` told, as a row again, equal to the last bit.
+
+        Raises:
+            ValueError: It is no row.
+        """
+        try:
+            told = dict(values)
+            error = told.pop("error") or {}
+            top_k = tuple((label, score) for label, score in told.pop("top_k"))
+            return cls(
+                **told, top_k=top_k, error_kind=error.get("kind"), error=error.get("message")
+            )
+        except (TypeError, KeyError, AttributeError) as wrong:
+            raise ValueError(f"this is no row: {wrong}") from None
 
 
 def columns(timed: bool) -> tuple[str, ...]:

@@ -5,13 +5,8 @@ are written from the journal, in the order of the inputs.
 """
 
 import contextlib
-import glob
-import hashlib
 import json
 import logging
-import os
-import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +16,17 @@ from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.journal import Journal
 from lora_deploy.classify.meter import Meter
 from lora_deploy.classify.parts import InputList, Shard, find_parts, write_part
-from lora_deploy.classify.rows import Row, check_ending, write_rows
+from lora_deploy.classify.places import Batch, check_outs, journal_place, only_here
+from lora_deploy.classify.rows import Row, write_rows
 from lora_deploy.classify.stream import RowOptions, answers
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.pool import DecodePool, shared
-from lora_deploy.disk import is_network
 from lora_deploy.errors import (
-    BatchBusyError,
     BatchChangedError,
     DiskFullError,
     JournalDiskError,
     JournalTornError,
-    OutputPlaceError,
 )
-from lora_deploy.lock import held
 from lora_deploy.progress import Progress, silent
 from lora_deploy.runtime.base import Recogniser
 
@@ -42,29 +34,6 @@ logger = logging.getLogger(__name__)
 
 _RETRYING = "retrying"
 """Of `Journal.about`: errors were forgotten, and the run has not been finished since."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Where rows are written to, and what becomes of what is known already."""
-
-    outs: tuple[Path, ...]
-    """One or more, each in the format of its ending."""
-    journal: Path | None = None
-    """By default beside the first output, with ``.journal`` behind its name."""
-    restart: bool = False
-    """Forget what is known."""
-    retry_errors: bool = False
-    """Ask clips with error rows once more."""
-    by_content: bool = False
-    """Know files by what they hold, and not by path, size and time."""
-    shard: Shard | None = None
-    """Take a part of the clips alone; its rows are written beside the output, to be joined."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What is written in the end."""
-        return self.outs if self.shard is None else (self.shard.part_of(self.outs[0]),)
 
 
 @dataclass(frozen=True)
@@ -83,14 +52,16 @@ class Finished:
     @property
     def sentence(self) -> str:
         """In one line."""
-        line = f"{', '.join(map(str, self.outs))}: {self.rows} rows, {self.errors} of them errors"
+        line = (
+            f"{', '.join(map(str, self.outs))}: {self.rows:,} rows, {self.errors:,} of them errors"
+        )
         if self.parts:
             return f"{line}; joined from {self.parts} parts"
         if not self.known_before:
             return line
         if self.known_before == self.rows:
             return f"{line}; all were known from before, so no clip was asked again"
-        return f"{line}; {self.known_before} were known from before"
+        return f"{line}; {self.known_before:,} were known from before"
 
 
 def run(
@@ -124,11 +95,11 @@ def run(
         DiskFullError: What is known so far is kept.
     """
     options, pool = options or RowOptions(), pool or shared()
-    _check_outs(batch)
+    check_outs(batch)
     place = journal_place(batch)
     with contextlib.ExitStack() as stack:
         for path in dict.fromkeys([*batch.files, place]):
-            stack.enter_context(_only_here(path))
+            stack.enter_context(only_here(path))
         opened = stack.enter_context(_journal(place, batch.restart))
         work, listed = _Work(batch, model, options, pool, opened), InputList()
         with _kept(batch, opened, listed):
@@ -138,13 +109,16 @@ def run(
             work.forget_errors()
             before = opened.known()
             work.answer_all(meter, progress)
+            after = opened.known()
+            if after.answered < after.clips:
+                raise RuntimeError(f"only {after.answered} of {after.clips} clips were answered")
+            has_times = timed()
             if batch.shard is None:
                 for out in batch.outs:
-                    write_rows(opened.rows(), out, timed=timed())
+                    write_rows(opened.rows(), out, timed=has_times)
             else:
-                work.write_part(batch.shard, listed, timed())
+                work.write_part(batch.shard, listed, has_times)
             opened.write_about({_RETRYING: None})
-            after = opened.known()
     return Finished(batch.files, after.clips, after.errors, before.answered)
 
 
@@ -158,10 +132,10 @@ def join(outs: tuple[Path, ...]) -> Finished:
         PartsDifferError: They are not of one run.
         BatchBusyError: Another run is at work on an output.
     """
-    _check_outs(Batch(outs))
+    check_outs(Batch(outs))
     with contextlib.ExitStack() as stack:
         for path in outs:
-            stack.enter_context(_only_here(path))
+            stack.enter_context(only_here(path))
         parts = find_parts(outs[0])
         for out in outs:
             counted = _Counted()
@@ -181,51 +155,6 @@ class _Counted:
             yield row
 
 
-def journal_place(batch: Batch) -> Path:
-    """Where the journal of a run is.
-
-    Beside the output; of a shard whose output many computers see, on a disk of this one alone.
-    """
-    if batch.journal is not None:
-        return batch.journal
-    file = batch.files[0]
-    beside = file.with_name(f"{file.name}.journal")
-    if batch.shard is None or not is_network(file.parent):
-        return beside
-    folder = Path(tempfile.gettempdir()) / f"lora-deploy-{os.getuid()}"
-    if is_network(folder.parent) or not _is_ours(folder):
-        return beside
-    digest = hashlib.blake2b(os.fsencode(file.resolve()), digest_size=6).hexdigest()
-    place = folder / f"{digest}-{beside.name}"
-    logger.warning(
-        "%s is on a network disk, so the journal of shard %s is %s: only this computer can go on "
-        "with it; --journal puts it elsewhere", file.parent, batch.shard, place,
-    )  # fmt: skip
-    return place
-
-
-def _is_ours(folder: Path) -> bool:
-    """Make a folder where others may make some too, and see that this one is nobody else's."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return False
-    return (
-        stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-    )
-
-
-@contextlib.contextmanager
-def _only_here(path: Path) -> Iterator[None]:
-    """Hold a file against other runs, and take away what one that was killed left beside it."""
-    busy = BatchBusyError(f"another run is at work on {path}")
-    with held(path.with_name(f".{path.name}.lock"), busy):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            left.unlink(missing_ok=True)
-        yield
-
-
 @dataclass(frozen=True)
 class _Work:
     """A run with its journal open."""
@@ -238,11 +167,9 @@ class _Work:
 
     def check_settings(self) -> None:
         """Refuse to mix rows of two runs; and say where their last digits may differ."""
-        about = self.journal.about()
         asked = terms.asked_for(self.model, self.options, self.pool, self.batch.by_content)
         asked["shard"] = str(self.batch.shard or "none")
-        self._refuse_differences(asked)
-        if not about:
+        if self.journal.is_empty():  # nothing is known that could be mixed
             self.journal.write_about(
                 {
                     "settings": json.dumps(asked),
@@ -251,8 +178,10 @@ class _Work:
                 }
             )
             return
-        changed = terms.differences(json.loads(about["surroundings"]), terms.surroundings())
-        if changed and self.journal.known().answered:
+        self._refuse_differences(asked)
+        before = json.loads(self.journal.about()["surroundings"])
+        changed = terms.differences(before, terms.surroundings())
+        if changed:
             logger.warning(
                 "%s: scores that are known already may differ in their last digits from what would "
                 "be answered now; --restart asks all again", ", ".join(changed),
@@ -273,7 +202,10 @@ class _Work:
     def answer_all(self, meter: Meter | None, progress: Progress) -> None:
         """Ask the model for what is not known."""
         unknown = self.journal.unknown_count()
-        if not unknown and self.model.backend == self.journal.about()["backend asked"]:
+        is_told = (
+            self.model.digest() and self.model.backend == self.journal.about()["backend asked"]
+        )
+        if not unknown and is_told:
             return  # nothing that only an open model could tell
         recogniser = self._open()
         with progress("classifying", unknown) as advance:
@@ -340,19 +272,6 @@ def _journal(path: Path, restart: bool) -> Iterator[Journal]:
         yield opened
 
 
-def _check_outs(batch: Batch) -> None:
-    if not batch.outs:
-        raise OutputPlaceError("no output is named")
-    for out in batch.outs:
-        check_ending(out)
-    if len({out.resolve() for out in batch.outs}) < len(batch.outs):
-        raise OutputPlaceError("an output is named twice")
-    if batch.shard is not None and len(batch.outs) > 1:
-        raise OutputPlaceError(
-            f"a shard has one output, and {len(batch.outs)} are named; name all with --join"
-        )
-
-
 @contextlib.contextmanager
 def _kept(batch: Batch, opened: Journal, listed: InputList) -> Iterator[None]:
     """Whatever ends the run, keep what is known; an interruption is given a note that says so."""
@@ -365,9 +284,8 @@ def _kept(batch: Batch, opened: Journal, listed: InputList) -> Iterator[None]:
             opened.sync()
             if isinstance(stop, KeyboardInterrupt | SystemExit):
                 known = opened.known()
-                count = (
-                    f"{known.answered} of {known.clips} rows are" if listed.is_whole else "what is"
-                )
+                count = f"{known.answered:,} of {known.clips:,} rows are known and"
+                what = f"{count} kept" if listed.is_whole else "what is known is kept"
                 same = "the same command" + (" without --restart" if batch.restart else "")
-                stop.add_note(f"{count} known and kept in {opened.path}; {same} goes on")
+                stop.add_note(f"{what} in {opened.path}; {same} goes on")
         raise

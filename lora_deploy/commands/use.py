@@ -126,11 +126,12 @@ def _run_batch(
     from lora_deploy.classify import run
     from lora_deploy.classify.inputs import find_items, has_times
     from lora_deploy.classify.meter import Meter
+    from lora_deploy.classify.places import Batch
 
     meter = Meter()
     try:
         finished = run.run(
-            run.Batch(outs, **batch),
+            Batch(outs, **batch),
             model,
             lambda: find_items(inputs),
             options=options, timed=lambda: has_times(inputs), pool=pool, meter=meter,
