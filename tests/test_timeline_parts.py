@@ -263,7 +263,7 @@ def test_moving_the_stride_makes_no_more_windows_than_are_allowed(
 
 
 def test_a_stride_that_needs_no_moving_keeps_every_digit() -> None:
-    for window, stride, frames in ((2.0, 1.0, 16), (1.44, 0.72, 16), (0.7, 0.3, 7), (0.9, 0.1, 9)):
+    for window, stride, frames in ((2.0, 1.0, 16), (1.44, 0.72, 16), (1.1, 0.3, 11), (0.9, 0.7, 9)):
         options = TimelineOptions(window, stride, None)
         assert window_stretches(30.0, options, window / frames)[0] == stride
     assert window_stretches(30.0, TimelineOptions(2.0, 0.7, None), 0.125)[0] == 0.75
