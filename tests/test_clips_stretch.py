@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from lora_deploy.clips import decode as decode_module
 from lora_deploy.clips import packets as packets_module
-from lora_deploy.clips import pool, sparse, wire
+from lora_deploy.clips import sparse, wire
 from lora_deploy.clips.clip import WHOLE_FILE, DecodedClip, Effort, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.decode import decode
@@ -570,13 +570,3 @@ def test_a_recogniser_answers_to_a_part_as_to_the_part_cut_out(
     assert part.logits != recogniser.classify(path).logits
     assert part.duration_seconds == pytest.approx(cut.stretch.longest_seconds)
     assert recogniser.classify(path, stretch=Stretch()).logits == recogniser.classify(path).logits
-
-
-def test_stretches_are_decoded_a_few_ahead_and_in_order(media: Path) -> None:
-    path = media / "clips/arm_wrestling.mp4"
-    stretches = [Stretch(at / 4, at / 4 + 0.5) for at in range(6)] + [Stretch(900.0)]
-    clips = list(pool.shared().stretches_in_order(path, CONTRACT, stretches))
-    for stretch, clip in zip(stretches[:-1], clips, strict=False):
-        assert isinstance(clip, DecodedClip)
-        assert same(clip, decode(path, CONTRACT, "exact", stretch))
-    assert isinstance(clips[-1], ClipError)

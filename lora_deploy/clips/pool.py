@@ -173,14 +173,27 @@ class DecodePool:
 
         Only `DECODED_AHEAD` clips wait beside those that are being decoded, however many there are.
         """
-        return self._in_order(_job(one, contract) for one in paths)
+        waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
 
-    def stretches_in_order(
-        self, path: Path, contract: PixelContract, stretches: Iterable[Stretch]
-    ) -> Iterator[DecodedClip | ClipError]:
-        """Decode many parts of one file, as `in_order` decodes files."""
-        jobs = (("", path, contract, stretch) for stretch in stretches)
-        return (outcome for _, outcome in self._in_order(jobs))
+        def first() -> tuple[str, DecodedClip | ClipError]:
+            name, decoding = waiting.popleft()
+            try:
+                return name, decoding.result()
+            except ClipError as error:
+                return name, error
+
+        try:
+            for one in paths:
+                footage = Footage(Path(one)) if isinstance(one, str) else one
+                decoding = self.submit(footage.path, contract, footage.stretch)
+                waiting.append((str(one), decoding))
+                if len(waiting) > self.workers + DECODED_AHEAD:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            for _, decoding in waiting:
+                decoding.cancel()
 
     def parts(
         self,
@@ -252,30 +265,6 @@ class DecodePool:
                 self._spare = worker
         if not keep:
             self._end(worker)
-
-    def _in_order(
-        self, jobs: Iterable[tuple[str, Path, PixelContract, Stretch]]
-    ) -> Iterator[tuple[str, DecodedClip | ClipError]]:
-        """What became of each job, with the name it was given under."""
-        waiting: deque[tuple[str, Future[DecodedClip]]] = deque()
-
-        def first() -> tuple[str, DecodedClip | ClipError]:
-            name, decoding = waiting.popleft()
-            try:
-                return name, decoding.result()
-            except ClipError as error:
-                return name, error
-
-        try:
-            for name, path, contract, stretch in jobs:
-                waiting.append((name, self.submit(path, contract, stretch)))
-                if len(waiting) > self.workers + DECODED_AHEAD:
-                    yield first()
-            while waiting:
-                yield first()
-        finally:
-            for _, decoding in waiting:
-                decoding.cancel()
 
     def fence(self) -> Fence:
         """Which layers of the fence stand around the workers; starts one to find out."""
@@ -460,12 +449,6 @@ class _Worker:
     connection: socket.socket
     fence: Fence | None = None
     clips: int = 0
-
-
-def _job(one: str | Footage, contract: PixelContract) -> tuple[str, Path, PixelContract, Stretch]:
-    if isinstance(one, str):
-        return one, Path(one), contract, WHOLE_FILE
-    return str(one), one.path, contract, one.stretch or WHOLE_FILE
 
 
 def _is_ready(worker: _Worker) -> bool:
