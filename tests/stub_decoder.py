@@ -73,7 +73,7 @@ def _nothing() -> None:
 
 def _say(content: str) -> None:
     """Write bytes that are no answer to the pool's socket, whichever of the open files that is."""
-    for descriptor in range(3, 32):
+    for descriptor in range(3, 1024):
         with suppress(OSError):
             os.write(descriptor, content.encode("latin-1"))
 

@@ -323,17 +323,17 @@ def test_merged_weights_that_can_not_be_read_are_named(bundle_copy: Path) -> Non
         (bundle_copy / "model" / name).write_bytes(kept)
 
 
-def test_an_answer_that_is_no_number_becomes_no_row(
+def test_an_answer_that_is_no_number_becomes_no_label(
     bundle: Path, test_clips: list[Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(
         OnnxRuntimeBackend, "logits", lambda *_: np.array([[np.nan, 1.0]], np.float32)
     )
-    assert cli.run(["classify", str(bundle), str(test_clips[0])]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "[AnswersNotFiniteError]" in captured.err
+    assert cli.run(["classify", str(bundle), str(test_clips[0])]) == 1
+    row = json.loads(capsys.readouterr().out)
+    assert (row["label"], row["score"], row["top_k"]) == (None, None, [])
+    assert row["error"]["kind"] == "no_answer"
 
 
 # Bases -------------------------------------------------------------------------------------------
