@@ -46,7 +46,7 @@ from lora_deploy.clips.clip import Footage, Frames
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.dataset import find_videos, read_split
 from lora_deploy.clips.example import write_example
-from lora_deploy.clips.pool import NICENESS, DecodePool
+from lora_deploy.clips.pool import DecodePool
 from lora_deploy.errors import LoraDeployError
 from lora_deploy.processor import read_processor
 from lora_deploy.runtime.base import Recogniser
@@ -308,10 +308,6 @@ def from_files(form: Form) -> str:
 @click.option("--form", "names", multiple=True, default=FORMS, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), help="That decode; one a core by default.")
-@click.option(
-    "--niceness", "nicenesses", type=click.IntRange(0, 19), multiple=True, default=(NICENESS,),
-    help="Of those that decode; of several, from files to rows, all take turns.",
-)  # fmt: skip
 @click.option("--pipeline/--no-pipeline", "compare", default=True, help="Beside transformers.")
 @click.option("--quick", is_flag=True, help="A toy, to see that it runs: a tiny model, few clips.")
 def main(
@@ -321,7 +317,6 @@ def main(
     names: tuple[str, ...],
     rounds: int,
     workers: int | None,
-    nicenesses: tuple[int, ...],
     compare: bool,
     quick: bool,
 ) -> None:
@@ -332,12 +327,8 @@ def main(
         count = min(count, 8) if quick else count
         paths = chosen(data, Path(scratch), count)
         contract = bundle.read_bundle_manifest(folder).contract
-        pools = {one: DecodePool(workers, niceness=one) for one in nicenesses}
-        try:
-            measure(folder, paths, contract, names, rounds, pools, compare)
-        finally:
-            for pool in pools.values():
-                pool.close()
+        with DecodePool(workers) as pool:
+            measure(folder, paths, contract, names, rounds, pool, compare)
 
 
 def measure(
@@ -346,17 +337,15 @@ def measure(
     contract: PixelContract,
     names: Sequence[str],
     rounds: int,
-    pools: dict[int, DecodePool],
+    pool: DecodePool,
     compare: bool,
 ) -> None:
     """Everybody's turn in every round, and the report."""
-    pool = next(iter(pools.values()))
     material = readable(paths, contract, pool)
-    for each in pools.values():
-        decoding_alone(each, material.paths, contract, 1)  # their workers are started
+    decoding_alone(pool, material.paths, contract, 1)  # its workers are started
     click.echo(
-        f"{len(material.paths)} clips, {rounds} rounds, {pool.workers} decoders, niceness "
-        f"{', '.join(map(str, pools))}; {read_processor()}; torch {torch.__version__} with "
+        f"{len(material.paths)} clips, {rounds} rounds, {pool.workers} decoders; "
+        f"{read_processor()}; torch {torch.__version__} with "
         f"{torch.get_num_threads()} threads, transformers {transformers.__version__}"
     )
     forms = opened(folder, names)
@@ -379,8 +368,8 @@ def measure(
     def run_alone(form: Form, number: int) -> float:
         return form.alone(material)
 
-    def run_form(form: Form, niceness: int, name: str, number: int) -> float:
-        rate, last[name] = form.from_files(material, pools[niceness], number)
+    def run_form(form: Form, name: str, number: int) -> float:
+        rate, last[name] = form.from_files(material, pool, number)
         return rate
 
     entrants: dict[str, Callable[[int], float]] = {
@@ -394,10 +383,8 @@ def measure(
         entrants[PIPELINE] = lambda _: running.rate(batch_size)
     for form in forms:
         entrants[alone(form)] = partial(run_alone, form)
-        for niceness in pools:
-            differs = niceness != next(iter(pools))
-            name = from_files(form) + (f", niceness {niceness}" if differs else "")
-            entrants[name] = partial(run_form, form, niceness, name)
+        name = from_files(form)
+        entrants[name] = partial(run_form, form, name)
     for number in range(rounds):
         for name in turns(list(entrants), number):
             rates.setdefault(name, []).append(entrants[name](number))

@@ -200,18 +200,6 @@ def test_how_long_workers_are_busy_is_counted(stubbed: DecodePool, order: Order)
     assert 1.3 <= stubbed.busy_seconds - before < 5
 
 
-def test_decoding_steps_back_where_it_is_told_to(stubbed: DecodePool, order: Order) -> None:
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, process_that_answers(stubbed, order)) == own
-    with DecodePool(1, niceness=3, proof=False) as nice:
-        worker = process_that_answers(nice, order)
-        assert os.getpriority(os.PRIO_PROCESS, worker) == min(own + 3, 19)
-        # Where the processor is shared among sessions first, the session's niceness counts.
-        sessions = Path("/proc/sys/kernel/sched_autogroup_enabled")
-        if sessions.is_file() and sessions.read_text().strip() == "1":
-            assert Path(f"/proc/{worker}/autogroup").read_text().split()[-2:] == ["nice", "3"]
-
-
 def test_a_worker_that_ran_out_of_memory_is_replaced(stubbed: DecodePool, order: Order) -> None:
     before = process_that_answers(stubbed, order)
     with pytest.raises(ClipError) as caught:

@@ -52,10 +52,6 @@ CLIPS_PER_WORKER = 1000
 
 MOST_WORKERS = 64
 
-NICENESS = 0
-"""By how much decoding steps back behind everybody else. Beside a model on the same cores more would
-let the model's threads, which wait for each other, go first; but beside other programs it starves."""
-
 DECODED_AHEAD = 4
 """Clips that may wait, decoded, for whoever asked."""
 
@@ -76,7 +72,6 @@ class PoolOptions:
     deadline_seconds: float = DEADLINE_SECONDS
     memory_bytes: int = MEMORY_BYTES
     clips_per_worker: int = CLIPS_PER_WORKER
-    niceness: int = NICENESS
 
 
 class DecodePool:
@@ -94,7 +89,6 @@ class DecodePool:
         deadline_seconds: float = DEADLINE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         clips_per_worker: int = CLIPS_PER_WORKER,
-        niceness: int = NICENESS,
         proof: bool = True,
     ) -> None:
         """Start nothing yet.
@@ -106,7 +100,6 @@ class DecodePool:
             deadline_seconds: For one clip; then its worker is killed.
             memory_bytes: That decoding one clip may take.
             clips_per_worker: After which a worker is replaced.
-            niceness: Of a worker, on top of this process's own.
             proof: Whether the decoder must give the right frames of known clips before it is
                 given any other, once in this process.
 
@@ -117,7 +110,7 @@ class DecodePool:
             require("decord", purpose="to decode with --decoder decord")
         self.workers = workers or min(usable_cores(), MOST_WORKERS)
         self.options = PoolOptions(
-            decoder, effort, deadline_seconds, memory_bytes, clips_per_worker, niceness
+            decoder, effort, deadline_seconds, memory_bytes, clips_per_worker
         )
         self._needs_proof = proof
         self._proving = threading.Lock()
@@ -470,7 +463,6 @@ def _popen(options: PoolOptions, descriptor: int) -> subprocess.Popen[bytes]:
             "decoder": options.decoder,
             "effort": options.effort,
             "memory_bytes": options.memory_bytes,
-            "niceness": options.niceness,
             # A second line behind the deadline, should this process be gone.
             "processor_seconds": int(options.deadline_seconds * options.clips_per_worker) + 60,
         }

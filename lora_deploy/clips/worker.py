@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 from lora_deploy.clips import fence
@@ -29,7 +28,6 @@ def main() -> None:
     """Fence in, say so, and answer until the pool closes its end."""
     options = json.loads(sys.argv[1])
     # 1. Before anything is imported that starts a thread.
-    _step_back(options["niceness"])
     namespaces = fence.leave_namespaces()
     fence.die_with_parent(options["parent_pid"])
     # 2. Everything that decoding will ever import or open.
@@ -64,24 +62,6 @@ def main() -> None:
     # 4. Clip after clip.
     while (job := wire.receive_job(connection)) is not None:
         answering.answer(connection, job)
-
-
-def _step_back(niceness: int) -> None:
-    """Leave the processor to others that want it."""
-    if not niceness:
-        return
-    os.nice(niceness)
-    # Linux may share the processor among sessions first, and this process has one of its own: then
-    # its session's niceness counts. Others than root may set one in a tenth of a second.
-    for _ in range(3):
-        try:
-            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
-        except BlockingIOError:
-            time.sleep(0.1)
-        except OSError:
-            return  # there is no such thing, and nothing to set
-        else:
-            return
 
 
 def _silence() -> None:
