@@ -157,6 +157,17 @@ def batch_run_options(command: Command) -> Command:
     return command
 
 
+def views_option(command: Command) -> Command:
+    """How many looks are taken at each video."""
+    return click.option(
+        "--views",
+        default="1x1",
+        show_default=True,
+        metavar="CLIPSxCROPS",
+        help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
+    )(command)
+
+
 def format_option(command: Command) -> Command:
     """How ``--data`` is laid out."""
     return click.option(

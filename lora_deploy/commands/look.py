@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from lora_deploy.options import (
     json_option,
 )
 from lora_deploy.terminal import show
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("inspect")

@@ -1,7 +1,6 @@
 """Commands for shipping: merge-export, verify, push."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from lora_deploy.options import (
     split,
 )
 from lora_deploy.terminal import show
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("merge-export")

@@ -17,6 +17,7 @@ from lora_deploy.options import (
     json_option,
     named_sets,
     pool_options,
+    views_option,
 )
 from lora_deploy.terminal import show
 
@@ -41,13 +42,7 @@ if TYPE_CHECKING:
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option(
-    "--views",
-    default="1x1",
-    show_default=True,
-    metavar="CLIPSxCROPS",
-    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
-)
+@views_option
 @pool_options
 def classify(
     *,
@@ -160,13 +155,7 @@ def _run_batch(
     multiple=True,
     help="Another set, judged beside the data: its split of that name, or all of it; may be repeated.",
 )
-@click.option(
-    "--views",
-    default="1x1",
-    show_default=True,
-    metavar="CLIPSxCROPS",
-    help="Average over clips spread in time and 1 or 3 crops, as in 5x3.",
-)
+@views_option
 @backend_option
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
