@@ -178,12 +178,12 @@ def test_scripts_install_once_and_again_only_after_a_change(
     assert installs_for("run") == ["torch", "-e .[cpu,train,export]"]
     assert installs_for("run") == []
     assert calls.read_text() == ""  # the second start asked Python nothing at all
-    assert installs_for("develop") == ["torch", "-e .[cpu,train,export,demo,decord,dev]"]
+    assert installs_for("develop") == ["torch", "-e .[cpu,train,export,rtx,demo,serve,decord,dev]"]
     assert installs_for("develop") == installs_for("run") == []
     with (checkout / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert installs_for("run") == ["torch", "-e .[cpu,train,export]"]
-    assert installs_for("develop") == ["torch", "-e .[cpu,train,export,demo,decord,dev]"]
+    assert installs_for("develop") == ["torch", "-e .[cpu,train,export,rtx,demo,serve,decord,dev]"]
 
 
 @pytest.mark.soak

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 import lora_deploy
 from lora_deploy.artifact import bundle as bundles
@@ -29,8 +30,8 @@ from lora_deploy.errors import (
 )
 from lora_deploy.model.base import open_base
 from lora_deploy.runtime import ort
-from lora_deploy.runtime.base import Recogniser, softmax
-from lora_deploy.runtime.eager import TorchBackend
+from lora_deploy.runtime.base import Recogniser, TakesFrames, softmax
+from lora_deploy.runtime.eager import TorchBackend, TorchOnCard, on_device
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.trained import open_run
 
@@ -86,6 +87,22 @@ def test_a_rows_bits_depend_neither_on_its_place_nor_on_its_company(
     alone = np.concatenate([recogniser.logits(clip[None]) for clip in frames])
     np.testing.assert_array_equal(together, backwards)
     np.testing.assert_array_equal(together, alone)
+
+
+def test_what_an_accelerator_normalises_itself_has_the_same_bits(test_clips: list[Path]) -> None:
+    opened = open_base("videomae-nano", ("bend", "wave_two_hands"))
+    cpu = torch.device("cpu")
+    here = on_device(opened.model, opened.contract, form="merged", batch_size=4, device=cpu)
+    card = TorchOnCard(opened.model, opened.contract, form="merged", batch_size=4, device=cpu)
+    assert not isinstance(here, TakesFrames)
+    assert isinstance(card, TakesFrames)
+    frames = np.stack([decode.decode(path, opened.contract).frames for path in test_clips])
+    frames[0].flat[:256] = np.arange(256)  # every value
+    expected, found = (
+        Recogniser(runs, ("bend", "wave_two_hands"), opened.contract, 1.0, "").logits(frames)
+        for runs in (here, card)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_no_clips_give_no_rows(bundle: Path) -> None:

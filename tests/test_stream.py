@@ -97,6 +97,17 @@ class Model:
         return np.stack([means, -means], axis=1).astype(np.float32)
 
 
+class FramesModel(Model):
+    """The same, which normalises frames itself."""
+
+    def logits(self, pixel_values: Floats) -> Floats:
+        raise AssertionError("it was to be handed frames")
+
+    def logits_of_frames(self, frames: NDArray[np.uint8]) -> Floats:
+        assert frames.dtype == np.uint8
+        return super().logits(transforms.normalise(frames, CONTRACT))
+
+
 def recogniser(model: Model) -> Recogniser:
     return Recogniser(
         backend=model, labels=("bright", "dark"), contract=CONTRACT, temperature=1.0, digest="none"
@@ -215,6 +226,17 @@ def test_the_frames_of_one_clip_never_reach_the_row_of_another() -> None:
         assert isinstance(outcome, Known)
         expected = (number - 255 * np.array(CONTRACT.mean)) / (255 * np.array(CONTRACT.std))
         assert outcome.logits[0, 0] == pytest.approx(expected.mean(), abs=1e-4)
+
+
+def test_a_backend_that_normalises_itself_is_handed_frames_and_gives_the_same_rows() -> None:
+    rows = []
+    for model in (Model(4), FramesModel(4)):
+        with Threads(2) as pool:
+            rows.append(
+                dict(answers(recogniser(model), files(range(30)), options=RowOptions(), pool=pool))
+            )
+    assert len(rows[0]) == 30
+    assert rows[0] == rows[1]
 
 
 def test_a_runtime_may_answer_in_the_same_memory_each_time() -> None:

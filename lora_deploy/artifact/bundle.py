@@ -6,7 +6,7 @@ import os
 import re
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -77,6 +77,42 @@ class CompiledForm(BaseModel):
         return f"{self.backend}-{self.precision}"
 
 
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+"""Whose compiler made an engine; neither opens those of the other."""
+
+
+class Engine(BaseModel):
+    """The merged model compiled by TensorRT for one kind of card, at one precision.
+
+    Opening one equals running native code, so nothing is opened but what ``files`` vouches for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flavour: Flavour
+    version: str
+    """Of the compiler, in full: another version opens it not at all."""
+    compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$")
+    """Of the card, such as ``8.6``."""
+    precision: Precision
+    file: str
+    """What is opened, as the manifest's ``files`` names it."""
+    made_of: str
+    """The ONNX file of the bundle that it was compiled from."""
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
+    """One optimisation profile for each, in this order."""
+
+    @property
+    def target(self) -> str:
+        """As ``--target`` names the card: ``sm86``."""
+        return f"sm{self.compute_capability.replace('.', '')}"
+
+    @property
+    def name(self) -> str:
+        """As the certificate and `bench` call it: ``tensorrt-rtx-fp16-sm86``."""
+        return f"{self.flavour}-{self.precision}-{self.target}"
+
+
 class BundleManifest(Manifest):
     """``bundle.json``."""
 
@@ -91,6 +127,9 @@ class BundleManifest(Manifest):
         CompiledForm(backend="onnxruntime", precision="fp32", file=ONNX),
     )
     """What was compiled and proved; at most one of each backend and precision."""
+    engines: tuple[Engine, ...] = ()
+    """What was compiled for cards, at most one of each flavour, precision and card; whether one was
+    ever run stands in the certificate."""
     flop_per_clip: int | None = Field(default=None, gt=0, le=10**18)
     """Floating-point operations of one forward pass, a multiplication and an addition as two."""
     adapters: tuple[str, ...]
@@ -111,9 +150,12 @@ class BundleManifest(Manifest):
 
     @model_validator(mode="after")
     def _each_form_once(self) -> Self:
-        names = [form.name for form in self.forms]
-        if len(names) > len(set(names)):
-            raise ValueError(f"forms names one twice: {', '.join(names)}")
+        for field, names in (
+            ("forms", [form.name for form in self.forms]),
+            ("engines", [engine.name for engine in self.engines]),
+        ):
+            if len(names) > len(set(names)):
+                raise ValueError(f"{field} names one twice: {', '.join(names)}")
         return self
 
     def form(self, backend: Compiler, precision: Precision) -> CompiledForm | None:

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.classify.meter import Meter
-from lora_deploy.clips import transforms
 from lora_deploy.clips.clip import DecodedClip, Footage
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DECODED_AHEAD, DecodePool
 from lora_deploy.clips.views import Views, contract_of, views_of
 from lora_deploy.errors import ClipError
-from lora_deploy.runtime.base import Recogniser
+from lora_deploy.runtime.base import Batch, Recogniser
 
 AHEAD_BYTES = 256 << 20
 """What decoded clips may take that wait for the model; one clip may always wait."""
@@ -124,8 +123,8 @@ class _Asked(Generic[K]):
 class _Batch(Generic[K]):
     """The one shape that is ever run, and whose views lie in it."""
 
-    pixel_values: Floats
-    """[batch_size, frames, 3, height, width]."""
+    clips: Batch
+    """As `Recogniser.empty_batch` makes it."""
     owners: list[_Asked[K]] = field(default_factory=list)
 
 
@@ -156,13 +155,12 @@ class _Line(Generic[K]):
         self._decoding: set[Future[DecodedClip]] = set()
         # Hand-over points, each bounded by what is put in elsewhere.
         self._decoded: SimpleQueue[tuple[K, DecodedClip] | None] = SimpleQueue()
-        self._free: SimpleQueue[Floats | None] = SimpleQueue()
+        self._free: SimpleQueue[Batch | None] = SimpleQueue()
         self._full: SimpleQueue[_Batch[K] | None] = SimpleQueue()
         self._news: SimpleQueue[_Left | BaseException | tuple[K, Known | ClipError]] = SimpleQueue()
         # Two: one is filled while the model works on the other.
-        shape = (self._size, *recogniser.contract.pixel_values_shape)
         for _ in range(2):
-            self._free.put(np.zeros(shape, np.float32))
+            self._free.put(recogniser.empty_batch())
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for work, name in ((self._fill, "batches"), (self._answer, "model"))
@@ -268,7 +266,7 @@ class _Line(Generic[K]):
         self._full.put(None)
 
     def _add(self, name: K, clip: DecodedClip, batch: _Batch[K] | None) -> _Batch[K] | None:
-        """Normalise the views of a clip into a batch, and those that it can't take into further ones.
+        """Put the views of a clip into a batch, and those that it can't take into further ones.
 
         Returns:
             The last batch; None where it is full, and handed over.
@@ -276,11 +274,10 @@ class _Line(Generic[K]):
         asked = _Asked(name, clip.duration_seconds, clip.warning, self._views.count)
         for view in views_of(clip.frames, self._views, self._recogniser.contract):
             if batch is None:
-                if (pixel_values := self._free.get()) is None:
+                if (clips := self._free.get()) is None:
                     return None  # all is being given up
-                batch = _Batch(pixel_values)
-            place = batch.pixel_values[len(batch.owners)]
-            transforms.normalise(view, self._recogniser.contract, out=place)
+                batch = _Batch(clips)
+            self._recogniser.put(view, batch.clips[len(batch.owners)])
             batch.owners.append(asked)
             if len(batch.owners) == self._size:
                 self._hand_over(batch)
@@ -295,21 +292,21 @@ class _Line(Generic[K]):
         return None if self._stopped.is_set() else decoded
 
     def _hand_over(self, batch: _Batch[K]) -> None:
-        batch.pixel_values[len(batch.owners) :] = 0.0  # not of clips that were there before
+        batch.clips[len(batch.owners) :] = 0  # not of clips that were there before
         self._full.put(batch)
 
     def _answer(self) -> None:
         """Run the model on one batch after the other."""
         while (batch := self._awaited_batch()) is not None:
             begun = time.monotonic()
-            logits = self._recogniser.logits_of_batch(batch.pixel_values)
+            logits = self._recogniser.logits_of_batch(batch.clips)
             self._meter.model_seconds += time.monotonic() - begun
             for asked, row in zip(batch.owners, logits, strict=False):
                 asked.logits.append(row.copy())  # a runtime may take its memory again
                 if len(asked.logits) == asked.views:
                     known = Known(np.stack(asked.logits), asked.clip_seconds, asked.warning)
                     self._news.put((asked.name, known))
-            self._free.put(batch.pixel_values)
+            self._free.put(batch.clips)
 
     def _awaited_batch(self) -> _Batch[K] | None:
         begun = time.monotonic()

@@ -97,7 +97,7 @@ def normalise(
     Returns:
         float32 [..., frames, 3, height, width], contiguous.
     """
-    table = _value_table(contract.mean, contract.std)
+    table = value_table(contract.mean, contract.std)
     *leading, height, width, channels = frames.shape
     values = np.empty((*leading, channels, height, width), np.float32) if out is None else out
     # One plane after the other stays in the cache: three times as fast as all at once.
@@ -221,7 +221,7 @@ def _resize(frame: Frames, contract: PixelContract, pixel_aspect: Fraction) -> F
 
 
 @lru_cache(maxsize=16)
-def _value_table(
+def value_table(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """float32 [3, 256]: what each of the 256 values of each channel becomes."""

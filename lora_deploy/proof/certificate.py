@@ -125,6 +125,14 @@ class ProofClip(_Frozen):
     """In the data."""
 
 
+class Unrun(_Frozen):
+    """A form that was built and never asked, so nothing is known of its answers."""
+
+    form: str
+    reason: str
+    """Why it was not, in words."""
+
+
 class Certificate(_Frozen):
     """``certificate.json``."""
 
@@ -147,6 +155,8 @@ class Certificate(_Frozen):
     liveness: Liveness | None
     """None where there is no adapter."""
     links: tuple[Link, ...]
+    unrun: tuple[Unrun, ...] = ()
+    """What is in the bundle and was not run: the verdict does not speak of it."""
     speeds: tuple[Speed, ...] = ()
     calibration: Calibration | None = None
     ranges_from: str = ""

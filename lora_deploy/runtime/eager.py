@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 
+from lora_deploy.clips import transforms
+from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import LabelOrderError, UnsafeCheckpointError, WeightsMissingError
 from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model.architectures import logits_of
@@ -42,11 +44,52 @@ class TorchBackend:
     @torch.inference_mode()
     def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch [batch_size, frames, 3, height, width]; returns [batch_size, labels]."""
-        batch = torch.from_numpy(pixel_values).to(self._device)
+        return self._logits(torch.from_numpy(pixel_values).to(self._device))
+
+    def _logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
         # On a card PyTorch rounds what convolutions multiply to 10 bits, unless it is told not to.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             result: NDArray[np.float32] = logits_of(self.model, batch).float().cpu().numpy()
         return result
+
+
+class TorchOnCard(TorchBackend):
+    """The same on an accelerator, to which frames travel as they were decoded."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        contract: PixelContract,
+        *,
+        form: str,
+        batch_size: int = 1,
+        device: torch.device,
+    ) -> None:
+        """Take a model over, and what frames are normalised with."""
+        super().__init__(model, form=form, batch_size=batch_size, device=device)
+        table = transforms.value_table(contract.mean, contract.std)
+        self._tables = [torch.from_numpy(row).to(device) for row in table]
+
+    @torch.inference_mode()
+    def logits_of_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run one batch uint8 [batch_size, frames, height, width, 3]; returns [batch_size, labels]."""
+        values = torch.from_numpy(frames).to(self._device).int()
+        channels = [table[values[..., at]] for at, table in enumerate(self._tables)]
+        return self._logits(torch.stack(channels, dim=2))
+
+
+def on_device(
+    model: torch.nn.Module,
+    contract: PixelContract,
+    *,
+    form: str,
+    batch_size: int = 1,
+    device: torch.device,
+) -> TorchBackend:
+    """The backend that suits where the model runs."""
+    if device.type == "cpu":
+        return TorchBackend(model, form=form, batch_size=batch_size, device=device)
+    return TorchOnCard(model, contract, form=form, batch_size=batch_size, device=device)
 
 
 def open_merged(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:

@@ -136,8 +136,9 @@ def _load_trained(
     if found == "base":
         adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
         adapters.switch_delta_off(opened.model)
-    torch_backend: Backend = eager.TorchBackend(
+    torch_backend: Backend = eager.on_device(
         opened.model,
+        opened.contract,
         form=found,
         batch_size=batch_size,
         device=_device(device),

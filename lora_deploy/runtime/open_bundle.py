@@ -334,8 +334,8 @@ def _open_torch(
         if form == "base":
             adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
             adapters.switch_delta_off(model)
-    opened: Backend = eager.TorchBackend(
-        model, form=form, batch_size=batch_size, device=_device(device)
+    opened: Backend = eager.on_device(
+        model, manifest.contract, form=form, batch_size=batch_size, device=_device(device)
     )
     return opened
 
