@@ -102,6 +102,7 @@ class PlainFolder:
         self.aside = folder / "stages"
         self.context = Context(context)
         self.given = dict(arguments)
+        self.entry: list[str] = []
         self.command: list[str] = []
         self.health: list[str] = []
         self.user = "0"
@@ -197,6 +198,9 @@ class PlainFolder:
 
     def _healthcheck(self, step: Step) -> None:
         self.health = health_command(step)
+
+    def _entrypoint(self, step: Step) -> None:
+        self.entry = step.words
 
     def _cmd(self, step: Step) -> None:
         self.command = step.words

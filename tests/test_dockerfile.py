@@ -1,5 +1,6 @@
 """The Dockerfile: linted, held to rules that matter, and its commands run in a plain folder."""
 
+import json
 import os
 import re
 import shutil
@@ -7,18 +8,25 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+from lora_deploy.artifact.bundle import EXAMPLE
 from lora_deploy.cli import commands
+from lora_deploy.runtime.load import load
 from tests.plain_docker import Context, PlainFolder, Step, health_command, steps_of
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "export" / "Dockerfile"
 TEXT = DOCKERFILE.read_text(encoding="utf-8")
 STEPS = steps_of(TEXT)
+
+TOKEN = "a-token-of-at-least-thirty-two-characters"
 
 COMPILERS = re.compile(r"\b(?:gcc|g\+\+|clang|build-essential|make|apt-get|apt|apk)\b")
 
@@ -90,8 +98,9 @@ def test_it_runs_as_nobody_who_has_a_name_on_the_host() -> None:
 
 
 def test_the_command_is_one_that_lora_deploy_takes() -> None:
-    program, name, *words = only("CMD").words
-    assert (program, name) == ("lora-deploy", "serve")
+    assert only("ENTRYPOINT").words == ["lora-deploy"]
+    name, *words = only("CMD").words
+    assert name == "serve"
     command = commands.commands[name]
     options, left_over, _ = command.make_parser(click.Context(command)).parse_args(words)
     assert options["host"] == "0.0.0.0"
@@ -157,41 +166,81 @@ def test_the_health_check_passes_where_it_is_healthy_and_there_alone() -> None:
 
 
 @pytest.mark.soak
-def test_its_commands_run_in_a_plain_folder_and_the_service_answers(tmp_path: Path) -> None:
+def test_its_commands_run_in_a_plain_folder_and_the_service_answers(
+    tmp_path: Path, test_clips: list[Path]
+) -> None:
     # 1. Every instruction, with the example bundle.
     image = PlainFolder(tmp_path, ROOT, {})
     image.build(TEXT)
     packages = {path.name for path in image.root.rglob("site-packages/*")}
     assert packages >= {"lora_deploy", "onnxruntime", "fastapi"}
     assert packages.isdisjoint({"torch", "transformers", "pip", "tensorrt", "gradio"})
-    before = {path for path in image.root.rglob("*") if "tmp" not in path.parts[-2:]}
 
     # 2. Its command, with the port alone changed, and a token mounted where it looks for one.
     port = str(free_port())
     token = image.root / "run" / "secrets" / "token"
     token.parent.mkdir(parents=True)
-    token.write_text("a-token-of-at-least-thirty-two-characters\n")
+    token.write_text(f"{TOKEN}\n")
     token.chmod(0o600)
-    command = [image.placed(word) for word in image.command]
+    before = files_outside_of_tmp(image.root)
+    programs = image.root / "opt" / "lora-deploy" / "bin"
+    program, *words = [image.placed(word) for word in (*image.entry, *image.command)]
     process = subprocess.Popen(
-        [*command, "--port", port],
-        cwd=image.root,
-        env=image.environment(),
-        executable=str(image.root / "opt" / "lora-deploy" / "bin" / command[0]),
+        [programs / program, *words, "--port", port], cwd=image.root, env=image.environment()
     )
     try:
-        check = [image.health[0], "-c", image.health[2].replace("8000", port)]
-        check[0] = str(image.root / "opt" / "lora-deploy" / "bin" / "python")
+        check = [str(programs / image.health[0]), "-c", image.health[2].replace("8000", port)]
         deadline = time.monotonic() + 120
         while subprocess.run(check, capture_output=True, env=image.environment()).returncode:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.5)
+
+        # 3. It answers as the bundle does, and lets nobody in without the token.
+        assert ask(port, test_clips[0], "another-token-of-thirty-two-characters!")[0] == 401
+        wait_until_ready(port)
+        status, row = ask(port, test_clips[0], TOKEN)
+        assert (status, row["label"]) == (200, load(EXAMPLE).classify(test_clips[0]).label)
     finally:
         process.terminate()
     assert process.wait(60) == 0
 
-    # 3. A read-only root would have done: nothing was written but below /tmp.
-    after = {path for path in image.root.rglob("*") if "tmp" not in path.parts[-2:]}
-    written = {path.relative_to(image.root).parts[0] for path in after - before}
-    assert written <= {"tmp", "run"}  # the token is ours
+    # 4. A read-only root would have done: nothing was written but below /tmp.
+    assert files_outside_of_tmp(image.root) == before
+
+
+def files_outside_of_tmp(root: Path) -> dict[Path, int]:
+    """Every file of an image by its path, and when it was written last."""
+    return {
+        path.relative_to(root): path.lstat().st_mtime_ns
+        for path in root.rglob("*")
+        if path.relative_to(root).parts[0] != "tmp"
+    }
+
+
+def wait_until_ready(port: str) -> None:
+    """It listens, and is healthy, before its model is open."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10):
+                return
+        except urllib.error.HTTPError as error:
+            status = error.code
+        assert status == 503
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def ask(port: str, clip: Path, token: str) -> tuple[int, dict[str, Any]]:
+    """What the service answers about a video."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/classify",
+        clip.read_bytes(),
+        {"content-type": "video/mp4", "authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, {}
