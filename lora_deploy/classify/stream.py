@@ -63,7 +63,7 @@ def answers(
     )
     with closing(outcomes):  # at once, whatever ends this, and not when its traceback is let go
         for (number, item), outcome in outcomes:
-            yield number, _row(recogniser, item, outcome, options)
+            yield number, row_of(recogniser, item, outcome, options)
 
 
 def classify(
@@ -93,9 +93,10 @@ def _item(one: str | Footage | Item) -> Item:
     return Item(one, Footage(Path(one)))
 
 
-def _row(
+def row_of(
     recogniser: Recogniser, item: Item, outcome: Known | ClipError, options: RowOptions
 ) -> Row:
+    """The row of a clip of which it is known what became of it."""
     stretch = item.footage.stretch
     row = Row(
         path=printable(item.path),
