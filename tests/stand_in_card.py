@@ -268,7 +268,7 @@ class _StandInEngine:
             raise Misuse("tensorrt has no runtime cache")
         config = SimpleNamespace(cache=None)
         config.create_runtime_cache = lambda: StandInCache()
-        config.set_runtime_cache = lambda cache: setattr(config, "cache", cache) or True
+        config.set_runtime_cache = lambda cache: config.__dict__.update(cache=cache) is None
         self.package.configs.append(config)
         return config
 

@@ -63,7 +63,7 @@ OTHER_FLAVOUR = ENGINE.model_copy(update={"flavour": "tensorrt"})
 def means(pixels: np.ndarray) -> np.ndarray:
     """Three numbers that depend on all pixels of their own clip."""
     flat = pixels.reshape(len(pixels), LABELS, -1).astype(np.float64)
-    return flat.mean(axis=2).astype(np.float32)
+    return np.asarray(flat.mean(axis=2), np.float32)
 
 
 class Computer:
@@ -108,7 +108,7 @@ def test_each_name_that_is_used_exists_in_tensorrt_rtx() -> None:
 def test_each_call_that_is_used_exists_in_the_binding_with_these_arguments() -> None:
     binding = pytest.importorskip("cuda.bindings.driver")
     for name in CALLS:
-        ours = [one for one in inspect.signature(getattr(StandInDriver, name)).parameters]
+        ours = list(inspect.signature(getattr(StandInDriver, name)).parameters)
         theirs = getattr(binding, name).__doc__.splitlines()[0]
         inside = theirs.removeprefix(f"{name}(").removesuffix(")")
         assert len(ours) - 1 == len([one for one in inside.split(",") if one.strip()]), theirs
@@ -212,7 +212,7 @@ def test_a_backend_that_nobody_has_any_more_gives_all_back() -> None:
 
 def test_a_card_that_is_full_is_told_and_nothing_stays_taken() -> None:
     computer = Computer(memory=100)
-    with pytest.raises(CardFailedError, match="CUDA_ERROR_OUT_OF_MEMORY.*smaller --batch-size"):
+    with pytest.raises(CardFailedError, match=r"CUDA_ERROR_OUT_OF_MEMORY.*smaller --batch-size"):
         computer.open()
     assert computer.driver.taken == {}
 
@@ -225,7 +225,12 @@ def test_a_card_that_is_full_is_told_and_nothing_stays_taken() -> None:
     [
         ({"version": "1.7.0.1"}, {}, EngineVersionError, f"1.7.0.1, and {VERSION} is installed"),
         ({}, {"capability": "9.0"}, EngineCardError, "cards of sm86, and here is .*sm90"),
-        ({"batch_sizes": (4, 8)}, {}, EngineBatchError, "no profile for batches of 1; it has: 4, 8"),
+        (
+            {"batch_sizes": (4, 8)},
+            {},
+            EngineBatchError,
+            "no profile for batches of 1; it has: 4, 8",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_is_opened(
@@ -240,13 +245,11 @@ def test_what_does_not_fit_is_refused_before_it_is_opened(
 def test_an_engine_that_rtx_calls_invalid_is_not_opened() -> None:
     computer = Computer()
     computer.package.validity = "invalid"
-    with pytest.raises(EngineUnusableError, match=r"does not fit this card or driver \(diagnosis 3"):
+    with pytest.raises(
+        EngineUnusableError, match=r"does not fit this card or driver \(diagnosis 3"
+    ):
         computer.open()
     assert computer.package.deserialised == []
-
-
-def damage(package: Any, field: str, value: object) -> None:
-    setattr(package, field, value)
 
 
 @both_flavours
@@ -273,7 +276,7 @@ def test_an_engine_of_another_model_is_refused(
 
 
 def test_without_a_driver_or_a_card_that_is_said() -> None:
-    with pytest.raises(NoCardError, match="does not start .CUDA_ERROR_NO_DEVICE."):
+    with pytest.raises(NoCardError, match=r"does not start .CUDA_ERROR_NO_DEVICE."):
         Card(driver=StandInDriver(cards=0))
     with pytest.raises(NoSuchDeviceError, match="cuda:3 was asked for, and the driver sees 1"):
         Card(3, driver=StandInDriver())
@@ -442,7 +445,11 @@ def test_an_engine_that_the_manifest_does_not_name_is_not_opened(
         ({}, {"batch_size": 3}, EngineBatchError),
         ({}, {"device": "cpu"}, NoSuchDeviceError),
         ({}, {"device": "cuda:1"}, NoSuchDeviceError),
-        ({"ran": Ran(card="x", date="2026-11-26", clips=9, passed=False)}, {}, EngineOverBudgetError),
+        (
+            {"ran": Ran(card="x", date="2026-11-26", clips=9, passed=False)},
+            {},
+            EngineOverBudgetError,
+        ),
     ],
 )
 def test_what_does_not_fit_costs_one_clear_line_and_no_memory(
@@ -516,7 +523,7 @@ def test_the_real_tensorrt_rtx_refuses_what_is_no_engine_and_says_why() -> None:
     package: Any = open_tensorrt("tensorrt-rtx")
     engine = ENGINE.model_copy(update={"version": package.__version__})
     card = Card(driver=StandInDriver())
-    with pytest.raises(EngineUnusableError, match="rtx-fp32-sm86.engine"):
+    with pytest.raises(EngineUnusableError, match=r"rtx-fp32-sm86\.engine"):
         trt.TensorRtBackend(
             os.urandom(4096), engine, CONTRACT, labels=LABELS, card=card, api=package
         )

@@ -1,5 +1,6 @@
 """One NVIDIA card through its driver: memory, a stream, graphs; by NVIDIA's own binding, without PyTorch."""
 
+# ruff: noqa: D102 - what the driver's calls do stands in its own documentation
 import ctypes
 import importlib
 import importlib.util
@@ -140,7 +141,7 @@ class Card:
         address = self._do(self._driver.cuMemHostAlloc(size, 0), f"taking {size} locked bytes")
         self._later(self._driver.cuMemFreeHost, address)
         buffer = (ctypes.c_uint8 * size).from_address(int(address))
-        return address, np.frombuffer(buffer, np.uint8)
+        return address, np.ctypeslib.as_array(buffer)
 
     def stream(self) -> Any:
         """A line of work of its own, that waits for nobody else's."""

@@ -155,7 +155,9 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     if precision == "fp32":
         return
     if precision != "bf16":
-        raise BackendCannotError(f"torch answers in fp32 and, on a card, in bf16, not in {precision}")
+        raise BackendCannotError(
+            f"torch answers in fp32 and, on a card, in bf16, not in {precision}"
+        )
     if device.type != "cuda":
         raise PrecisionNotHereError(
             f"torch answers in bf16 on an NVIDIA card (--device cuda), and here it runs on {device.type}"

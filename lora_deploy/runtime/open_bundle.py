@@ -1,7 +1,7 @@
 """A BUNDLE opened with the backend and the precision that were asked for, each file checked first."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +28,8 @@ from lora_deploy.errors import (
     NoUnmergedFormError,
 )
 from lora_deploy.extras import import_backend, is_installed
-from lora_deploy.runtime.base import Backend, Recogniser
 from lora_deploy.runtime import own_cache
+from lora_deploy.runtime.base import Backend, Recogniser
 from lora_deploy.runtime.card import card_index
 from lora_deploy.runtime.frugal import frugal_opening
 from lora_deploy.runtime.open_engine import open_for_card, open_proved
@@ -77,9 +77,7 @@ def open_bundle(
     return as_recogniser(folder, manifest, opened)
 
 
-def _open_merged(
-    folder: Path, manifest: BundleManifest, backend: str, how: WithTorch
-) -> Backend:
+def _open_merged(folder: Path, manifest: BundleManifest, backend: str, how: WithTorch) -> Backend:
     """The merged model, by whatever compiled it, or by PyTorch."""
     options: dict[str, Any] = {"device": how.device, "batch_size": how.batch_size}
     compiled = None

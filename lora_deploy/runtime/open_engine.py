@@ -49,7 +49,9 @@ def open_for_card(
         CardError: There is no card, or the engine does not fit it.
         ArtifactError: The file has changed.
     """
-    there = [one for one in manifest.engines if (one.flavour, one.precision) == (flavour, precision)]
+    there = [
+        one for one in manifest.engines if (one.flavour, one.precision) == (flavour, precision)
+    ]
     if not there:
         has = ", ".join(engine.name for engine in manifest.engines) or "none"
         raise NoSuchFormError(f"{folder} has no engine of {flavour} at {precision}; it has: {has}")

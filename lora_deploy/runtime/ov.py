@@ -12,8 +12,8 @@ from lora_deploy.artifact.handing import alone
 from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBackError
 from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.openvino_core import CORE
-from lora_deploy.runtime.own_cache import ready_folder
 from lora_deploy.runtime.outside_data import refuse_outside_data
+from lora_deploy.runtime.own_cache import ready_folder
 from lora_deploy.runtime.unreported import unreported
 
 with unreported():

@@ -39,7 +39,7 @@ def ready_folder(folder: Path, pattern: str, most_bytes: int) -> Path | None:
 
 def is_own(file: int | Path) -> bool:
     """Whether a file or folder is this user's, and nobody else may write to it."""
-    found = os.stat(file)
+    found = os.fstat(file) if isinstance(file, int) else file.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 

@@ -5,6 +5,7 @@ is told before: whether the package, its version, the card and the batch fit. Wh
 it that the bytes are those that the manifest vouches for.
 """
 
+# ruff: noqa: D102 - what TensorRT's calls do stands in its own documentation
 import hashlib
 import logging
 import threading
@@ -106,7 +107,7 @@ class TensorRT(Protocol):
     ILogger: Any
     TensorIOMode: Any
 
-    def Runtime(self, logger: Any) -> Runtime: ...  # noqa: N802 - their name
+    def Runtime(self, logger: Any) -> Runtime: ...  # their name
 
 
 class TensorRTForRtx(TensorRT, Protocol):
@@ -229,18 +230,22 @@ class TensorRtBackend:
         self._engine, self._api = engine, api
         self._said = _Said(api)
         self._lock = threading.Lock()
+        self._graph: Callable[[], None] | None = None
+        self._kernels: RtxCache | None = None
+        self._known = b""
+        """What the cache gave."""
         self._in_shape = (batch_size, *contract.pixel_values_shape)
         self._out_shape = (batch_size, labels)
         try:
             with card.current():
-                self._runtime: Runtime | None = api.Runtime(self._said.listener)
+                self._runtime = api.Runtime(self._said.listener)
                 self._opened: CudaEngine = self._deserialised(self._runtime, content)
                 self._check_tensors(profile)
                 self._stream = card.stream()
                 key = hashlib.sha256(content).hexdigest()
                 self._open_context(profile, cache and cache / f"{key}-{card.target}.kernels")
                 self._take_memory()
-                self._run = self._prepared()
+                self._prepare()
         except BaseException:
             self.close()
             raise
@@ -257,7 +262,7 @@ class TensorRtBackend:
             raise ValueError(f"a batch has the shape {self._in_shape}, not {pixel_values.shape}")
         with self._lock, self.card.current():
             self._input[:] = pixel_values
-            self._run()
+            (self._graph or self._enqueue)()
             self.card.wait(self._stream)
             return self._output.copy()
 
@@ -265,14 +270,14 @@ class TensorRtBackend:
         """Give the card's memory back; nothing can be asked any more."""
         with self._lock:
             # Each of them refers to the next one, and all to the card.
-            self._context = cast(Any, None)
-            self._kernels = None
-            self._opened = cast(Any, None)
-            self._runtime = None
+            for part in ("_graph", "_context", "_kernels", "_opened", "_runtime"):
+                setattr(self, part, None)
             self.card.close()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the very end of a process nothing may be left to close it with
+        with suppress(
+            Exception
+        ):  # at the very end of a process nothing may be left to close it with
             self.close()
 
     # Opening --------------------------------------------------------------------------------------
@@ -318,8 +323,6 @@ class TensorRtBackend:
             )
 
     def _open_context(self, profile: int, kept: Path | None) -> None:
-        self._kernels: RtxCache | None = None
-        self._known = b""  # what the cache gave
         if self._is_rtx:
             config = self._rtx_config(kept)
             context = self._opened.create_execution_context(config)
@@ -342,7 +345,9 @@ class TensorRtBackend:
         )
         found = tuple(self._context.get_tensor_shape(OUTPUT))
         if found != self._out_shape:
-            raise self._unusable(f"answers with {found}, and the bundle's answers are {self._out_shape}")
+            raise self._unusable(
+                f"answers with {found}, and the bundle's answers are {self._out_shape}"
+            )
 
     def _rtx_config(self, kept: Path | None) -> Any:
         api = cast(TensorRTForRtx, self._api)
@@ -372,19 +377,18 @@ class TensorRtBackend:
                 self._context.set_tensor_address(name, int(place)), f"refuses memory for {name}"
             )
 
-    def _prepared(self) -> Callable[[], None]:
+    def _prepare(self) -> None:
         """Run once, so that all is compiled and taken; then as one graph where that can be recorded."""
         self._input[:] = 0
         self._enqueue()
         self.card.wait(self._stream)
         if self._is_rtx:  # it records a graph by itself
             self._keep_kernels()
-            return self._enqueue
+            return
         try:
-            return self.card.recorded(self._stream, self._enqueue)
+            self._graph = self.card.recorded(self._stream, self._enqueue)
         except CardFailedError as error:
             logger.warning("%s runs without a CUDA graph: %s", self._engine.name, error.found)
-            return self._enqueue
 
     def _enqueue(self) -> None:
         card, stream = self.card, self._stream
@@ -430,7 +434,7 @@ class _Said:
         self.last = ""
         worst = (api.ILogger.INTERNAL_ERROR, api.ILogger.ERROR)
 
-        class Listener(api.ILogger):  # type: ignore[misc]  # a class of the package that is there
+        class Listener(api.ILogger):  # type: ignore[misc,name-defined]  # of the package that is there
             def __init__(self) -> None:
                 api.ILogger.__init__(self)
 
