@@ -1,7 +1,9 @@
 """ONNX Runtime on an NVIDIA card, by one of its providers; nothing is left to the processor in silence."""
 
+import contextlib
 import hashlib
 import importlib
+import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ which no provider takes, is done while a session is opened."""
 
 CACHE_BYTES = 4 << 30
 """Engines of other days are removed beyond this."""
+
+
+_WARNING, _FATAL = 2, 4
+"""Of ONNX Runtime's own log."""
 
 
 class OnnxRuntimeOnCard:
@@ -72,7 +78,7 @@ class OnnxRuntimeOnCard:
         self.batch_size = batch_size
         devices = _devices(backend, index)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = _FATAL
         options.add_session_config_entry(NO_CPU, "1")
         options.add_free_dimension_override_by_name(BATCH, batch_size)
         self._session = _open(graph, backend, options, devices, precision, index, cache)
@@ -165,6 +171,7 @@ def _open(
     cache: Path | None,
 ) -> onnxruntime.InferenceSession:
     name = PROVIDERS[backend]
+    onnxruntime.set_default_logger_severity(_FATAL)  # what it says is said again by the error
     try:
         with alone(graph) as path:
             refuse_outside_data(path)
@@ -175,7 +182,7 @@ def _open(
                 providers = None
             else:
                 providers = [(name, settings)]
-                onnxruntime.preload_dlls()  # of CUDA and cuDNN, where pip or PyTorch brought them
+                _preload()
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
@@ -186,11 +193,19 @@ def _open(
             f"{name} of ONNX Runtime {onnxruntime.__version__} does not open the graph: "
             f"{_first_line(error)}"
         ) from error
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
     session.disable_fallback()
     found = session.get_providers()[0]
     if found != name:
         raise ProviderFellBackError(f"ONNX Runtime chose {found} where {name} was asked for")
     return session
+
+
+def _preload() -> None:
+    """Find CUDA and cuDNN where pip or PyTorch brought them; stdout is for results, and it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _folder_of(graph: Path, cache: Path | None) -> Path | None:

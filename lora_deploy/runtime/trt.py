@@ -289,6 +289,7 @@ class TensorRtBackend:
             validity, reasons = cast(RtxRuntime, runtime).get_engine_validity(content)[:2]
             if validity == api.EngineValidity.INVALID:
                 raise self._unusable(f"does not fit this card or driver (diagnosis {reasons})")
+        self._said.first = ""
         opened: CudaEngine | None = runtime.deserialize_cuda_engine(content)
         if opened is None:
             raise self._unusable("can't be opened")
@@ -330,7 +331,7 @@ class TensorRtBackend:
             context = self._opened.create_execution_context()
         if context is None:
             raise CardFailedError(
-                f"{self.card}: making a context failed ({self._said.last or 'no reason was given'})"
+                f"{self.card}: making a context failed ({self._said.first or 'no reason was given'})"
             )
         self._context: ExecutionContext = context
         self._kept = kept
@@ -395,7 +396,7 @@ class TensorRtBackend:
         card.upload(self._card_in, self._host_in, self._input.nbytes, stream)
         if not self._context.execute_async_v3(int(stream)):
             raise CardFailedError(
-                f"{card}: {self._engine.name} did not run ({self._said.last or 'no reason given'})"
+                f"{card}: {self._engine.name} did not run ({self._said.first or 'no reason given'})"
             )
         card.download(self._host_out, self._card_out, self._output.nbytes, stream)
 
@@ -422,7 +423,7 @@ class TensorRtBackend:
             raise self._unusable(refusal)
 
     def _unusable(self, what: str) -> EngineUnusableError:
-        said = f"; {self._engine.flavour} says: {self._said.last}" if self._said.last else ""
+        said = f"; {self._engine.flavour} says: {self._said.first}" if self._said.first else ""
         return EngineUnusableError(f"{self._engine.file} {what}{said}")
 
 
@@ -431,7 +432,7 @@ class _Said:
 
     def __init__(self, api: TensorRT) -> None:
         said = self
-        self.last = ""
+        self.first = ""  # what follows it are its consequences
         worst = (api.ILogger.INTERNAL_ERROR, api.ILogger.ERROR)
 
         class Listener(api.ILogger):  # type: ignore[misc,name-defined]  # of the package that is there
@@ -439,8 +440,8 @@ class _Said:
                 api.ILogger.__init__(self)
 
             def log(self, severity: Any, msg: str) -> None:
-                if severity in worst:
-                    said.last = " ".join(msg.split())[:300]
+                if severity in worst and not said.first:
+                    said.first = " ".join(msg.split())[:300]
 
         self.listener = Listener()
 
