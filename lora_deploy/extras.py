@@ -24,6 +24,8 @@ EXTRA_OF = {
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "openvino": "cpu",
+    "tensorrt": "gpu",
+    "tensorrt_rtx": "rtx",
     "pyarrow": "cpu",
     "decord": "decord",
 }

@@ -29,10 +29,12 @@ MANIFEST = "bundle.json"
 ONNX = "onnx/model.onnx"
 FUSED = "onnx/model.ort.onnx"
 HALF = "onnx/model.fp16.onnx"
+BFLOAT16 = "onnx/model.bf16.onnx"
 INT8 = "onnx/model.int8.onnx"
 FUSED_INT8 = "onnx/model.int8.ort.onnx"
 FRAMES_IN = "onnx/model.frames.onnx"
 ADAPTER_GRAPH = "onnx/adapters.onnx"
+ENGINES = "tensorrt"
 MODEL = "model"
 TRITON = "triton"
 ADAPTERS = "adapters"
@@ -82,6 +84,25 @@ Flavour = Literal["tensorrt", "tensorrt-rtx"]
 """Whose compiler made an engine; neither opens those of the other."""
 
 
+class Ran(BaseModel):
+    """How an engine did when it was run; its answers stand in the certificate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    card: str
+    """Name and kind, such as ``NVIDIA GeForce RTX 3060 (sm86)``."""
+    date: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    clips: int = Field(ge=0)
+    """Real clips that it was asked about; 0 for noise alone."""
+    passed: bool
+    """Whether its answers were within the budget of its precision."""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it was compared on real clips, and within budget."""
+        return self.passed and self.clips > 0
+
+
 class Engine(BaseModel):
     """The merged model compiled by TensorRT for one kind of card, at one precision.
 
@@ -102,6 +123,8 @@ class Engine(BaseModel):
     """The ONNX file of the bundle that it was compiled from."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
     """One optimisation profile for each, in this order."""
+    ran: Ran | None = None
+    """None where it was built and not run."""
 
     @property
     def target(self) -> str:
