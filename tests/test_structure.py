@@ -43,6 +43,7 @@ LAYERS = (
     ("bench", "doctor", "checkup", "demo"),
     ("compare",),
     ("verification",),
+    ("completion",),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),
