@@ -144,7 +144,8 @@ def test_attention_and_activation_are_one_node_each(
 ) -> None:
     nodes = list(tiny_graphs[model_type].graph.node)
     attentions = [node for node in nodes if node.op_type == "Attention"]
-    assert len(attentions) == {"videomae": 2, "timesformer": 0, "vivit": 2, "vjepa2": 4}[model_type]
+    # V-JEPA 2's pooler asks with one query, which is written out.
+    assert len(attentions) == {"videomae": 2, "timesformer": 0, "vivit": 2, "vjepa2": 3}[model_type]
     assert {len(node.input) for node in attentions} <= {3}  # no mask
     assert not any(node.op_type == "Tanh" for node in nodes)
     assert sum(node.op_type == "Gelu" for node in nodes) == (4 if model_type == "vjepa2" else 2)

@@ -43,6 +43,11 @@ from lora_deploy.terminal import show
     help="Also the unmerged model as an ONNX graph, to run without PyTorch; as large as the base.",
 )
 @click.option(
+    "--triton",
+    is_flag=True,
+    help="Also a model repository for Triton Inference Server, in BUNDLE/triton, with --frames-in.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -69,6 +74,7 @@ def merge_export(
     precisions: str,
     frames_in: bool,
     adapter_graph: bool,
+    triton: bool,
     overrides: tuple[str, ...],
     verify_on: Path | None,
     report: Path | None,
@@ -95,6 +101,7 @@ def merge_export(
         precisions=split(precisions),
         frames_in=frames_in,
         adapter_graph=adapter_graph,
+        triton=triton,
         verify_on=verify_on,
         report=report,
         overrides=overrides,

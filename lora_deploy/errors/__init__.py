@@ -20,6 +20,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 │   └── EngineError            a TensorRT engine that can't be built or opened
 ├── HubError                   an upload that a hub does not take
 ├── DemoError                  a web page that can't be served as it was asked for
+├── ServeError                 an HTTP service that can't be started as it was asked for
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
@@ -42,4 +43,5 @@ from lora_deploy.errors.cards import *
 from lora_deploy.errors.engines import *
 from lora_deploy.errors.hub import *
 from lora_deploy.errors.demo import *
+from lora_deploy.errors.serve import *
 from lora_deploy.errors.proofs import *

@@ -22,6 +22,7 @@ from lora_deploy.errors import (
 from lora_deploy.export.cards import bundle_card
 from lora_deploy.export.plan import plan
 from lora_deploy.export.proving import Proving
+from lora_deploy.export.to_triton import write_repository
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Clips
 from lora_deploy.proof.certificate import Certificate
@@ -51,6 +52,7 @@ def merge_export(
     precisions: Sequence[str] = ("fp32",),
     frames_in: bool = False,
     adapter_graph: bool = False,
+    triton: bool = False,
     fuse: bool = True,
     verify_on: Path | None = None,
     report: Path | None = None,
@@ -69,6 +71,8 @@ def merge_export(
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
         adapter_graph: Whether to make a graph of the base that takes the adapter at run time, too:
             the unmerged model without PyTorch. It is as large as the base.
+        triton: Whether to make a model repository for Triton Inference Server of the graphs, too;
+            ``frames_in`` comes with it.
         fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         report: Where to write the certificate's page, whether it passed or not; nothing else is
@@ -85,7 +89,14 @@ def merge_export(
     """
     if not atomic.is_free(out):
         raise OutputExistsError(f"{out} exists already")
-    wanted = plan(targets, precisions, frames_in=frames_in, adapter_graph=adapter_graph, fuse=fuse)
+    wanted = plan(
+        targets,
+        precisions,
+        frames_in=frames_in,
+        adapter_graph=adapter_graph,
+        triton=triton,
+        fuse=fuse,
+    )
     settings = proof_settings(source, overrides)
     trained = open_source(source, base=base, labels=labels)
     if adapter_graph and trained.kind == "full":
@@ -120,6 +131,8 @@ def merge_export(
         atomic.write_text(stage / bundle.CERTIFICATE, certificate.model_dump_json(indent=1) + "\n")
         atomic.write_text(stage / bundle.CERTIFICATE_PAGE, page)
         atomic.write_text(stage / bundle.CARD, bundle_card(trained, certificate))
+        if wanted.triton:
+            write_repository(stage, bundle.read_bundle_manifest(stage))
         shipped = export.vouch()
     return Shipped(out, shipped, certificate)
 

@@ -31,6 +31,8 @@ class Plan:
     """Whether a graph is made that takes raw frames and gives probabilities."""
     adapter_graph: bool = False
     """Whether a graph of the base is made that takes adapters."""
+    triton: bool = False
+    """Whether a model repository for Triton is made of the graphs."""
     fuse: bool = True
     """Whether what only ONNX Runtime reads has its own operators in it."""
 
@@ -45,6 +47,7 @@ def plan(
     *,
     frames_in: bool = False,
     adapter_graph: bool = False,
+    triton: bool = False,
     fuse: bool = True,
 ) -> Plan:
     """What was asked for, as forms; float32 is always among them.
@@ -54,6 +57,7 @@ def plan(
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
         adapter_graph: Whether to make the graph that takes adapters, too.
+        triton: Whether to make a model repository for Triton, too, and the graph of ``frames_in`` for it.
         fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
 
     Raises:
@@ -81,4 +85,4 @@ def plan(
             if not fuse:
                 file = _UNFUSED.get(file, file)
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
-    return Plan(tuple(forms), frames_in, adapter_graph, fuse)
+    return Plan(tuple(forms), frames_in or triton, adapter_graph, triton, fuse)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import NotExportableError, TooLargeForOnnxError
-from lora_deploy.export.graph import Graph
+from lora_deploy.export.graph import Graph, attribute, new_node
 from lora_deploy.export.rotary import constant_positions
 from lora_deploy.model.architectures import logits_of
 
@@ -92,6 +92,7 @@ def write_onnx(
     _forget_traces(proto)
     _drop_idle_masks(proto)
     _whole_gelu(proto)
+    _write_out_single_queries(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save_model(proto, path)
 
@@ -128,6 +129,50 @@ def _drop_idle_masks(proto: onnx.ModelProto) -> None:
             while not node.input[-1]:
                 node.input.pop()
     graph.drop_unused()
+
+
+def _write_out_single_queries(proto: onnx.ModelProto) -> None:
+    """V-JEPA 2's pooler asks with one query: TensorRT has no whole attention for that, and its own
+    way of writing one out fails at a batch of one (tensorrt-rtx 1.7.1)."""
+    graph = Graph(proto)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        shape = graph.shape(node.input[0]) if node.op_type == "Attention" else None
+        plain = len(node.input) == 3 and not attribute(node, "is_causal", 0)
+        if plain and shape is not None and len(shape) == 4 and shape[2] == 1:
+            nodes += _written_out(graph, node)
+        else:
+            nodes.append(node)
+    graph.rebuild(nodes)
+
+
+def _written_out(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """MatMul, Mul, Softmax and MatMul in the place of an attention [batch, heads, tokens, head]."""
+    query, key, value = node.input
+    (output,) = node.output
+    module = node.name.rpartition("/")[0]
+    *outer, _, size = graph.shape(query) or ()
+    tokens = (graph.shape(key) or ())[2]
+    scale = attribute(node, "scale", float(size) ** -0.5)
+    turned, scores, scaled, weights = (
+        f"{output}/{what}" for what in ("turned", "scores", "scaled", "weights")
+    )
+    number = graph.store(f"{output}/scale", np.array(scale, np.float32))
+    for name, shape in (
+        (turned, [*outer, size, tokens]),
+        (scores, [*outer, 1, tokens]),
+        (scaled, [*outer, 1, tokens]),
+        (weights, [*outer, 1, tokens]),
+    ):
+        told = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        graph.model.graph.value_info.append(told)
+    return [
+        new_node("Transpose", [key], [turned], f"{module}/Transpose:{turned}", perm=[0, 1, 3, 2]),
+        new_node("MatMul", [query, turned], [scores], f"{module}/MatMul:{scores}"),
+        new_node("Mul", [scores, number], [scaled], f"{module}/Mul:{scaled}"),
+        new_node("Softmax", [scaled], [weights], f"{module}/Softmax:{weights}", axis=-1),
+        new_node("MatMul", [weights, value], [output], f"{module}/MatMul:{output}"),
+    ]
 
 
 _TANH_GELU = ("Mul", "Mul", "Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul")

@@ -31,13 +31,19 @@ _END_OF_KEYS = 1 << 32
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 
-def refuse_outside_data(graph: Path) -> None:
+def refuse_outside_data(graph: Path | bytes) -> None:
     """Refuse a graph whose tensors don't lie in it.
+
+    Args:
+        graph: Its file, or what is in it.
 
     Raises:
         GraphError: One doesn't, or the file is no such message at all.
     """
     try:
+        if isinstance(graph, bytes):
+            _walk(graph, 0, len(graph), "model", 0)
+            return
         with (
             graph.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -47,7 +53,7 @@ def refuse_outside_data(graph: Path) -> None:
         raise GraphError("can't open the graph: it is no ONNX file") from None
 
 
-def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> None:
+def _walk(content: mmap.mmap | bytes, start: int, end: int, kind: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
     inside = _INSIDE.get(kind, {})
@@ -61,7 +67,7 @@ def _walk(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> No
 
 
 def _fields(
-    content: mmap.mmap, start: int, end: int
+    content: mmap.mmap | bytes, start: int, end: int
 ) -> Iterator[tuple[int, tuple[int, int] | None]]:
     """Number of each field, and where its message starts and ends; None where it is a number."""
     at = start
@@ -86,7 +92,7 @@ def _fields(
         yield number, message
 
 
-def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(content: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     """A number of up to ten bytes, seven bits each, and where it ends."""
     value = 0
     for place in range(10):

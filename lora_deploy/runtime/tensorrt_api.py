@@ -7,13 +7,18 @@ installed.
 # ruff: noqa: D102 - what a call does is in its maker's documentation
 
 import importlib
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from inspect import get_annotations
 from typing import Any, Generic, Protocol, cast, get_args
 
 from lora_deploy.artifact.bundle import Flavour
 from lora_deploy.errors import TensorRTUnusableError
 from lora_deploy.extras import require
+
+logger = logging.getLogger(__name__)
 
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
@@ -110,6 +115,7 @@ class Config(Protocol):
 
     def add_optimization_profile(self, profile: Profile) -> int: ...
     def clear_flag(self, flag: Any) -> None: ...
+    def set_flag(self, flag: Any) -> None: ...
     def get_flag(self, flag: Any) -> bool: ...
     def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache: ...
     def get_timing_cache(self) -> TimingCache: ...
@@ -150,6 +156,13 @@ class TensorRT(Protocol):
     def OnnxParser(self, network: Network, logger: Any) -> OnnxParser: ...
 
 
+class TensorRTForRtx(TensorRT, Protocol):
+    """The same of ``tensorrt-rtx``."""
+
+    ComputeCapability: Any
+    """Cards that it compiles for: ``SM75``, …"""
+
+
 SHARED: dict[str, type] = {
     "": TensorRT, "Builder": Builder, "IBuilderConfig": Config, "ILayer": Layer,
     "INetworkDefinition": Network, "IOptimizationProfile": Profile, "ITensor": Tensor,
@@ -158,7 +171,7 @@ SHARED: dict[str, type] = {
 """What both packages call a class, and what we use of it; '' is the package itself."""
 
 OF_RTX: dict[str, type] = {
-    "IAttention": Attention, "IAttentionInputLayer": AttentionLayer,
+    "": TensorRTForRtx, "IAttention": Attention, "IAttentionInputLayer": AttentionLayer,
     "IAttentionOutputLayer": AttentionLayer, "IBuilderConfig": TargetedConfig,
 }  # fmt: skip
 """What ``tensorrt-rtx`` has beside it. Older ``tensorrt`` has no attention of its own."""
@@ -189,6 +202,50 @@ def open_tensorrt(flavour: Flavour, *, purpose: str = "to build engines") -> Ten
             f"{package} {getattr(module, '__version__', '?')} lacks {', '.join(lacking)}"
         )
     return cast(TensorRT, module)
+
+
+class Heard:
+    """What TensorRT says while somebody listens; all of it also goes to the log of this program."""
+
+    def __init__(self, api: TensorRT) -> None:
+        """Make the one logger of a package: it takes the first of a process, and no other one."""
+        self._listeners: list[list[str]] = []
+        self.logger = _logger_class(api)(self)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """Yield the list that errors are put into, in the order in which they are told."""
+        errors: list[str] = []
+        self._listeners.append(errors)
+        try:
+            yield errors
+        finally:
+            self._listeners.remove(errors)
+
+    def take(self, severity: str, message: str) -> None:
+        """Called by TensorRT, from any of its threads."""
+        logger.debug("TensorRT: %s: %s", severity.lower(), message)
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            for errors in self._listeners:
+                errors.append(message)
+
+
+def _logger_class(api: TensorRT) -> Any:
+    class Logger(api.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self, heard: Heard) -> None:
+            api.ILogger.__init__(self)
+            self._heard = heard
+
+        def log(self, severity: Any, message: str) -> None:
+            self._heard.take(str(getattr(severity, "name", severity)), message)
+
+    return Logger
+
+
+@cache
+def heard_of(flavour: Flavour) -> Heard:
+    """The one logger of a flavour's package; its messages go to whoever listens."""
+    return Heard(open_tensorrt(flavour))
 
 
 def missing_names(module: object, wanted: Mapping[str, type]) -> Iterator[str]:
