@@ -158,7 +158,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         manifest = bundle.read_bundle_manifest(folder)
         found.tell(
             "manifest",
-            f"{', '.join(form.name for form in manifest.forms) or 'no compiled form'}, made from {manifest.base.id}, {len(manifest.labels)} labels",
+            f"{_forms_of(manifest)}, made from {manifest.base.id}, {len(manifest.labels)} labels",
         )
         with found.looking_at("files"):
             bundle.verify_files(folder, manifest)
@@ -166,6 +166,12 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         _tell_certificate(folder, found)
         for form in manifest.forms:
             _tell_form(folder, found, form.name, form.backend, form.precision)
+        for engine in manifest.engines:
+            found.shrug(
+                engine.name,
+                f"not looked at: it opens on a card of {engine.target} alone, with "
+                f"{engine.flavour} {engine.version}",
+            )
         if (folder / bundle.MODEL).is_dir():
             _tell_form(folder, found, "torch", "torch", "fp32")
         for name in manifest.adapters:
@@ -179,6 +185,13 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
                     manifest.contract,
                 )
                 found.tell(f"adapter {name}", _alive(liveness))
+
+
+def _forms_of(manifest: BundleManifest) -> str:
+    forms = ", ".join(form.name for form in manifest.forms) or "no compiled form"
+    if not manifest.engines:
+        return forms
+    return f"{forms}, engines {', '.join(engine.name for engine in manifest.engines)}"
 
 
 def _tell_form(folder: Path, found: Checkup, part: str, backend: str, precision: str) -> None:

@@ -55,6 +55,7 @@ def certificate(found: "Certificate") -> str:
         f"{' beside '.join(speed.forms)}: {speed.ratio:.1f} times as fast here"
         for speed in found.speeds
     ]
+    lines += [f"{one.form}: built, not run ({one.reason})" for one in found.unrun]
     return "\n".join(lines)
 
 

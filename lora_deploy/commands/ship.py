@@ -1,6 +1,7 @@
 """Commands for shipping: merge-export, verify, push."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,14 +24,35 @@ from lora_deploy.terminal import show
     "targets",
     default="onnx",
     show_default=True,
-    help="Runtimes to make forms for, with commas: onnx, openvino.",
+    help="Runtimes to make forms for, with commas: onnx, openvino, tensorrt.",
 )
 @click.option(
     "--precision",
     "precisions",
     default="fp32",
     show_default=True,
-    help="With commas: fp32, fp16 (onnx), bf16 (openvino), int8.",
+    help="With commas: fp32, fp16 (onnx, tensorrt), bf16 (openvino, tensorrt), int8 (onnx, openvino).",
+)
+@click.option(
+    "--target",
+    "cards",
+    default="",
+    metavar="sm86,…",
+    help="Kinds of cards to build tensorrt engines for; none has to be here.",
+)
+@click.option(
+    "--batch-sizes",
+    default="1,4,8",
+    show_default=True,
+    metavar="1,…",
+    help="Sizes of batches that an engine takes.",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["tensorrt-rtx", "tensorrt"]),
+    default="tensorrt-rtx",
+    show_default=True,
+    help="Whose compiler builds engines; tensorrt builds for the card that is here.",
 )
 @click.option(
     "--frames-in",
@@ -75,6 +97,9 @@ def merge_export(
     frames_in: bool,
     adapter_graph: bool,
     triton: bool,
+    cards: str,
+    batch_sizes: str,
+    flavour: Any,
     overrides: tuple[str, ...],
     verify_on: Path | None,
     report: Path | None,
@@ -91,7 +116,8 @@ def merge_export(
     stage = import_backend(
         "lora_deploy.export.pipeline",
         "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime",
-        *(["openvino"] if "openvino" in targets else []),
+        *(["openvino"] if "openvino" in split(targets) else []),
+        *([flavour.replace("-", "_")] if "tensorrt" in split(targets) else []),
         purpose="to export and to prove what was exported",
     )  # fmt: skip
     shipped = stage.merge_export(
@@ -102,6 +128,9 @@ def merge_export(
         frames_in=frames_in,
         adapter_graph=adapter_graph,
         triton=triton,
+        cards=split(cards),
+        flavour=flavour,
+        batch_sizes=_sizes(batch_sizes),
         verify_on=verify_on,
         report=report,
         overrides=overrides,
@@ -114,6 +143,13 @@ def merge_export(
     else:
         click.echo(texts.visible(texts.certificate(shipped.certificate)))
         click.echo(f"{out}: proved and shipped")
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(word) for word in split(text)]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} are no numbers with commas, as in 1,4,8") from None
 
 
 @click.command()

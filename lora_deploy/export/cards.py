@@ -11,6 +11,8 @@ from lora_deploy.artifact.bundle import (
 from lora_deploy.artifact.card import head, plain
 from lora_deploy.proof.certificate import ADAPTER_GRAPH, Certificate, Link
 from lora_deploy.proof.wording import (
+    COMPLETE,
+    NOT_RUN,
     calibration_sentences,
     compiled,
     count,
@@ -49,6 +51,7 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
             *_proved(certificate),
             "",
             *_forms(certificate),
+            *_unrun(certificate),
             "",
             *_accuracy(trained),
             *_scores(certificate),
@@ -128,6 +131,26 @@ def _form(link: Link, certificate: Certificate) -> str:
         "" if right is None else percent(right),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _unrun(certificate: Certificate) -> list[str]:
+    """Engines, with what is not known of them."""
+    if not certificate.unrun:
+        return []
+    lines = [f"- {plain(form_title(one.form))}: {plain(one.reason)}." for one in certificate.unrun]
+    return [
+        "",
+        "## Built, not run",
+        NOT_RUN,
+        "",
+        *lines,
+        "",
+        "To ask them, where such a card is:",
+        "",
+        "```bash",
+        COMPLETE.replace("BUNDLE", "THIS_FOLDER"),
+        "```",
+    ]
 
 
 def _accuracy(trained: Trained) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_deploy import atomic
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
-from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.bundle import BundleManifest, Flavour
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings, load_settings
 from lora_deploy.errors import (
@@ -20,6 +20,7 @@ from lora_deploy.errors import (
     OverrideError,
 )
 from lora_deploy.export.cards import bundle_card
+from lora_deploy.export.engine_order import BATCH_SIZES, check_order
 from lora_deploy.export.plan import plan
 from lora_deploy.export.proving import Proving
 from lora_deploy.export.to_triton import write_repository
@@ -54,6 +55,9 @@ def merge_export(
     adapter_graph: bool = False,
     triton: bool = False,
     fuse: bool = True,
+    cards: Sequence[str] = (),
+    flavour: Flavour = "tensorrt-rtx",
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     verify_on: Path | None = None,
     report: Path | None = None,
     overrides: Sequence[str] = (),
@@ -66,7 +70,7 @@ def merge_export(
     Args:
         source: A RUN, or the folder of an adapter that plain peft wrote.
         out: The BUNDLE folder; it must not exist or be empty.
-        targets: Runtimes that forms are made for: ``onnx``, ``openvino``.
+        targets: Runtimes that forms are made for: ``onnx``, ``openvino``, ``tensorrt``.
         precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
         adapter_graph: Whether to make a graph of the base that takes the adapter at run time, too:
@@ -74,6 +78,9 @@ def merge_export(
         triton: Whether to make a model repository for Triton Inference Server of the graphs, too;
             ``frames_in`` comes with it.
         fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
+        cards: Which cards engines are built for, as ``sm86``; they need not be here.
+        flavour: Whose compiler builds them; ``tensorrt`` needs the card itself.
+        batch_sizes: An engine takes batches of these sizes.
         verify_on: Labelled clips to prove it on; by default the RUN's validation clips.
         report: Where to write the certificate's page, whether it passed or not; nothing else is
             left of what is refused.
@@ -96,7 +103,14 @@ def merge_export(
         adapter_graph=adapter_graph,
         triton=triton,
         fuse=fuse,
+        cards=cards,
+        flavour=flavour,
+        batch_sizes=batch_sizes,
     )
+    for order in wanted.engines:
+        check_order(order)
+    for sentence in wanted.left_out:
+        logger.warning("left out: %s", sentence)
     settings = proof_settings(source, overrides)
     trained = open_source(source, base=base, labels=labels)
     if adapter_graph and trained.kind == "full":
@@ -119,7 +133,7 @@ def merge_export(
             ranges, ranges_from = calibration_clips(
                 sources, decoded.readable, most=settings.calibration_clips
             )
-        export = Proving(stage, trained, wanted, settings, chain, ranges)
+        export = Proving(stage, trained, wanted, settings, chain, ranges, progress=progress)
         certificate = export.prove(
             "named by the user" if verify_on else "validation clips of the training",
             ranges_from=ranges_from,

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 from peft import PeftModel
 
 from lora_deploy.artifact import bundle
-from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Precision
-from lora_deploy.artifact.handing import handed
+from lora_deploy.artifact.bundle import BundleManifest, CompiledForm, Engine, Precision
+from lora_deploy.artifact.handing import alone, handed
 from lora_deploy.clips import transforms
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.config import ProofSettings
 from lora_deploy.errors import ArtifactError, ExportUnreadableError, ModelError
 from lora_deploy.export.adapter_graph import write_adapter_graph
+from lora_deploy.export.build_engines import build_engines, unrun
 from lora_deploy.export.departure import Departure, departures
 from lora_deploy.export.lower import prove_lower
 from lora_deploy.export.plan import Plan
+from lora_deploy.export.rounded import rounded
 from lora_deploy.export.timing import speed_of
 from lora_deploy.export.verify import answers_without_adapter, liveness_of, mark_skipped
 from lora_deploy.export.write_forms import (
@@ -30,12 +32,14 @@ from lora_deploy.export.write_forms import (
     write_lower,
 )
 from lora_deploy.model.base import config_labels, read_contract
+from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Answering, Answers, Form
 from lora_deploy.proof.calibrate import calibrate
 from lora_deploy.proof.certificate import (
     ADAPTER_GRAPH,
     ADAPTER_GRAPH_BASE,
     BASE,
+    BFLOAT16_GRAPH,
     Calibration,
     Certificate,
     Speed,
@@ -60,6 +64,8 @@ class Proving:
         settings: ProofSettings,
         chain: Chain,
         ranges: Sequence[LabelledClip],
+        *,
+        progress: Progress = silent,
     ) -> None:
         """Write nothing yet.
 
@@ -70,6 +76,7 @@ class Proving:
             settings: What is asked of them.
             chain: Has the clips, and has asked nobody.
             ranges: Clips that lower precisions take their ranges from.
+            progress: Told how engines are built.
         """
         self._stage = stage
         self._trained = trained
@@ -79,6 +86,8 @@ class Proving:
         self._ranges = CalibrationClips(ranges, trained.contract)
         self._calibration: Calibration | None = None
         self._flop_per_clip: int | None = None
+        self._progress = progress
+        self._engines: tuple[Engine, ...] = ()
 
     def prove(self, source: str, *, ranges_from: str = "") -> Certificate:
         """Make every form and hold it against the trained model.
@@ -121,7 +130,11 @@ class Proving:
                 self._prove_frames_in(name)
             for precision in ("fp16", "bf16", "int8"):
                 self._prove_lower(precision)
+            if self._plan.engines_at("bf16"):
+                self._prove_bfloat16()
         speeds = self._speeds()
+        if self._plan.engines and all(link.passed for link in chain.links):
+            self._engines = build_engines(self._stage, self._plan.engines, progress=self._progress)
 
         # 3. Whether all that says anything.
         liveness = None
@@ -136,6 +149,7 @@ class Proving:
             speeds=speeds,
             ranges_from=ranges_from if self._plan.at("int8") else "",
             objections=self._too_slow(speeds),
+            unrun=[unrun(engine) for engine in self._engines],
         )
 
     def vouch(self) -> BundleManifest:
@@ -144,6 +158,7 @@ class Proving:
             self._stage,
             self._trained,
             forms=self._plan.forms,
+            engines=self._engines,
             calibration=self._calibration,
             flop_per_clip=self._flop_per_clip,
         )
@@ -211,12 +226,10 @@ class Proving:
 
         def departing(form: Form, rows: NDArray[np.int64]) -> list[Departure]:
             compiled = by_name[form.name]
-            contract = self._trained.contract
-            frames = np.stack([self._chain.clips.frames(contract)[row] for row in rows])
             return departures(
                 onnx.load(self._stage / bundle.ONNX),
                 onnx.load(self._stage / compiled.file),
-                transforms.normalise(frames, contract),
+                self._pixel_values(rows),
                 backend=compiled.backend,
                 precision=precision,
             )
@@ -228,6 +241,44 @@ class Proving:
             departing=departing,
             most_kept=self._settings.kept_blocks,
         )
+
+    def _prove_bfloat16(self) -> None:
+        """Hold the graph of the bf16 engines against the trained model, rounded as they round."""
+        file = self._stage / bundle.BFLOAT16
+
+        def make(keep: Collection[str]) -> None:
+            write_lower(self._stage, self._plan, "bf16", keep, self._ranges)
+            self.vouch()
+
+        def opened() -> Answering:
+            from lora_deploy.runtime.ort import OnnxRuntimeBackend
+
+            manifest = bundle.read_bundle_manifest(self._stage)
+            with alone(rounded(onnx.load(file)).SerializeToString()) as graph:
+                return as_recogniser(self._stage, manifest, OnnxRuntimeBackend(graph))
+
+        def departing(_: Form, rows: NDArray[np.int64]) -> list[Departure]:
+            return departures(
+                onnx.load(self._stage / bundle.ONNX),
+                rounded(onnx.load(file)),
+                self._pixel_values(rows),
+                backend="onnxruntime",
+                precision="bf16",
+            )
+
+        self._chain.links += prove_lower(
+            self._chain,
+            [Form(BFLOAT16_GRAPH, _or_unreadable(opened), "bf16")],
+            make=make,
+            departing=departing,
+            most_kept=self._settings.kept_blocks,
+        )
+
+    def _pixel_values(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of some of the clips."""
+        contract = self._trained.contract
+        frames = np.stack([self._chain.clips.frames(contract)[row] for row in rows])
+        return transforms.normalise(frames, contract)
 
     def _speeds(self) -> list[Speed]:
         """Of each form that was asked, beside float32 in the same runtime."""
@@ -293,6 +344,7 @@ def _vouch(
     trained: Trained,
     *,
     forms: tuple[CompiledForm, ...],
+    engines: tuple[Engine, ...],
     calibration: Calibration | None,
     flop_per_clip: int | None,
 ) -> BundleManifest:
@@ -303,6 +355,7 @@ def _vouch(
         unknown_threshold=calibration.unknown_threshold if calibration else None,
         base=trained.base,
         forms=forms,
+        engines=engines,
         flop_per_clip=flop_per_clip,
         adapters=(bundle.ADAPTER_NAME,) if trained.kind == "lora" else (),
         files=bundle.record_files(stage),

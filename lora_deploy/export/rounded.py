@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from lora_deploy.export.graph import Graph, copy_of, new_node
+from lora_deploy.export.graph import Graph, attribute, copy_of, new_node
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,6 +24,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         for node in graph.nodes
         for value in node.output
         if graph.element_type(value) == TensorProto.BFLOAT16
+        or (node.op_type == "Cast" and attribute(node, "to") == TensorProto.BFLOAT16)
     }
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:

@@ -99,13 +99,16 @@ def write_lower(
     Args:
         stage: The bundle under way.
         plan: Whether ONNX Runtime gets a file of its own.
-        precision: ``fp16`` or ``int8``.
+        precision: ``fp16``, ``bf16`` (for engines) or ``int8``.
         keep: Blocks that stay in float32.
         calibration: What int8 takes its ranges from, and fp16 learns which values are too large for it.
     """
     plain = onnx.load(stage / bundle.ONNX)
     if precision == "fp16":
-        onnx.save_model(in_half(plain, keep, calibration), stage / bundle.HALF)
+        half = in_half(plain, keep, calibration, head=plan.half_head)
+        onnx.save_model(half, stage / bundle.HALF)
+    elif precision == "bf16":
+        onnx.save_model(in_half(plain, keep, kind="bf16"), stage / bundle.BFLOAT16)
     else:
         int8 = in_int8(plain, calibration, keep)
         onnx.save_model(int8, stage / bundle.INT8)

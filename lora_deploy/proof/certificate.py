@@ -12,6 +12,9 @@ BASE, ADAPTER_GRAPH, ADAPTER_GRAPH_BASE = "base", "adapter-graph", "adapter-grap
 """What it calls the base under the trained head, the graph that takes adapters with the adapter in
 it, and the same with the head alone."""
 
+BFLOAT16_GRAPH = "bf16-graph"
+"""What it calls the graph that bf16 engines are made of, each value rounded as it says."""
+
 MOST_CLIPS = 10**6
 """That a certificate may claim; its answers are held in memory."""
 

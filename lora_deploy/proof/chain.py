@@ -21,6 +21,7 @@ from lora_deploy.proof.certificate import (
     Link,
     Liveness,
     Speed,
+    Unrun,
 )
 from lora_deploy.proof.compare import compare
 from lora_deploy.versions import installed_versions
@@ -140,6 +141,7 @@ class Chain:
         speeds: Sequence[Speed] = (),
         ranges_from: str = "",
         objections: Sequence[str] = (),
+        unrun: Sequence[Unrun] = (),
     ) -> Certificate:
         """What came out, to be written down.
 
@@ -150,6 +152,7 @@ class Chain:
             speeds: Measured beside the proof.
             ranges_from: Whose clips int8 took its ranges from.
             objections: More than those of labels, links and liveness.
+            unrun: What was built and not asked.
         """
         found = self.label_objections()
         if self.void is not None:
@@ -179,6 +182,7 @@ class Chain:
             accuracy={name: self.accuracy(answers) for name, answers in self.answers.items()},
             liveness=liveness,
             links=tuple(self.links),
+            unrun=tuple(unrun),
             speeds=tuple(speeds),
             calibration=calibration,
             ranges_from=ranges_from,

@@ -24,6 +24,8 @@ from lora_deploy.proof.markup import (
 )
 from lora_deploy.proof.page_style import STYLE
 from lora_deploy.proof.wording import (
+    COMPLETE,
+    NOT_RUN,
     calibration_sentences,
     certainty,
     completion_sentence,
@@ -69,6 +71,7 @@ def certificate_html(
         _objections(certificate),
         _chain(certificate),
         _links(certificate),
+        _unrun(certificate),
         section("flips", "Clips that changed their label", flip_cards(certificate, thumbnails)),
         _classes(certificate),
         _blocks(certificate),
@@ -97,6 +100,7 @@ def _verdict(certificate: Certificate) -> str:
         "Compared on": count(certificate.clips, "real clip"),
         "Whose clips": certificate.source,
         "Forms": str(len({form for link in certificate.links for form in link.forms})),
+        "Built, not run": count(len(certificate.unrun), "engine") if certificate.unrun else "",
         "Labels": str(len(certificate.labels)),
         "Date": certificate.date,
         "Processor": certificate.computer,
@@ -118,7 +122,8 @@ def _verdict(certificate: Certificate) -> str:
 
 def _headline(certificate: Certificate) -> str:
     if certificate.verdict == "proved":
-        return "Proved. Every form answers alike."
+        run = " that was run" if certificate.unrun else ""
+        return f"Proved. Every form{run} answers alike."
     if certificate.verdict == "void":
         return "Void. These clips can prove nothing."
     failing = failing_forms(certificate)
@@ -150,9 +155,10 @@ def _meaning(certificate: Certificate) -> str:
         if changed
         else ""
     )
+    what = "was run" if certificate.unrun else "is shipped"
     return (
-        "<p>What is shipped gives the answers of the model that was trained: no form is further from it "
-        f"than its budget allows.{flips}"
+        f"<p>What {what} gives the answers of the model that was trained: no form is further from it "
+        f"than its budget allows.{flips}{_unrun_sentence(certificate)}"
         f"<p>{_least_agreement(certificate)}Agreement does not say how often the answers are right."
     )
 
@@ -215,6 +221,31 @@ def _links(certificate: Certificate) -> str:
             "what the budget asks for, and how low the share of all clips like these may be (95% interval)."
         ),
         stacked_table(columns, rows),
+    )
+
+
+def _unrun_sentence(certificate: Certificate) -> str:
+    if not certificate.unrun:
+        return ""
+    engines = count(len(certificate.unrun), "engine")
+    was = "was" if len(certificate.unrun) == 1 else "were"
+    return f"<p><b>{engines} for NVIDIA cards {was} built, not run</b>: nothing is known of the answers."
+
+
+def _unrun(certificate: Certificate) -> str:
+    """What lies in the bundle and was never asked."""
+    if not certificate.unrun:
+        return ""
+    rows = [
+        Row([shown(form_title(one.form)), "<b>not run</b>", f"<small>{shown(one.reason)}</small>"])
+        for one in certificate.unrun
+    ]
+    return section(
+        "unrun",
+        "Built, not run",
+        paragraph(NOT_RUN),
+        stacked_table(("engine", "verdict", "what is known"), rows),
+        f"<p>Where such a card is, <code>{escape(COMPLETE)}</code> asks them.",
     )
 
 
@@ -482,6 +513,8 @@ def _glossary() -> str:
         "Form": "One way to run the same model: as it was trained, with the adapter merged into its "
         "weights, as an ONNX file, or compiled in a smaller number format (fp16, bf16, int8) that is "
         "faster and less exact.",
+        "Engine": "The model compiled for one kind of NVIDIA card. It runs on no other kind, and only "
+        "there can its answers be compared.",
         "Flip": "A clip on which two forms name different labels.",
         "Margin": "By how much the first form found its own label more probable than the other's. A "
         "flip at a margin of 1% was nearly a toss-up.",

@@ -1,6 +1,7 @@
 """Figures, forms and calibration as a person reads them: plain text, no HTML and no Markdown."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from lora_deploy.artifact.bundle import COMPILERS, PRECISIONS
@@ -10,6 +11,7 @@ from lora_deploy.proof.certificate import (
     ADAPTER_GRAPH,
     ADAPTER_GRAPH_BASE,
     BASE,
+    BFLOAT16_GRAPH,
     Calibration,
     Certificate,
     Completion,
@@ -29,10 +31,26 @@ _TITLES = {
     BASE: "Adapter switched off",
     ADAPTER_GRAPH: "Adapter graph",
     ADAPTER_GRAPH_BASE: "Adapter graph without adapter",
+    BFLOAT16_GRAPH: "ONNX bf16, for engines",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
 }
+
+_ENGINE = re.compile(r"(tensorrt|tensorrt-rtx)-(fp32|fp16|bf16|int8)-(sm[0-9]{2,3})")
+"""As `artifact.bundle.Engine` names itself."""
+
+NOT_RUN = (
+    "They lie in the bundle and were never asked anything: no card of their kind was at hand, and "
+    "the verdict does not speak of them. What they are made of was proved; a compiler may still "
+    "compute otherwise."
+)
+"""Of engines that were built only."""
+
+COMPLETE = "lora-deploy verify BUNDLE --complete"
+"""What asks them, where such a card is."""
 
 _NO_NUMBER = "no number"
 
@@ -85,7 +103,10 @@ def compiled(form: str) -> tuple[str, str] | None:
 
 
 def form_title(form: str) -> str:
-    """What a person calls a form: ``openvino-int8`` is ``OpenVINO int8``."""
+    """What a person calls a form: ``openvino-int8`` is ``OpenVINO int8``, and ``tensorrt-rtx-fp16-sm86``
+    ``TensorRT for RTX fp16, sm86``."""
+    if engine := _ENGINE.fullmatch(form):
+        return f"{_TITLES[engine[1]]} {engine[2]}, {engine[3]}"
     runner, dash, precision = form.partition("-")
     if dash and precision in PRECISIONS and runner in _TITLES:
         return f"{_TITLES[runner]} {precision}"
