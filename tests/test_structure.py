@@ -43,7 +43,7 @@ LAYERS = (
     ("bench", "doctor", "checkup", "demo"),
     ("compare",),
     ("verification",),
-    ("serve",),
+    ("completion", "serve"),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),

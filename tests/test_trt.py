@@ -16,15 +16,10 @@ import pytest
 
 from lora_deploy.artifact import handing
 from lora_deploy.artifact.bundle import (
-    BundleManifest,
     Engine,
-    FileRecord,
     Ran,
     read_bundle_manifest,
-    write_bundle_manifest,
 )
-from lora_deploy.artifact.manifest import sha256_of_file
-from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
     CardFailedError,
     EngineBatchError,
@@ -41,46 +36,24 @@ from lora_deploy.errors import (
     NoSuchFormError,
 )
 from lora_deploy.runtime import card as card_module
-from lora_deploy.runtime import open_engine, trt
+from lora_deploy.runtime import trt
 from lora_deploy.runtime.base import TakesFrames
 from lora_deploy.runtime.card import CALLS, MEMBERS, Card, card_index
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.tensorrt_api import missing_names, open_tensorrt
-from tests.stand_in_card import VERSION, Answer, StandInDriver, StandInTensorRT
+from tests.card_computers import (
+    CONTENT,
+    CONTRACT,
+    ENGINE,
+    LABELS,
+    PIXELS,
+    Computer,
+    means,
+    with_engine,
+)
+from tests.stand_in_card import VERSION, StandInDriver
 
-CONTRACT = PixelContract(frames=4, short_side=32, crop_height=32, crop_width=32)
-PIXELS = CONTRACT.pixel_values_shape
-LABELS = 3
-CONTENT = b"an engine, as it were"
-
-ENGINE = Engine(
-    flavour="tensorrt-rtx", version=VERSION, compute_capability="8.6", precision="fp32",
-    file="tensorrt/rtx-fp32-sm86.engine", made_of="onnx/model.onnx", batch_sizes=(1, 2),
-)  # fmt: skip
 OTHER_FLAVOUR = ENGINE.model_copy(update={"flavour": "tensorrt"})
-
-
-def means(pixels: np.ndarray) -> np.ndarray:
-    """Three numbers that depend on all pixels of their own clip."""
-    flat = pixels.reshape(len(pixels), LABELS, -1).astype(np.float64)
-    return np.asarray(flat.mean(axis=2), np.float32)
-
-
-class Computer:
-    """A stand-in's driver and package, and what is opened on them."""
-
-    def __init__(self, engine: Engine = ENGINE, answer: Answer = means, **driver: Any) -> None:
-        self.engine = engine
-        self.driver = StandInDriver(**driver)
-        self.package: Any = StandInTensorRT(
-            self.driver, answer, PIXELS, LABELS, is_rtx=engine.flavour == "tensorrt-rtx"
-        )
-
-    def open(self, **options: Any) -> trt.TensorRtBackend:
-        return trt.TensorRtBackend(
-            CONTENT, self.engine, CONTRACT, labels=LABELS,
-            card=Card(driver=self.driver), api=self.package, **options,
-        )  # fmt: skip
 
 
 def clips(count: int) -> np.ndarray:
@@ -349,46 +322,6 @@ def test_a_cache_that_can_t_be_written_costs_nothing_else(tmp_path: Path) -> Non
 
 
 # Of a bundle ------------------------------------------------------------------------------------
-
-
-def with_engine(folder: Path, content: bytes = CONTENT, **change: Any) -> BundleManifest:
-    """Put something into a bundle that its manifest calls an engine."""
-    manifest = read_bundle_manifest(folder)
-    engine = ENGINE.model_copy(update=change)
-    path = folder / engine.file
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    record = FileRecord(bytes=len(content), sha256=sha256_of_file(path))
-    write_bundle_manifest(
-        folder,
-        manifest.model_copy(
-            update={"engines": (engine,), "files": {**manifest.files, engine.file: record}}
-        ),
-    )
-    return read_bundle_manifest(folder)
-
-
-@pytest.fixture
-def computer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Computer]:
-    """A computer that bundles are opened on: all but driver and package is real."""
-
-    def make(answer: Answer, pixels: tuple[int, ...], labels: int, **driver: Any) -> Computer:
-        made = Computer(answer=answer, **driver)
-        made.package.pixels, made.package.labels = pixels, labels
-        monkeypatch.setattr(card_module, "open_driver", lambda: made.driver)
-        monkeypatch.setattr(trt, "open_tensorrt", lambda *_, **__: made.package)
-        monkeypatch.setattr(open_engine, "open_tensorrt", lambda *_, **__: made.package)
-        return made
-
-    return make
-
-
-@pytest.fixture
-def with_card(bundle_copy: Path, computer: Callable[..., Computer]) -> Computer:
-    """A computer whose engine answers as the bundle's ONNX file does."""
-    plain = load(bundle_copy, backend="onnxruntime")
-    pixels = plain.contract.pixel_values_shape
-    return computer(plain.backend.logits, pixels, len(plain.labels))
 
 
 def frames_of(folder: Path, count: int = 1) -> np.ndarray:

@@ -229,11 +229,12 @@ def is_sealed(folder: Path) -> bool | None:
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:
-    """Read ``bundle.json``.
+    """Read ``bundle.json``, once an update of the bundle that was cut off is finished.
 
     Raises:
-        ArtifactError: Missing, torn or newer.
+        ArtifactError: Missing, torn or newer, or an update can't be finished here.
     """
+    atomic.settle(folder)
     manifest = read_manifest(folder / MANIFEST, BundleManifest)
     plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
     for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):
@@ -319,6 +320,7 @@ def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "")
         for path in (folder / under).rglob("*")
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
+    found = {name for name in found if not atomic.is_on_the_way(name)}
     if unknown := sorted(found - set(manifest.files)):
         record_of(folder, manifest, unknown[0])
 
