@@ -119,8 +119,8 @@ def test_whoever_reads_of_it_reads_built_not_run(with_engines: Shipped) -> None:
     assert "<b>4 engines for NVIDIA cards were built, not run</b>" in page
     assert "<dt>Built, not run<dd><bdi>4 engines</bdi>" in page
     (section,) = re.findall(r"<section id=unrun>.*?</section>", page)
-    assert section.count("<b>not run</b>") == 4
-    assert "TensorRT for RTX fp16, sm86" in section
+    assert section.count("</b>: not run. <small>") == 4
+    assert "<b><bdi>TensorRT for RTX fp16, sm86</bdi></b>: not run." in section
     assert "lora-deploy verify BUNDLE --complete" in section
     assert "✓" not in section
     card = (with_engines.bundle / bundle.CARD).read_text()
