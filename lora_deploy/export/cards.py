@@ -51,10 +51,10 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
             *_proved(certificate),
             "",
             *_forms(certificate),
-            *_unrun(certificate),
             "",
             *_accuracy(trained),
             *_scores(certificate),
+            *_unrun(certificate),
             "",
             f"`{ONNX}` opens with any ONNX runtime, `{ADAPTERS}/` with peft and, where it is there, "
             f"`{MODEL}/` with transformers; `{MANIFEST}` has labels, pixel contract and the hash of "
