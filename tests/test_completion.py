@@ -515,3 +515,41 @@ def test_without_a_card_the_door_says_so_in_python_too(folder: Path) -> None:
         pytest.skip("for computers with the binding and without a driver")
     with pytest.raises(NoCardError):
         complete(folder)
+
+
+# From an export to a proved engine ----------------------------------------------------------------
+
+
+def test_a_bundle_that_was_exported_with_an_engine_is_completed_and_says_so_everywhere(
+    lora_run: Path, few_clips: Path, tmp_path: Path, computer: Callable[..., Computer]
+) -> None:
+    """The engine is a real one of tensorrt-rtx; that it is run is the stand-in's part."""
+    pytest.importorskip("tensorrt_rtx")
+    from lora_deploy.export.pipeline import merge_export
+
+    out = tmp_path / "bundle"
+    merge_export(lora_run, out, targets=["onnx", "tensorrt"], cards=["sm86"], batch_sizes=[1, 2])
+    [engine] = read_bundle_manifest(out).engines
+    assert engine.ran is None
+    assert "Built, not run" in (out / artifact.CARD).read_text()
+    assert "Built, not run" in (out / artifact.CERTIFICATE_PAGE).read_text()
+    said = lines(verify(out), engine.name)
+    assert [passed for passed, _ in said] == [None]
+    assert said[0][1].startswith("built, not run: ")
+
+    plain = load(out, backend="onnxruntime")
+    made = computer(plain.backend.logits, plain.contract.pixel_values_shape, len(plain.labels))
+    made.package.__version__, made.package.batch_sizes = engine.version, engine.batch_sizes
+    assert complete(out, few_clips).passed
+    assert made.package.deserialised[0] == (out / engine.file).read_bytes()
+    assert is_whole(out)
+    [engine] = read_bundle_manifest(out).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+    for name in (artifact.CARD, artifact.CERTIFICATE_PAGE):
+        text = (out / name).read_text()
+        assert "Built, not run" not in text
+        assert "Run since, on cards" in text
+    assert certificate_of(out).unrun == ()
+    assert load(out, batch_size=2).backend.name == "tensorrt-rtx"
+    assert verify(out).passed
