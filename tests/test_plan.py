@@ -31,7 +31,7 @@ def test_float32_and_onnxruntime_are_always_there() -> None:
 def test_lower_precisions_are_made_for_the_named_targets_only() -> None:
     float32 = ["onnxruntime-fp32", "openvino-fp32"]
     assert names(["openvino"], ["int8"]) == [*float32, "openvino-int8"]
-    with pytest.raises(FormNotMadeError, match="--precision fp16 is made for onnx only"):
+    with pytest.raises(FormNotMadeError, match="--precision fp16 is made for onnx, tensorrt only"):
         plan(["openvino"], ["fp16"])
 
 
@@ -66,15 +66,15 @@ def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -
             assert len(set(found)) == len(found)
 
 
-def test_bfloat16_needs_openvino() -> None:
-    with pytest.raises(FormNotMadeError, match="--precision bf16 is made for openvino only"):
+def test_bfloat16_is_nothing_for_onnxruntime() -> None:
+    with pytest.raises(FormNotMadeError, match="--precision bf16 is made for openvino, tensorrt only"):
         plan(["onnx"], ["bf16"])
 
 
 @pytest.mark.parametrize(
     ("targets", "precisions", "said"),
     [
-        (["tensorrt"], ["fp32"], "--to 'tensorrt' is not made; allowed: onnx, openvino"),
+        (["coreml"], ["fp32"], "--to 'coreml' is not made; allowed: onnx, openvino, tensorrt"),
         (["onnx", "ONNX"], ["fp32"], "--to 'ONNX' is not made"),
         (["onnx"], ["int4"], "--precision 'int4' is not made; allowed: fp32, fp16, bf16, int8"),
         (["onnx"], ["auto"], "--precision 'auto' is not made"),
@@ -91,9 +91,9 @@ def test_the_command_says_so_before_it_opens_anything(
     arguments = ["merge-export", f"{tmp_path}", "--out", f"{tmp_path}/out"]
     assert cli.run([*arguments, "--precision", "bf16"]) == 2
     assert "[FormNotMadeError]" in (said := capsys.readouterr().err)
-    assert "made for openvino only" in said
-    assert cli.run([*arguments, "--to", "onnx,tensorrt"]) == 2
-    assert "'tensorrt' is not made" in capsys.readouterr().err
+    assert "made for openvino, tensorrt only" in said
+    assert cli.run([*arguments, "--to", "onnx,coreml"]) == 2
+    assert "'coreml' is not made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

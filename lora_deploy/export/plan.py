@@ -140,7 +140,13 @@ def plan(
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
     left_out = tuple(error.found for error in refused)
     return Plan(
-        tuple(forms), frames_in or triton, adapter_graph, triton, fuse, tuple(engines), left_out
+        forms=tuple(forms),
+        frames_in=frames_in or triton,
+        adapter_graph=adapter_graph,
+        triton=triton,
+        fuse=fuse,
+        engines=tuple(engines),
+        left_out=left_out,
     )
 
 

@@ -21,7 +21,6 @@ from lora_deploy.web.hosts import (
 )
 from lora_deploy.web.pulse import Pulse
 from lora_deploy.web.turned import Turned
-from lora_deploy.web.watch import Watch
 
 BODY = "lora_deploy.body"
 """Where a request's `Body` stands in its scope."""
@@ -66,12 +65,9 @@ class Tokens:
 class Door:
     """The outermost layer, around the application."""
 
-    def __init__(
-        self, app: ASGIApp, settings: ServeSettings, watch: Watch, refusing: Refusing
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, refusing: Refusing) -> None:
         self._app = app
         self._settings = settings
-        self._watch = watch
         self._refusing = refusing
         self._tokens = Tokens(settings.tokens)
         self._safe = SafeHeaders(_HEADERS)
@@ -100,7 +96,6 @@ class Door:
             await answer(scope, body, send)
         except Exception as error:  # the application has answered that something failed
             if not body.is_gone:
-                self._watch.fault(error, endpoint="request")
                 logger.debug("a request failed: %s", type(error).__name__, exc_info=True)
         finally:
             self.under_way -= has_body

@@ -102,9 +102,9 @@ def application(
         root_path=settings.root_path,
     )
     refusing = Refusing(settings, watch)
-    door = Door(app, settings, watch, refusing)
+    door = Door(app, settings, refusing)
     _Endpoints(engine, settings, watch, about, door, refusing).add_to(app, bearer)
-    _add_refusals(app, refusing)
+    _add_refusals(app, refusing, watch)
     return door
 
 
@@ -235,7 +235,7 @@ def _answer(row: ClipRow) -> JSONResponse:
     return JSONResponse(values, 200 if row.error_kind is None else status_of(row.error_kind))
 
 
-def _add_refusals(app: FastAPI, refusing: Refusing) -> None:
+def _add_refusals(app: FastAPI, refusing: Refusing, watch: Watch) -> None:
     """Whatever says no says it in our shape."""
 
     async def turned(request: Request, error: Exception) -> Response:
@@ -257,7 +257,8 @@ def _add_refusals(app: FastAPI, refusing: Refusing) -> None:
         return await turned(request, Turned(400, "bad_request", text))
 
     async def fault(request: Request, error: Exception) -> Response:
-        del request, error  # the log says where
+        del request
+        watch.fault(error, endpoint="request")
         return refusal(Turned(500, "fault", "something went wrong here, and not with the request"))
 
     app.add_exception_handler(Turned, turned)
