@@ -36,7 +36,7 @@ settle()
 import gradio
 from lora_deploy.demo.server import serve
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 with gradio.Blocks() as blocks:
     gradio.Markdown("nothing")
 serve(blocks, DemoSettings(port=int(sys.argv[1])), Watch())

@@ -7,8 +7,8 @@ head fitted in closed form (ridge regression) on the adapted model's own feature
 clips. A random head would name one label for nearly every clip, and agreement on that says nothing.
 All other clips prove every form. It takes about half an hour on two cores.
 
-On features of random weights, a head that names every label tells clips apart by so little that
-bfloat16 changes some of them; ``--ridge 0.1`` takes a head that is surer, and names fewer labels.
+On features of random weights a head tells clips apart by so little that bfloat16 changes some of
+its answers. ``--base FOLDER`` takes one that was trained, such as `trained_base.py` leaves.
 """
 
 import csv
@@ -197,12 +197,21 @@ def proof_manifest(data: Path, path: Path) -> Path:
     help="Of the head; by default the strongest with which every label is named.",
 )  # fmt: skip
 @click.option("--precision", "precisions", default="fp32,fp16,bf16,int8", show_default=True)
+@click.option(
+    "--base", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A VideoMAE-B as a transformers folder; one with random weights by default.",
+)  # fmt: skip
 def main(
-    data: Path, folder: Path, overrides: tuple[str, ...], strength: float | None, precisions: str
+    data: Path,
+    folder: Path,
+    overrides: tuple[str, ...],
+    strength: float | None,
+    precisions: str,
+    base: Path | None,
 ) -> None:
     """Prove every form of a VideoMAE-B on the clips of DATA; all of it is kept in FOLDER."""
     folder.mkdir(parents=True, exist_ok=True)
-    base = make_base(folder / "base")
+    base = base or make_base(folder / "base")
     fitted, proving = read_split(data, "train"), proof_clips(data)
     adapter = make_adapter(base, folder / "adapter", fitted, proving, strength)
     shipped = merge_export(

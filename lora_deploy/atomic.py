@@ -133,6 +133,12 @@ def settle(folder: Path) -> None:
             ) from None
 
 
+def is_on_the_way(name: str) -> bool:
+    """Whether a path in a folder, with forward slashes, belongs to an update of it that is under way."""
+    top = name.partition("/")[0]
+    return top == UPDATE or (top.startswith(f".{UPDATE}.") and top.endswith(".partial"))
+
+
 def is_free(target: Path) -> bool:
     """Whether a new folder may be put at ``target``: nothing is there, or an empty folder."""
     return not target.exists() or (target.is_dir() and not any(target.iterdir()))

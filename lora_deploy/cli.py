@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from lora_deploy import terminal
-from lora_deploy.commands import learn, look, ship, use
+from lora_deploy.commands import learn, look, offer, ship, use
 
 
 def main() -> None:
@@ -58,6 +58,7 @@ for _command in (
     use.classify,
     use.timeline,
     use.demo,
+    offer.serve,
     look.bench,
     look.doctor,
     look.inspect_model,

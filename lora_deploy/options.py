@@ -11,7 +11,10 @@ import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
-BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+BACKENDS = (
+    "auto", "onnxruntime", "openvino", "torch", "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime-rtx", "tensorrt", "tensorrt-rtx",
+)  # fmt: skip
 DATA_FORMATS = (
     "auto", "folders", "manifest", "ucf101", "hmdb51", "kinetics", "something-something",
     "videofolder", "list", "frames",
@@ -113,10 +116,25 @@ def backend_option(command: Command) -> Command:
         type=click.Choice(PRECISIONS),
         default="auto",
         show_default=True,
-        help="One that the bundle was proved at; auto is fp32.",
+        help="One that the bundle was proved at; auto is fp32. torch takes bf16 on a card.",
     )(command)
     return click.option(
-        "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help=f"Of {', '.join(BACKENDS)}. auto takes an engine only where it was proved on clips.",
+    )(command)
+
+
+def device_options(command: Command) -> Command:
+    """Where it runs, and whether PyTorch makes kernels for it."""
+    command = click.option(
+        "--compile", "is_compiled", is_flag=True, help="Let torch compile the model: slow to start."
+    )(command)
+    return click.option(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:N; by default the best there is."
     )(command)
 
 

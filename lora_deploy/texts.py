@@ -209,6 +209,7 @@ def diagnosis(found: "Diagnosis") -> str:
         *_folded("packages", [f"{package} {version}" for package, version in versions.items()]),
         f"processor  {found.hardware.processor}",
         f"GPU        {found.hardware.nvidia or 'no NVIDIA driver'}",
+        *_folded("for GPUs", str(found.on_cards).split(", ")),
         *_folded("room", [str(room) for room in found.rooms if room.trouble is None]),
         "",
     ]

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_deploy.artifact import bundle
-from lora_deploy.artifact.bundle import PRECISIONS, BundleManifest, CompiledForm, Precision
+from lora_deploy.artifact.bundle import (
+    PRECISIONS,
+    BundleManifest,
+    CompiledForm,
+    Engine,
+    Precision,
+)
 from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.checkup import Checkup, Finding
@@ -24,6 +30,7 @@ from lora_deploy.errors import (
     AnswersChangedError,
     BaseNotFoundError,
     BaseNotHereError,
+    CardError,
     CertificateUnreadableError,
     FileChangedError,
     FormsDifferError,
@@ -46,9 +53,12 @@ from lora_deploy.proof.certificate import (
 from lora_deploy.proof.chain import Chain, budgets_of, link_objections
 from lora_deploy.proof.compare import compare
 from lora_deploy.proof.which_clips import proof_clips
+from lora_deploy.proof.wording import completion_sentence
 from lora_deploy.runtime.base import softmax
+from lora_deploy.runtime.card import Card
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser, has_adapter_graph, open_form
+from lora_deploy.runtime.open_engine import open_engine
 
 MOST_CLIPS = 256
 
@@ -96,6 +106,7 @@ def verify(folder: Path, data: Path | None = None, *, progress: Progress = silen
     with found.looking_at("certificate"):
         certificate = read_certificate(folder)
         _judge_certificate(certificate, manifest, found)
+    _tell_cards(manifest, certificate, found)
     forms = list(_forms(folder, manifest, found))
     speaking = certificate if certificate and certificate.labels == manifest.labels else None
     if clips is None:
@@ -114,7 +125,7 @@ def _asking(part: str, found: Checkup) -> Iterator[None]:
     with found.looking_at(part):
         try:
             yield
-        except (BaseNotFoundError, BaseNotHereError, PrecisionNotHereError) as error:
+        except (BaseNotFoundError, BaseNotHereError, PrecisionNotHereError, CardError) as error:
             found.shrug(part, f"not asked: {error.found}")
 
 
@@ -242,6 +253,30 @@ def _forms(folder: Path, manifest: BundleManifest, found: Checkup) -> Iterator[_
             yield _Here(unmerged, f"{bundle.ADAPTERS}/{name}", "unmerged")
         else:
             found.shrug(f"adapter {name}", "not asked: PyTorch is not installed")
+    yield from _of_engines(folder, manifest)
+
+
+def _of_engines(folder: Path, manifest: BundleManifest) -> Iterator[_Here]:
+    """Those that were run and found within budget; whether they can be here shows when one is asked."""
+    for engine in manifest.engines:
+        if engine.ran is not None and engine.ran.passed:
+            form = Form(engine.name, _opening_engine(folder, manifest, engine), engine.precision)
+            yield _Here(form, engine.file, engine.name)
+
+
+def _tell_cards(manifest: BundleManifest, certificate: Certificate | None, found: Checkup) -> None:
+    """What is known of forms for cards: that says nothing for a bundle, nor against it."""
+    reasons = {} if certificate is None else {one.form: one.reason for one in certificate.unrun}
+    for engine in manifest.engines:
+        if engine.ran is None:
+            reason = reasons.get(engine.name, "no card was at hand")
+            found.shrug(
+                engine.name,
+                f"built, not run: {reason}; `lora-deploy verify BUNDLE --complete` asks it where a "
+                "card is",
+            )
+    for one in () if certificate is None else certificate.completed:
+        found.shrug(one.form, completion_sentence(one))
 
 
 def _of_adapter_graph(
@@ -265,6 +300,18 @@ def _opening_graph(folder: Path, adapter: str, form: str) -> Callable[[], Answer
 
 def _opening(folder: Path, manifest: BundleManifest, form: CompiledForm) -> Callable[[], Answering]:
     return lambda: as_recogniser(folder, manifest, open_form(folder, manifest, form))
+
+
+def _opening_engine(
+    folder: Path, manifest: BundleManifest, engine: Engine
+) -> Callable[[], Answering]:
+    def opening() -> Answering:
+        size = engine.batch_sizes[0]
+        return as_recogniser(
+            folder, manifest, open_engine(folder, manifest, engine, Card(), batch_size=size)
+        )
+
+    return opening
 
 
 def _opening_adapter(folder: Path, name: str) -> Callable[[], Answering]:
@@ -307,7 +354,7 @@ def _compare_noise(
     if recorded is None:
         return None
     largest = _largest_difference(np.array(recorded, np.float32), logits, temperature)
-    allowed = _budgets(certificate)[here.form.precision].largest_difference
+    allowed = budgets_in(certificate)[here.form.precision].largest_difference
     if not largest <= allowed:
         raise AnswersChangedError(
             f"{here.form.name} answers otherwise than when it was shipped: probabilities of noise "
@@ -322,7 +369,7 @@ def _largest_difference(
     return float(np.abs(softmax(one / temperature) - softmax(other / temperature)).max())
 
 
-def _budgets(certificate: Certificate | None) -> dict[Precision, Budget]:
+def budgets_in(certificate: Certificate | None) -> dict[Precision, Budget]:
     """Those of the export; the defaults where no form of a precision was exported."""
     links = () if certificate is None else certificate.links
     return {**budgets_of(ProofSettings()), **{link.precision: link.budget for link in links}}
@@ -344,7 +391,7 @@ def _ask_about_clips(
     found: Checkup,
     progress: Progress,
 ) -> None:
-    budgets = _budgets(certificate)
+    budgets = budgets_in(certificate)
     with Clips(clips, manifest.contract) as decoded:
         chain = Chain(
             decoded,

@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
     "lora-deploy", "torch", "torchvision", "torchcodec", "transformers", "peft", "onnx", "onnxruntime",
-    "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx", "av", "decord", "decord2", "numpy",
+    "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx",
+    "cuda-bindings", "av", "decord", "decord2", "numpy",
     "Pillow", "safetensors", "gradio", "yt-dlp",
 )  # fmt: skip
 

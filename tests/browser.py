@@ -14,7 +14,7 @@ from lora_deploy.demo.models import Choices
 from lora_deploy.demo.page import make_page
 from lora_deploy.demo.server import in_a_loop, serving
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 
 WAIT_MS = 60_000.0
 

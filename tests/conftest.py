@@ -19,6 +19,7 @@ from lora_deploy.clips.processor import contract_to_processor
 from lora_deploy.config import settings_from
 from lora_deploy.model.weights import quiet_loading
 from tests import faults, proved_models, stub_decoder, tiny_models
+from tests.card_computers import computer, with_card  # noqa: F401  fixtures
 from tests.chromium import chromium  # noqa: F401  a fixture
 from tests.loopback_web import link_certificate, link_clip, link_servers, web  # noqa: F401
 from tests.tiny_graphs import real_frames, tiny_graphs  # noqa: F401  fixtures

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from lora_deploy.artifact import bundle
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests.browser import demo
 from tests.demo_visitor import as_file, call, listening, upload
 from tests.loopback_web import Servers, Web, content, redirect

@@ -23,7 +23,7 @@ from lora_deploy.demo.uploads import settle
 folder = settle()
 from lora_deploy.demo import server
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests.small_page import SmallPage
 server._SWEEP_SECONDS = 1.0
 keep, seconds = sys.argv[1:]

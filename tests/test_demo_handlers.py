@@ -20,8 +20,8 @@ from lora_deploy.demo.answers import Comparison, Studio
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.models import Choices
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
 from lora_deploy.links import Fetched
+from lora_deploy.web.watch import Watch
 
 WHOLE = Part(None, None)
 

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from lora_deploy.demo import door, server
-from lora_deploy.demo.bodies import Body
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import settle
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.bodies import Body
+from lora_deploy.web.watch import Watch
 from tests.demo_visitor import as_file, call, finish, start, upload, visitors_files
 from tests.small_page import SmallPage
 from tests.test_demo_watch import numbers

@@ -21,7 +21,7 @@ from lora_deploy.demo.login import (
 )
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests.demo_visitor import as_file, call, upload
 from tests.small_page import SmallPage
 

@@ -7,7 +7,7 @@ import pytest
 
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests.small_page import SmallPage
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -20,7 +20,7 @@ from lora_deploy.demo import server
 from lora_deploy.demo.server import serving
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import keep, settle
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests import demo_visitor
 from tests.demo_visitor import as_file, call, listening, start, upload
 from tests.small_page import SmallPage

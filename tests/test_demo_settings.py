@@ -9,10 +9,11 @@ import pytest
 
 from lora_deploy.commands import use
 from lora_deploy.demo import launch
-from lora_deploy.demo.door import in_words
-from lora_deploy.demo.settings import DemoSettings, is_loopback, read_login
+from lora_deploy.demo.settings import DemoSettings, read_login
 from lora_deploy.errors import DemoSettingError, LoginFileError, LoginNeededError
 from lora_deploy.links import LinkLimits
+from lora_deploy.web.bodies import in_words
+from lora_deploy.web.hosts import is_loopback
 
 LOGIN = (("ada", "correct horse"),)
 

@@ -17,8 +17,8 @@ import pytest
 
 from lora_deploy.demo.server import serve, serving
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
 from lora_deploy.errors import AddressTakenError, NoPublicLinkError
+from lora_deploy.web.watch import Watch
 from tests.demo_visitor import start, upload, visitors_files
 from tests.small_page import SmallPage
 
@@ -39,7 +39,7 @@ from lora_deploy.demo.uploads import settle
 folder = settle()
 from lora_deploy.demo.server import serve
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web.watch import Watch
 from tests.small_page import SmallPage
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 page = SmallPage()

@@ -8,8 +8,8 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lora_deploy.demo.watch import Watch, kind_of
 from lora_deploy.errors import ClipError, LoginNeededError
+from lora_deploy.web.watch import Watch, kind_of
 
 
 def numbers(watch: Watch) -> dict[tuple[str, ...], float]:

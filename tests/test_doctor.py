@@ -251,6 +251,43 @@ def test_04_a_tool_without_a_driver_is_no_card(
     assert hardware.look(tmp_path).nvidia is None
 
 
+def test_04_what_a_card_is_and_which_driver_it_has_is_told(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = (
+        'case "$1" in -L) echo "GPU 0: NVIDIA Example 9 (UUID: GPU-1)";; *compute_cap*) echo 8.6;; '
+        "*driver*) echo 580.95.05;; esac"
+    )
+    computer.program("nvidia-smi", tool)
+    monkeypatch.setenv("PATH", str(computer.scripts))
+    found = hardware.look(tmp_path).nvidia
+    assert found == Nvidia("580.95.05", ("NVIDIA Example 9",), ("8.6",))
+    assert str(found) == "NVIDIA Example 9 (sm86) with driver 580.95.05"
+
+
+def test_04_a_runtime_for_engines_that_can_t_reach_the_card_is_found(computer: Computer) -> None:
+    computer.add("tensorrt-rtx", "1.7.1.116", {})
+    computer.program("nvidia-smi", SMI)
+    one = only(computer.doctor(environment=_path(computer)), "no-binding")
+    assert "NVIDIA Example 9 is here, and tensorrt-rtx without cuda-bindings" in one["found"]
+    assert one["serious"] is False
+    assert "no-binding" not in traps(computer.doctor())  # no card
+    computer.add("cuda-bindings", "13.5.0", {})
+    found = computer.doctor(environment=_path(computer))
+    assert "no-binding" not in traps(found)
+    assert found["on_cards"]["packages"] == {"tensorrt-rtx": "1.7.1.116", "cuda-bindings": "13.5.0"}
+
+
+def test_04_the_providers_for_cards_are_those_of_the_build(computer: Computer) -> None:
+    assert computer.doctor()["on_cards"]["providers"] == []
+    body = (
+        "def get_available_providers():\n"
+        "    return ['CUDAExecutionProvider', 'CPUExecutionProvider']\n"
+    )
+    computer.add("onnxruntime-gpu", "1.31.1", {"onnxruntime/__init__.py": body})
+    assert computer.doctor()["on_cards"]["providers"] == ["CUDAExecutionProvider"]
+
+
 # 5: another provider than was asked for ---------------------------------------------------------
 
 

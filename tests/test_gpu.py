@@ -1,8 +1,9 @@
-"""From drawn clips to a proven bundle on a CUDA device; every other test runs on the CPU.
+"""From drawn clips to a proven bundle on a CUDA device, and what runs bundles there; every other test runs on the CPU.
 
 Nothing here needs the test material beside the checkout: clips are drawn, weights are random.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,25 @@ from safetensors.torch import load_file
 
 from lora_deploy import atomic
 from lora_deploy.artifact import run
+from lora_deploy.artifact.bundle import Flavour, read_bundle_manifest
 from lora_deploy.clips import pool
 from lora_deploy.clips.example import GESTURES, write_example
+from lora_deploy.completion import complete
 from lora_deploy.config import Settings, settings_from
+from lora_deploy.doctor import hardware
 from lora_deploy.errors import DeadAdapterError
 from lora_deploy.export.pipeline import merge_export
+from lora_deploy.extras import is_installed
 from lora_deploy.model.bypass import lora_layers
 from lora_deploy.model.liveness import ALIVE_FACTOR, check_can_learn, check_trained, noise
+from lora_deploy.runtime import ort_gpu
+from lora_deploy.runtime.card import Card, has_binding
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
 from lora_deploy.runtime.trained import open_run
 from lora_deploy.train import checkpoints
 from lora_deploy.train.fit import fit
+from lora_deploy.verification import verify
 
 pytestmark = pytest.mark.gpu
 
@@ -212,3 +221,115 @@ def test_a_run_of_the_gpu_becomes_a_bundle_that_answers_as_it_does(
         load(out, backend="torch", device=DEVICE),
     ):
         assert difference(recogniser.logits(frames), expected) <= TOLERANCE * 10
+
+
+# Bundles on the card ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle_of_cuda(tmp_path_factory: pytest.TempPathFactory, cuda_run: Path) -> Path:
+    """A BUNDLE, with an engine for this card where its compiler is here. Tests must not change it."""
+    out = tmp_path_factory.mktemp("cuda-bundle") / "bundle"
+    if has_binding() and (flavour := flavour_here()):
+        merge_export(
+            cuda_run, out, targets=["onnx", "tensorrt"], cards=[Card().target], flavour=flavour,
+            batch_sizes=[1, 4],
+        )  # fmt: skip
+    else:
+        merge_export(cuda_run, out)
+    return out
+
+
+def flavour_here() -> Flavour | None:
+    """Whose compiler is installed and builds for this card."""
+    if is_installed("tensorrt"):
+        return "tensorrt"
+    is_one = is_installed("tensorrt_rtx") and Card().target in TARGETS_OF_RTX
+    return "tensorrt-rtx" if is_one else None
+
+
+TARGETS_OF_RTX = ("sm86", "sm89", "sm120")
+
+
+def test_bytes_go_to_the_card_and_come_back_by_themselves_and_in_a_graph() -> None:
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    card = Card()
+    major, minor = torch.cuda.get_device_capability()
+    assert card.compute_capability == f"{major}.{minor}"
+    with card.current():
+        there, sent = card.host_memory(1 << 20)
+        back, received = card.host_memory(1 << 20)
+        memory, stream = card.device_memory(1 << 20), card.stream()
+
+        def work() -> None:
+            card.upload(memory, there, 1 << 20, stream)
+            card.download(back, memory, 1 << 20, stream)
+
+        for run in (work, card.recorded(stream, work)):
+            sent[:] = np.random.default_rng().integers(0, 256, 1 << 20)
+            run()
+            card.wait(stream)
+            np.testing.assert_array_equal(received, sent)
+    card.close()
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_bfloat16_answers_nearly_as_float32_does(
+    cuda_run: Path, frames: NDArray[np.uint8], is_compiled: bool
+) -> None:
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this card does not compute in bfloat16")
+    exact = load(cuda_run, backend="torch", device=DEVICE, batch_size=4).logits(frames)
+    halved = load(
+        cuda_run, backend="torch", device=DEVICE, batch_size=4, precision="bf16",
+        is_compiled=is_compiled,
+    )  # fmt: skip
+    assert next(halved.backend.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    found = halved.logits(frames)
+    assert found.dtype == np.float32
+    assert 0 < difference(found, exact) <= 0.05
+
+
+@pytest.mark.parametrize("backend", PROVIDER_BACKENDS)
+def test_a_provider_answers_on_the_card_as_the_processor_does(
+    backend: ProviderBackend, bundle_of_cuda: Path, frames: NDArray[np.uint8]
+) -> None:
+    if not ort_gpu.has_provider(backend):
+        pytest.skip(f"this ONNX Runtime has no {backend}")
+    expected = load(bundle_of_cuda, backend="onnxruntime").logits(frames)
+    opened = load(bundle_of_cuda, backend=backend, batch_size=4)
+    assert opened.backend.name == backend
+    # tensor cores may round float32 to 10 bits where a provider has no option against it
+    allowed = TOLERANCE * 10 if backend == "onnxruntime-cuda" else 0.02
+    assert difference(opened.logits(frames), expected) <= allowed
+    np.testing.assert_array_equal(opened.logits(frames), opened.logits(frames))
+
+
+def test_an_engine_is_run_completed_and_then_taken_by_itself(
+    bundle_of_cuda: Path, drawn: Path, frames: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle_of_cuda, tmp_path / "bundle"))
+    manifest = read_bundle_manifest(folder)
+    if not manifest.engines:
+        pytest.skip("no compiler of engines for this card is installed")
+    assert load(folder).backend.name == "onnxruntime"
+    found = complete(folder, drawn)
+    assert found.passed, found.findings
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+    expected = load(folder, backend="onnxruntime").logits(frames)
+    for batch_size in engine.batch_sizes:
+        opened = load(folder, batch_size=batch_size)
+        assert opened.backend.name == engine.flavour
+        assert difference(opened.logits(frames), expected) <= TOLERANCE * 10
+        np.testing.assert_array_equal(opened.logits(frames), opened.logits(frames))
+        alone = opened.logits(frames[:1])[0]
+        np.testing.assert_array_equal(opened.logits(frames)[0], alone)
+    assert verify(folder, drawn).passed
+
+
+def test_doctor_sees_the_card() -> None:
+    found = hardware.look().nvidia
+    assert found is not None
+    assert found.cards

@@ -33,7 +33,7 @@ LAYERS = (
     ("clips.contract",),
     ("config", "device"),
     ("clips",),
-    ("links",),
+    ("links", "web"),
     ("artifact",),
     ("model",),
     ("runtime",),
@@ -43,6 +43,7 @@ LAYERS = (
     ("bench", "doctor", "checkup", "demo"),
     ("compare",),
     ("verification",),
+    ("completion", "serve"),
     ("quickstart",),
     ("",),  # lora_deploy itself, the Python door
     ("terminal", "texts", "options"),

@@ -31,7 +31,7 @@ from lora_deploy.clips import pool
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.clips.pool import DECODED_AHEAD, DecodePool
-from lora_deploy.errors import AnswersNotFiniteError, ClipError, TimelineOptionsError
+from lora_deploy.errors import ClipError, TimelineOptionsError
 from lora_deploy.progress import Advance
 from lora_deploy.runtime.base import UNKNOWN, Recogniser, softmax
 from lora_deploy.runtime.load import load
@@ -428,7 +428,7 @@ def test_windows_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path) ->
     path = write_colours(tmp_path / "film.mp4", PARTS)
     with Losing(1) as running:
         found = timeline(colour_recogniser(), path, pool=running, options=TimelineOptions(1.0, 0.5))
-    assert found.warning == "6 of 44 windows could not be decoded: decoding was cut off"
+    assert found.warning == "6 of 44 windows have no answer: decoding was cut off"
     assert len(found.windows) == 38
     assert names(found.segments) == [colour for colour, _ in PARTS]
 
@@ -458,15 +458,41 @@ def test_damage_is_told_once_and_not_for_every_window(media: Path) -> None:
     assert found.warning == whole.warning
 
 
-def test_answers_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_windows_to_which_the_model_has_no_answer_are_left_out_and_told(
+    tmp_path: Path, value: float
+) -> None:
+    path = write_colours(tmp_path / "film.mp4", [("red", 3.0), ("blue", 3.0)])
+
+    class Broken(ColourModel):
+        asked = 0
+
+        def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits = super().logits(pixel_values)
+            self.asked += 1
+            if self.asked == 2:
+                logits[1, 0] = value
+            return logits
+
+    options = TimelineOptions(1.0, 0.5)
+    whole = timeline(colour_recogniser(), path, options=options)
+    found = timeline(replace(colour_recogniser(), backend=Broken(3)), path, options=options)
+    assert found.warning is not None
+    assert found.warning.startswith("1 of 11 windows have no answer: the model answers NaN")
+    assert found.windows == whole.windows[:4] + whole.windows[5:]
+    assert [one.label for one in found.segments] == ["red", "blue"]
+
+
+def test_a_model_that_never_has_an_answer_is_an_error(tmp_path: Path) -> None:
     path = write_colours(tmp_path / "film.mp4", [("red", 3.0)])
 
     class Broken(ColourModel):
         def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
             return np.full_like(super().logits(pixel_values), np.nan)
 
-    with pytest.raises(AnswersNotFiniteError):
+    with pytest.raises(ClipError) as caught:
         timeline(replace(colour_recogniser(), backend=Broken()), path)
+    assert caught.value.kind == "no_answer"
 
 
 @pytest.fixture(scope="module")

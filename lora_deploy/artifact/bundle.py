@@ -36,6 +36,7 @@ FRAMES_IN = "onnx/model.frames.onnx"
 ADAPTER_GRAPH = "onnx/adapters.onnx"
 ENGINES = "tensorrt"
 MODEL = "model"
+TRITON = "triton"
 ADAPTERS = "adapters"
 ADAPTER_NAME = "default"
 """Of the adapter that a bundle is made from."""
@@ -83,6 +84,25 @@ Flavour = Literal["tensorrt", "tensorrt-rtx"]
 """Whose compiler made an engine; neither opens those of the other."""
 
 
+class Ran(BaseModel):
+    """How an engine did when it was run; its answers stand in the certificate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    card: str
+    """Name and kind, such as ``NVIDIA GeForce RTX 3060 (sm86)``."""
+    date: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    clips: int = Field(ge=0)
+    """Real clips that it was asked about; 0 for noise alone."""
+    passed: bool
+    """Whether its answers were within the budget of its precision."""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it was compared on real clips, and within budget."""
+        return self.passed and self.clips > 0
+
+
 class Engine(BaseModel):
     """The merged model compiled by TensorRT for one kind of card, at one precision.
 
@@ -103,6 +123,8 @@ class Engine(BaseModel):
     """The ONNX file of the bundle that it was compiled from."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
     """One optimisation profile for each, in this order."""
+    ran: Ran | None = None
+    """None where it was built and not run."""
 
     @property
     def target(self) -> str:
@@ -207,11 +229,12 @@ def is_sealed(folder: Path) -> bool | None:
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:
-    """Read ``bundle.json``.
+    """Read ``bundle.json``, once an update of the bundle that was cut off is finished.
 
     Raises:
-        ArtifactError: Missing, torn or newer.
+        ArtifactError: Missing, torn or newer, or an update can't be finished here.
     """
+    atomic.settle(folder)
     manifest = read_manifest(folder / MANIFEST, BundleManifest)
     plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
     for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):
@@ -297,6 +320,7 @@ def check_nothing_added(folder: Path, manifest: BundleManifest, under: str = "")
         for path in (folder / under).rglob("*")
         if not path.is_dir() or path.is_symlink()
     } - {MANIFEST}
+    found = {name for name in found if not atomic.is_on_the_way(name)}
     if unknown := sorted(found - set(manifest.files)):
         record_of(folder, manifest, unknown[0])
 

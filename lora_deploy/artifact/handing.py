@@ -5,6 +5,7 @@ The path is a link to the file that was opened and checked, whatever is put in i
 in a folder of its own: a graph that names other files finds none beside it.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,24 @@ def handed(folder: Path, manifest: BundleManifest, name: str) -> Iterator[Path]:
         yield link
         if _state(file.fileno()) != before:
             raise FileChangedError(changed(folder, name))
+
+
+def content_of(folder: Path, manifest: BundleManifest, name: str) -> bytes:
+    """The bytes of a file, themselves checked: for what runs as native code, whatever is written meanwhile.
+
+    Raises:
+        ArtifactError: The file is unknown to the manifest, missing, a link, or has changed; or a file
+            lies beside it that the manifest does not know.
+    """
+    record = record_of(folder, manifest, name)
+    check_nothing_added(folder, manifest, PurePosixPath(name).parent.as_posix())
+    with open_own(folder, name) as file:
+        content = file.read(record.bytes + 1)
+        while content and len(content) <= record.bytes and (more := file.read(record.bytes + 1)):
+            content += more
+    if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
+        raise FileChangedError(changed(folder, name))
+    return content
 
 
 @contextmanager

@@ -33,6 +33,7 @@ LINGER_SECONDS = 2.0
 hang in their decoders. Which clips share a batch changes no bit of their answers."""
 
 K = TypeVar("K")
+T = TypeVar("T")
 Floats = NDArray[np.float32]
 
 
@@ -88,6 +89,17 @@ def _through(
         if line.unanswered and (outcome := line.news()) is not None:
             with meter.elsewhere():
                 yield outcome
+
+
+def in_turn(numbered: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """What comes in any order with numbers from 0 on, in theirs; what is early waits for its turn."""
+    early: dict[int, T] = {}
+    due = 0
+    for number, one in numbered:
+        early[number] = one
+        while due in early:
+            yield early.pop(due)
+            due += 1
 
 
 def room_of(contract: PixelContract, workers: int, clips_per_batch: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.meter import Meter
-from lora_deploy.classify.overlap import Known, answered
+from lora_deploy.classify.overlap import Known, answered, in_turn
 from lora_deploy.classify.rows import Row, printable
 from lora_deploy.clips.clip import Footage
 from lora_deploy.clips.pool import DecodePool, shared
@@ -15,7 +15,7 @@ from lora_deploy.clips.views import ONE_VIEW, Views
 from lora_deploy.errors import AnswersNotFiniteError, ClipError
 from lora_deploy.runtime.base import UNKNOWN, Recogniser
 
-_NO_ANSWER = "the model answers NaN or infinity to this clip; another --precision may not"
+NO_ANSWER = "the model answers NaN or infinity to this clip; another --precision may not"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def answers(
     )
     with closing(outcomes):  # at once, whatever ends this, and not when its traceback is let go
         for (number, item), outcome in outcomes:
-            yield number, _row(recogniser, item, outcome, options)
+            yield number, row_of(recogniser, item, outcome, options)
 
 
 def classify(
@@ -79,15 +79,9 @@ def classify(
     Rows that are known before their turn wait for it: as many as come while one file hangs.
     """
     items = enumerate(map(_item, paths))
-    early: dict[int, Row] = {}
-    due = 0
     known = answers(recogniser, items, options=RowOptions(top_k, views), pool=pool)
     with closing(known):
-        for number, row in known:
-            early[number] = row
-            while due in early:
-                yield early.pop(due)
-                due += 1
+        yield from in_turn(known)
 
 
 def _item(one: str | Footage | Item) -> Item:
@@ -99,9 +93,10 @@ def _item(one: str | Footage | Item) -> Item:
     return Item(one, Footage(Path(one)))
 
 
-def _row(
+def row_of(
     recogniser: Recogniser, item: Item, outcome: Known | ClipError, options: RowOptions
 ) -> Row:
+    """The row of a clip of which it is known what became of it."""
     stretch = item.footage.stretch
     row = Row(
         path=printable(item.path),
@@ -116,7 +111,7 @@ def _row(
         # Probabilities and not logits are averaged, as in evaluation.
         probabilities = recogniser.probabilities(outcome.logits).mean(axis=0)
     except AnswersNotFiniteError:
-        return replace(row, error_kind="no_answer", error=_NO_ANSWER)
+        return replace(row, error_kind="no_answer", error=NO_ANSWER)
     ranked, known = recogniser.ranked(probabilities, options.top_k)
     label, score = ranked[0]
     return replace(

@@ -18,8 +18,8 @@ from lora_deploy.runtime.base import Recogniser
 from lora_deploy.versions import installed_versions
 
 _COMPUTE = (
-    "lora-deploy", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "av",
-    "decord", "decord2", "numpy", "Pillow",
+    "lora-deploy", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt-rtx", "av", "decord", "decord2", "numpy", "Pillow",
 )  # fmt: skip
 """Packages whose versions may change the last bits of a score."""
 
@@ -33,6 +33,8 @@ class Model:
     precision: str = "auto"
     adapter: str | None = None
     batch_size: int = 1
+    device: str | None = None
+    is_compiled: bool = False
 
     def open(self) -> Recogniser:
         """The model, ready to answer.
@@ -42,7 +44,7 @@ class Model:
         """
         return door.load(
             self.folder, backend=self.backend, precision=self.precision, adapter=self.adapter,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size, device=self.device, is_compiled=self.is_compiled,
         )  # fmt: skip
 
     def digest(self) -> str | None:
@@ -63,6 +65,8 @@ def asked_for(
         "precision": "fp32" if model.precision == "auto" else model.precision,
         "adapter": model.adapter or "none",
         "batch-size": str(model.batch_size),
+        **({} if model.device is None else {"device": model.device}),
+        **({"compile": "yes"} if model.is_compiled else {}),
         "top-k": str(options.top_k),
         "views": str(options.views),
         "decoder": pool.options.decoder,

@@ -65,6 +65,11 @@ from lora_deploy.terminal import show
     help="Also the unmerged model as an ONNX graph, to run without PyTorch; as large as the base.",
 )
 @click.option(
+    "--triton",
+    is_flag=True,
+    help="Also a model repository for Triton Inference Server, in BUNDLE/triton, with --frames-in.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -91,6 +96,7 @@ def merge_export(
     precisions: str,
     frames_in: bool,
     adapter_graph: bool,
+    triton: bool,
     cards: str,
     batch_sizes: str,
     flavour: Any,
@@ -121,6 +127,7 @@ def merge_export(
         precisions=split(precisions),
         frames_in=frames_in,
         adapter_graph=adapter_graph,
+        triton=triton,
         cards=split(cards),
         flavour=flavour,
         batch_sizes=_sizes(batch_sizes),
@@ -150,16 +157,32 @@ def _sizes(text: str) -> list[int]:
 @click.option(
     "--data", type=FILE_OR_FOLDER, help="Labelled clips to ask every form about, beside noise."
 )
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="Run what the bundle holds for the card here, and write into it what came out.",
+)
+@click.option("--device", metavar="NAME", help="With --complete: cuda or cuda:N.")
 @json_option
-def verify(folder: Path, data: Path | None, as_json: bool) -> int:
+def verify(
+    folder: Path, data: Path | None, complete: bool, device: str | None, as_json: bool
+) -> int:
     """Repeat a bundle's proof here: every byte, and every form that this computer can run.
 
     Passes only where at least one form could be compared, with what the certificate records or with
-    another form.
+    another form. What was built for cards and not run counts neither way; --complete runs it, on a
+    computer with such a card.
     """
-    from lora_deploy import verification
+    if device is not None and not complete:
+        raise click.UsageError("--device says which card --complete is to use; name both")
+    if complete:
+        from lora_deploy import completion
 
-    found = verification.verify(folder, data, progress=terminal.progress)
+        found = completion.complete(folder, data, device=device, progress=terminal.progress)
+    else:
+        from lora_deploy import verification
+
+        found = verification.verify(folder, data, progress=terminal.progress)
     show(found, texts.checkup, as_json)
     return 0 if found.passed else 1
 

@@ -13,6 +13,7 @@ from lora_deploy.options import (
     backend_option,
     batch_option,
     batch_run_options,
+    device_options,
     format_option,
     json_option,
     named_sets,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 )
 @batch_run_options
 @backend_option
+@device_options
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
@@ -51,6 +53,8 @@ def classify(
     outs: tuple[Path, ...],
     backend: str,
     precision: str,
+    device: str | None,
+    is_compiled: bool,
     batch_size: int,
     adapter: str | None,
     top_k: int,
@@ -74,7 +78,7 @@ def classify(
     from lora_deploy.classify.terms import Model
     from lora_deploy.clips.views import parse_views
 
-    model = Model(folder, backend, precision, adapter, batch_size)
+    model = Model(folder, backend, precision, adapter, batch_size, device, is_compiled)
     options = stream.RowOptions(top_k, parse_views(views))
     batch["shard"] = None if shard is None else parts.parse_shard(shard)
     if outs:
@@ -157,6 +161,7 @@ def _run_batch(
 )
 @views_option
 @backend_option
+@device_options
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @adapter_options
@@ -172,6 +177,8 @@ def evaluate(
     views: str,
     backend: str,
     precision: str,
+    device: str | None,
+    is_compiled: bool,
     batch_size: int,
     adapter: str | None,
     base: str | None,
@@ -187,7 +194,7 @@ def evaluate(
     source = stage.choose_data(model, data)
     recogniser = load(
         model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size,
-        base=base, labels=labels,
+        device=device, is_compiled=is_compiled, base=base, labels=labels,
     )  # fmt: skip
     result = stage.evaluate_sets(
         recogniser, source, sets, split=cast(stage.Split, split), views=looks,
@@ -338,6 +345,7 @@ def demo(
     "--probabilities", is_flag=True, help="Put those of every window and label into the JSON, too."
 )
 @backend_option
+@device_options
 @batch_option
 @click.option("--adapter", help="Run this adapter of a bundle unmerged.")
 @pool_options
@@ -353,6 +361,8 @@ def timeline(
     probabilities: bool,
     backend: str,
     precision: str,
+    device: str | None,
+    is_compiled: bool,
     batch_size: int,
     adapter: str | None,
     pool: "DecodePool",
@@ -364,8 +374,9 @@ def timeline(
     options = several.options_for(window, stride, smoothing, lead)
     places = several.places(videos, outs)
     recogniser = load(
-        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size
-    )
+        model, backend=backend, precision=precision, adapter=adapter, batch_size=batch_size,
+        device=device, is_compiled=is_compiled,
+    )  # fmt: skip
     looked = several.timelines(
         recogniser, places, options, probabilities=probabilities, pool=pool,
         progress=terminal.progress,

@@ -5,35 +5,40 @@ It knows nothing of models, or of what the page shows.
 
 import json
 import logging
-from dataclasses import dataclass
 from re import Match
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_deploy.demo import watch as watching
-from lora_deploy.demo.bodies import Body, Guarded, Replayed
-from lora_deploy.demo.entrance import Entrance, check_origin
-from lora_deploy.demo.headers import SafeHeaders
+from lora_deploy.demo.entrance import Entrance
+from lora_deploy.demo.headers import page_headers
 from lora_deploy.demo.opaque import ForeignFileError, with_real_files
 from lora_deploy.demo.routes import Route, route_of
 from lora_deploy.demo.settings import DemoSettings
-from lora_deploy.demo.turned import Turned
 from lora_deploy.demo.uploads import IDLE_SECONDS, Uploads
-from lora_deploy.demo.watch import Watch
+from lora_deploy.web import watch as watching
+from lora_deploy.web.bodies import (
+    FORM_BYTES,
+    LEAST_UPLOAD_BYTES_PER_SECOND,
+    Body,
+    Guarded,
+    Replayed,
+    cut_off,
+    expected_bytes,
+    in_words,
+)
+from lora_deploy.web.headers import SafeHeaders
+from lora_deploy.web.hosts import check_origin
+from lora_deploy.web.pulse import Pulse
+from lora_deploy.web.turned import Turned
+from lora_deploy.web.watch import Watch
 
 MOST_JSON_BYTES = 1_000_000
 """Of a message that is no upload; the page's own have a few kilobytes."""
 
-_FORM_BYTES = 64 << 10
-"""What a form may add around the file that it uploads."""
-
 _JSON_SECONDS = 20.0
 """For a message that is no upload to arrive."""
-
-LEAST_UPLOAD_BYTES_PER_SECOND = 100_000
-"""Of an upload as a whole: room for all of it is set apart from its beginning."""
 
 _DRAIN_SECONDS = 10.0
 
@@ -54,13 +59,6 @@ _STRIPPED = (b"x-gradio-server",)
 """By which Gradio would believe a visitor about its own address."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Pulse:
-    """Whether the server takes work."""
-
-    is_stopping: bool = False
 
 
 class Door:
@@ -90,7 +88,7 @@ class Door:
         self._names = names
         self.pulse = Pulse()
         self._entrance = Entrance(settings, watch)
-        self._safe = SafeHeaders(settings.framed_by)
+        self._safe = SafeHeaders(page_headers(settings.framed_by))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
@@ -203,7 +201,7 @@ class Door:
         """Pass on a message with the real paths of its files; no other files can be named."""
         whole = await body.whole(MOST_JSON_BYTES, _JSON_SECONDS)
         if whole is None:
-            raise _cut_off(body, f"this message has more than {MOST_JSON_BYTES} bytes")
+            raise cut_off(body, f"this message has more than {MOST_JSON_BYTES} bytes")
         try:
             real = json.dumps(with_real_files(json.loads(whole), self.uploads)).encode()
         except ForeignFileError:
@@ -222,9 +220,8 @@ class Door:
         return counting
 
     async def _upload(self, scope: Scope, body: Body, send: Send) -> None:
-        most = self._settings.max_upload_bytes + _FORM_BYTES
-        told = Headers(scope=scope).get("content-length", "")
-        expected = int(told) if told.isdecimal() and len(told) < 20 else most
+        most = self._settings.max_upload_bytes + FORM_BYTES
+        expected = expected_bytes(Headers(scope=scope), most)
         too_large = f"this is too large: at most {in_words(self._settings.max_upload_bytes)} can be uploaded"
         if expected > most:
             raise Turned(413, "too_large", too_large)
@@ -245,22 +242,8 @@ class Door:
         finally:
             self.uploads.clear_torn()
         if body.cut:
-            raise _cut_off(body, too_large)
+            raise cut_off(body, too_large)
         if guarded.is_too_large:
             raise Turned(413, "too_large", too_large)
         if guarded.status == 200:
             self._watch.uploaded(body.bytes)
-
-
-def _cut_off(body: Body, too_large: str) -> Turned:
-    if body.cut == "large":
-        return Turned(413, "too_large", too_large)
-    return Turned(408, "slow", "the rest of this request did not arrive")
-
-
-def in_words(size_bytes: int) -> str:
-    """A size as people say it, in thousands, as the settings and the command do."""
-    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= divisor:
-            return f"{size_bytes / divisor:.3g} {unit}"
-    return f"{size_bytes} bytes"

@@ -2,25 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import Scope
 
-from lora_deploy.demo.bodies import Body
 from lora_deploy.demo.login import COOKIE_SECONDS, TRIES_SECONDS, Login, TooManyTriesError
-from lora_deploy.demo.settings import DemoSettings, is_loopback
-from lora_deploy.demo.turned import Turned
-from lora_deploy.demo.watch import Watch
+from lora_deploy.demo.settings import DemoSettings
+from lora_deploy.web.bodies import Body
+from lora_deploy.web.hosts import address_of, check_origin, check_own_name, is_loopback, is_proxied
+from lora_deploy.web.turned import Turned
+from lora_deploy.web.watch import Watch
 
 MOST_FORM_BYTES = 16 << 10
 """Of a name and a password."""
 
 _SECONDS = 20.0
-
-_PROXY_HEADERS = ("x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via")
-"""What those who pass requests on add to them."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -64,18 +62,10 @@ class Entrance:
         self._is_private = not (settings.is_public or settings.login or settings.without_login)
 
     def check_address(self, headers: Headers) -> None:
-        """Without a login, a page on loopback answers to this computer's own names only.
-
-        So neither a proxy in front of it nor a stranger's page, whose name was pointed at
-        127.0.0.1, opens it by accident.
-        """
-        if not self._is_private:
-            return
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if not is_loopback(host) or any(name in headers for name in _PROXY_HEADERS):
-            raise Turned(
-                403,
-                "address",
+        """Without a login, a page on loopback answers to this computer's own names only."""
+        if self._is_private:
+            check_own_name(
+                headers,
                 "this page was started for its own computer only: its operator may set a login, "
                 "or say that none is needed",
             )
@@ -85,12 +75,12 @@ class Entrance:
         if not self.login.is_needed or self.login.accepts_cookies(headers.get("cookie", "")):
             return True
         with _braked():
-            return self.login.accepts_basic(headers.get("authorization", ""), _address(scope))
+            return self.login.accepts_basic(headers.get("authorization", ""), address_of(scope))
 
     def may_see_metrics(self, scope: Scope, headers: Headers) -> bool:
         """Programs on this computer may, and whoever is logged in."""
-        proxied = self._settings.share or any(name in headers for name in _PROXY_HEADERS)
-        if not proxied and is_loopback(_address(scope)):
+        proxied = self._settings.share or is_proxied(headers)
+        if not proxied and is_loopback(address_of(scope)):
             return True
         return self.login.is_needed and self.is_known(scope, headers)
 
@@ -121,7 +111,7 @@ class Entrance:
         )
         user, password = (form.get(name, [""])[0] for name in ("username", "password"))
         with _braked():
-            accepted = self.login.accepts(user, password, _address(scope))
+            accepted = self.login.accepts(user, password, address_of(scope))
         wants_page = "text/html" in headers.get("accept", "")
         if not accepted:
             self._watch.rejected("login")
@@ -144,17 +134,6 @@ class Entrance:
         return inside
 
 
-def check_origin(headers: Headers) -> None:
-    """Refuse what another site's page asks for in a visitor's name."""
-    site = headers.get("sec-fetch-site")
-    if site in ("same-origin", "none"):
-        return
-    origin = urlsplit(headers.get("origin", "")).netloc
-    ours = {headers.get("host"), headers.get("x-forwarded-host")}
-    if site is not None or ("origin" in headers and origin not in ours):
-        raise Turned(403, "origin", "this request comes from another site's page")
-
-
 @contextmanager
 def _braked() -> Iterator[None]:
     try:
@@ -162,8 +141,3 @@ def _braked() -> Iterator[None]:
     except TooManyTriesError:
         wait = {"retry-after": str(int(TRIES_SECONDS))}
         raise Turned(429, "braked", "too many wrong passwords: please wait", wait) from None
-
-
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return client[0] if client else ""

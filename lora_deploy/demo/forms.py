@@ -14,7 +14,8 @@ from lora_deploy.errors import NotAModelError
 from lora_deploy.extras import EXTRA_OF, is_installed
 from lora_deploy.model.embedded import EMBEDDED_BASES
 from lora_deploy.processor import Processor
-from lora_deploy.runtime.open_bundle import FASTEST_FIRST, TORCH_PACKAGES, has_adapter_graph
+from lora_deploy.runtime.open_bundle import FASTEST_FIRST, has_adapter_graph
+from lora_deploy.runtime.with_torch import TORCH_PACKAGES
 
 Form = Literal["merged", "unmerged", "base"]
 

@@ -14,7 +14,6 @@ from lora_deploy.demo import views
 from lora_deploy.demo.answers import Answer, Studio
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import Uploads, settle
-from lora_deploy.demo.watch import RequestWatch, Watch
 from lora_deploy.errors import (
     ClipError,
     LinkError,
@@ -25,6 +24,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.links import LinkLimits, fetch
 from lora_deploy.progress import Advance, Progress, silent
+from lora_deploy.web.watch import RequestWatch, Watch
 
 OUR_FAULT = "Something went wrong here, and it is not your fault; the operator finds it in the log."
 

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import Message, Send
-
 _POLICY = (
     "default-src 'self'",
     "style-src 'self' 'unsafe-inline'",  # Gradio's components carry their style
@@ -39,31 +36,16 @@ class PagePolicy:
         return "; ".join((*_POLICY, f"{self._scripts} 'nonce-{mark}'", self._frames))
 
 
-class SafeHeaders:
-    """Adds to each answer what it does not say itself."""
-
-    def __init__(self, framed_by: Sequence[str]) -> None:
-        self._headers = {
-            "content-security-policy": PagePolicy(framed_by).without_scripts(),
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "same-origin",
-            "permissions-policy": "camera=(self), microphone=(self), geolocation=(), payment=(), usb=()",
-            "cross-origin-resource-policy": "same-origin",
-            "cross-origin-opener-policy": "same-origin",
-        }
-        if not framed_by:  # for browsers that don't know frame-ancestors; it can't name others
-            self._headers["x-frame-options"] = "SAMEORIGIN"
-
-    def on(self, send: Send, *, may_be_kept: bool) -> Send:
-        """``send`` with these headers; what visitors get for themselves alone is not kept."""
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
-                    headers.setdefault(name, value)
-                if not may_be_kept:
-                    headers["cache-control"] = "no-store"
-            await send(message)
-
-        return sending
+def page_headers(framed_by: Sequence[str]) -> dict[str, str]:
+    """What each answer says, by name, unless it says something else itself."""
+    headers = {
+        "content-security-policy": PagePolicy(framed_by).without_scripts(),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "same-origin",
+        "permissions-policy": "camera=(self), microphone=(self), geolocation=(), payment=(), usb=()",
+        "cross-origin-resource-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+    }
+    if not framed_by:  # for browsers that don't know frame-ancestors; it can't name others
+        headers["x-frame-options"] = "SAMEORIGIN"
+    return headers

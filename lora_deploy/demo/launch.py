@@ -55,7 +55,7 @@ def run_demo(
         # Gradio takes seconds to import; the two above go on beside it.
         from lora_deploy.demo.page import make_page
         from lora_deploy.demo.server import in_a_loop, serve
-        from lora_deploy.demo.watch import Watch
+        from lora_deploy.web.watch import Watch
 
         watch = Watch()
         has_examples = examples is not None or not models

@@ -17,8 +17,8 @@ from lora_deploy.demo.examples import Example
 from lora_deploy.demo.handlers import Handlers, Part, Problem
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import settle
-from lora_deploy.demo.watch import Watch
 from lora_deploy.progress import Advance, Progress
+from lora_deploy.web.watch import Watch
 
 TITLE = "What happens in this clip?"
 

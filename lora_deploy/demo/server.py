@@ -4,17 +4,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import socket
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import gradio
-import uvicorn
 from gradio import queueing, routes
 from gradio.route_utils import CustomCORSMiddleware
 from gradio.routes import App, file_upload_statuses
@@ -26,8 +24,9 @@ from lora_deploy.demo.headers import PagePolicy
 from lora_deploy.demo.opaque import OpaqueMessages
 from lora_deploy.demo.settings import DemoSettings
 from lora_deploy.demo.uploads import Uploads, settle
-from lora_deploy.demo.watch import Watch
-from lora_deploy.errors import AddressTakenError, NoPublicLinkError
+from lora_deploy.errors import NoPublicLinkError
+from lora_deploy.web.server import OrderlyServer, listening
+from lora_deploy.web.watch import Watch
 
 GRACE_SECONDS = 20.0
 """What is being worked on may take so long after the server was asked to stop."""
@@ -70,7 +69,7 @@ def serve(
         AddressTakenError: The port is taken, or the address is not this computer's.
         NoPublicLinkError: A public link was asked for, and none is to be had.
     """
-    with _listening(settings) as (listener, url):
+    with listening(settings.host, settings.port) as (listener, url):
         server = _server(blocks, settings, watch)
         server.at_start = lambda: _announce(url, settings, watch, ready)
         try:
@@ -85,7 +84,7 @@ def serve(
 @contextmanager
 def serving(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> Iterator[str]:
     """Serve the page in a thread, at the address that is yielded, until the block ends."""
-    with _listening(settings) as (listener, url):
+    with listening(settings.host, settings.port) as (listener, url):
         server = _server(blocks, settings, watch)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
@@ -265,68 +264,27 @@ def _forget_uploads() -> None:
             progress.pop(name, None)
 
 
-class _Server(uvicorn.Server):
-    """Stops in two steps: first no new work, then, when there is none left, not at all."""
+class _Server(OrderlyServer):
+    """Works as long as Gradio's queue does."""
 
-    def __init__(self, config: uvicorn.Config, door: Door, blocks: gradio.Blocks) -> None:
-        super().__init__(config)
+    def __init__(self, door: Door, blocks: gradio.Blocks) -> None:
+        super().__init__(
+            door,
+            door.pulse,
+            connections=CONNECTIONS,
+            request_seconds=REQUEST_SECONDS,
+            grace_seconds=GRACE_SECONDS,
+        )
         self.door = door
         self._blocks = blocks
-        self._pulse = door.pulse
-        self._stopping_since = 0.0
-        self._silent_since: dict[Any, float] = {}
-        self.at_start: Callable[[], None] | None = None
-        """Called in a thread when requests are taken."""
-        self.failure: NoPublicLinkError | None = None
-        """Why it did not go on."""
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take requests, and say so."""
-        await super().startup(sockets)
-        if self.at_start is not None:
-            try:
-                await asyncio.to_thread(self.at_start)
-            except NoPublicLinkError as error:
-                self.failure = error
-                self.should_exit = True
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at the second signal at once."""
-        if self._pulse.is_stopping:
-            self.force_exit = self.should_exit = True
-        self.stop()
-
-    def stop(self) -> None:
-        """Begin to stop; safe from other threads."""
-        self._stopping_since = self._stopping_since or time.monotonic()
-        self._pulse.is_stopping = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Whether to end, asked ten times a second."""
-        if self._pulse.is_stopping and not self.should_exit:
-            waited = time.monotonic() - self._stopping_since
-            if waited > GRACE_SECONDS or not self._is_working():
-                self._end_streams()
-                self.should_exit = True
-        self._close_silent_connections(time.monotonic())
-        return await super().on_tick(counter)
-
-    def _close_silent_connections(self, now: float) -> None:
-        """Those that are here for `REQUEST_SECONDS` and have sent no whole request.
-
-        Uvicorn has a limit for the time after an answer only, and a first byte ends that one.
-        """
-        silent = filter(_awaits_request, self.server_state.connections)
-        self._silent_since = {one: self._silent_since.get(one, now) for one in silent}
-        for connection, since in self._silent_since.items():
-            if now - since > REQUEST_SECONDS:
-                connection.transport.close()
-
-    def _is_working(self) -> bool:
+    def is_working(self) -> bool:
+        """Whether anything waits or is worked on."""
         queue = self._blocks._queue
         return len(queue) > 0 or queue.get_active_worker_count() > 0
 
-    def _end_streams(self) -> None:
+    def end_work(self) -> None:
+        """End the streams of answers."""
         queue: Any = self._blocks._queue
         queue.close()
         self._blocks.is_running = False
@@ -334,27 +292,8 @@ class _Server(uvicorn.Server):
         app.stop_event.set()
 
 
-def _awaits_request(connection: Any) -> bool:
-    """Whether no request is being answered, and nothing else limits the time until there is one."""
-    is_answered = connection.cycle is None or connection.cycle.response_complete
-    return is_answered and connection.timeout_keep_alive_task is None
-
-
 def _server(blocks: gradio.Blocks, settings: DemoSettings, watch: Watch) -> _Server:
-    door = application(blocks, settings, watch)
-    config = uvicorn.Config(
-        door,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        ws="none",
-        limit_concurrency=CONNECTIONS,
-        # longer than programs and proxies do, or one asks on a connection that is just being closed
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=2,
-    )
-    return _Server(config, door, blocks)
+    return _Server(application(blocks, settings, watch), blocks)
 
 
 def _announce(url: str, settings: DemoSettings, watch: Watch, ready: Told | None) -> None:
@@ -383,28 +322,3 @@ def _wait_until_started(server: _Server, thread: threading.Thread) -> None:
         if not thread.is_alive() or time.monotonic() - begun > _STARTED_SECONDS:
             raise RuntimeError("the server did not start")
         time.sleep(0.005)
-
-
-@contextmanager
-def _listening(settings: DemoSettings) -> Iterator[tuple[socket.socket, str]]:
-    """A socket on the address, and how a browser calls it."""
-    host = settings.host or "0.0.0.0"  # noqa: S104  as it was asked for
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, settings.port, type=socket.SOCK_STREAM
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise _taken(host, settings.port, error) from None
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise _taken(host, settings.port, error) from None
-        named, port = listener.getsockname()[:2]
-        yield listener, f"http://{f'[{named}]' if ':' in named else named}:{port}"
-
-
-def _taken(host: str, port: int, error: OSError) -> AddressTakenError:
-    return AddressTakenError(f"{host}, port {port}: {error.strerror or error}")

@@ -1,18 +1,16 @@
 """What the operator of the page decides: where it listens, who may come in, and how much it takes."""
 
-import ipaddress
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_deploy import regular
 from lora_deploy.errors import DemoSettingError, LoginFileError, LoginNeededError
 from lora_deploy.links.link import check_host
+from lora_deploy.web.hosts import is_loopback, is_root_path
+from lora_deploy.web.secret_files import read_secret_lines
 
 SHORTEST_PASSWORD = 8
 """Characters; the brake on guessing lets a stranger try a few thousand a day."""
-
-_MOST_LOGIN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -78,36 +76,22 @@ class DemoSettings:
         return 8 * self.max_upload_bytes if self.max_folder_bytes is None else self.max_folder_bytes
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` can be reached from this computer alone; a name other than localhost is not."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def read_login(path: Path) -> tuple[tuple[str, str], ...]:
     """Users and passwords from a file with one ``USER:PASSWORD`` a line; empty lines are skipped.
-
-    A file, because a command line can be read by everybody on the computer.
 
     Raises:
         LoginFileError: It can't be read, or a line is something else.
     """
     try:
-        with regular.opened(path) as file:
-            text = (file.read(_MOST_LOGIN_BYTES) or b"").decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise LoginFileError(f"the file with the login, {path}: {reason}") from None
+        lines = read_secret_lines(path)
+    except ValueError as error:
+        raise LoginFileError(f"the file with the login, {path}: {error}") from None
     pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        user, colon, password = line.strip().partition(":")
+    for number, line in lines:
+        user, colon, password = line.partition(":")
         if colon:
             pairs.append((user, password))
-        elif user:  # which may be a password, so it is not repeated
+        else:  # which may be a password, so it is not repeated
             raise LoginFileError(f"line {number} of {path} is no USER:PASSWORD")
     if not pairs:
         raise LoginFileError(f"{path} names no user")
@@ -128,7 +112,7 @@ def _check_ranges(settings: DemoSettings) -> None:
         if not least <= value <= most:  # NaN is in no range either
             raise DemoSettingError(f"{name} is {value:g}; it may be {least:g} to {most:g}")
     path = settings.root_path
-    if path and not (path.startswith("/") and not path.endswith("/") and path.isprintable()):
+    if not is_root_path(path):
         raise DemoSettingError(f"root_path is {path!r}; it begins with a slash and ends without")
 
 

@@ -11,6 +11,7 @@ from lora_deploy.doctor import (
     decoders,
     hardware,
     links,
+    on_cards,
     packages,
     room,
     shadows,
@@ -20,6 +21,7 @@ from lora_deploy.doctor import (
 from lora_deploy.doctor.complaint import Complaint, one_line
 from lora_deploy.doctor.decoders import Decoding
 from lora_deploy.doctor.hardware import Hardware
+from lora_deploy.doctor.on_cards import OnCards
 from lora_deploy.doctor.room import Room
 from lora_deploy.versions import installed_versions
 
@@ -35,6 +37,7 @@ class Diagnosis:
 
     versions: dict[str, str]
     hardware: Hardware
+    on_cards: OnCards
     decoding: Decoding
     rooms: tuple[Room, ...]
     traps: tuple[Complaint, ...]
@@ -61,6 +64,7 @@ class Diagnosis:
         return {
             "versions": self.versions,
             "hardware": self.hardware.as_dict(),
+            "on_cards": self.on_cards.as_dict(),
             "fence": fence and {"holds": fence.holds, "missing": list(fence.missing)},
             "decoders": {one.decoder: str(one) for one in self.decoders},
             "ffmpeg": self.decoding.ffmpeg,
@@ -86,6 +90,7 @@ def examine(root: Path = Path("/")) -> Diagnosis:
     card = there.nvidia
     with ThreadPoolExecutor(4) as side_by_side:
         decoding = side_by_side.submit(decoders.look)
+        for_cards = side_by_side.submit(on_cards.look)
         tried = [
             side_by_side.submit(_told, look, card)
             for look in (trials.of_torch, trials.of_onnxruntime, trials.of_openvino)
@@ -99,9 +104,12 @@ def examine(root: Path = Path("/")) -> Diagnosis:
         ]
         for one in tried:
             traps += one.result()
+        traps += _told(on_cards.complaints, for_cards.result(), card)
         traps += _told(decoders.complaints, decoding.result())
     traps += [*_told(threads.complaints, there.processor), *_told(room.complaints, rooms)]
-    return Diagnosis(installed_versions(), there, decoding.result(), rooms, tuple(traps))
+    return Diagnosis(
+        installed_versions(), there, for_cards.result(), decoding.result(), rooms, tuple(traps)
+    )
 
 
 def _told(look: Callable[..., Iterable[Complaint]], *arguments: Any) -> list[Complaint]:

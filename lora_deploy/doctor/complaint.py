@@ -9,6 +9,7 @@ Trap = Literal[
     "bad-version",
     "gpu-unused",
     "provider-fallback",
+    "no-binding",
     "no-javascript",
     "fence",
     "decoder",

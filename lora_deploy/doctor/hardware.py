@@ -19,9 +19,14 @@ class Nvidia:
     driver: str | None
     cards: tuple[str, ...]
     """Names, where the driver tells them."""
+    capabilities: tuple[str, ...] = ()
+    """Compute capability of each, as ``8.6``, where NVIDIA's own tool tells them."""
 
     def __str__(self) -> str:
-        cards = ", ".join(self.cards) or "an NVIDIA card"
+        known = len(self.capabilities) == len(self.cards)
+        kinds = [f" (sm{one.replace('.', '')})" for one in self.capabilities]
+        named = [f"{card}{kinds[at] if known else ''}" for at, card in enumerate(self.cards)]
+        cards = ", ".join(named) or "an NVIDIA card"
         return f"{cards} with driver {self.driver}" if self.driver else cards
 
 
@@ -55,22 +60,34 @@ def _nvidia(root: Path) -> Nvidia | None:
     )
     cards = cards or _cards_of_smi()
     if cards or version or (root / "dev/nvidiactl").exists():
-        return Nvidia(driver[1] if driver else None, cards)
+        told = _smi("--query-gpu=compute_cap", "--format=csv,noheader")
+        capabilities = tuple(re.findall(r"^\s*(\d{1,2}\.\d)\s*$", told, re.MULTILINE))
+        return Nvidia(driver[1] if driver else _driver_of_smi(), cards, capabilities)
     return None
 
 
 def _cards_of_smi() -> tuple[str, ...]:
     """What NVIDIA's own tool lists; some containers have it and no files of the driver."""
+    return tuple(re.findall(r"^GPU \d+: (.+?)(?: \(UUID.*)?$", _smi("-L"), re.MULTILINE))
+
+
+def _driver_of_smi() -> str | None:
+    told = _smi("--query-gpu=driver_version", "--format=csv,noheader")
+    found = re.search(r"^\s*(\d+\.\d+(?:\.\d+)?)\s*$", told, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _smi(*options: str) -> str:
+    """What the tool says; empty where it is not there, or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return ()
+        return ""
     try:
-        said = subprocess.run(
-            [tool, "-L"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
+        return subprocess.run(
+            [tool, *options], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
         ).stdout
     except (OSError, ValueError, subprocess.SubprocessError):
-        return ()
-    return tuple(re.findall(r"^GPU \d+: (.+?)(?: \(UUID.*)?$", said, re.MULTILINE))
+        return ""
 
 
 def _text(path: Path) -> str:

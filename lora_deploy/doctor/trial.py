@@ -1,6 +1,7 @@
 """One trial, in a process of its own that may die of it: started by its path, standard library only.
 
-``trial.py import MODULE``, ``trial.py cuda``, ``trial.py provider NAME`` or ``trial.py ffmpeg FILE``;
+``trial.py import MODULE``, ``trial.py cuda``, ``trial.py provider NAME``, ``trial.py
+providers`` or ``trial.py ffmpeg FILE``;
 the last line on stdout is the answer.
 """
 
@@ -35,6 +36,13 @@ def provider(name: str) -> str:
     return str(session.get_providers()[0])
 
 
+def providers(_: str) -> str:
+    """Those that ONNX Runtime's build has, with commas."""
+    import onnxruntime
+
+    return ",".join(onnxruntime.get_available_providers())
+
+
 def ffmpeg(file: str) -> str:
     """The version that a libavutil says it is."""
     import ctypes
@@ -45,6 +53,9 @@ def ffmpeg(file: str) -> str:
 
 
 if __name__ == "__main__":
-    trials = {"import": import_module, "cuda": cuda, "provider": provider, "ffmpeg": ffmpeg}
+    trials = {
+        "import": import_module, "cuda": cuda, "provider": provider, "providers": providers,
+        "ffmpeg": ffmpeg,
+    }  # fmt: skip
     answer = trials[sys.argv[1]](sys.argv[2])
     print(f"\n{answer}")  # noqa: T201 (the answer; a line of its own, whatever a library printed)

@@ -15,10 +15,12 @@ LoraDeployError                exit code 2: one clear line, no traceback
 ├── TrainingError              a training that can't give a model
 ├── BatchError                 a classification of many clips that can't begin, go on or be joined
 ├── BackendError               a runtime that can't do what was asked
+│   ├── CardError              something that was to run on an NVIDIA card, and doesn't
 │   ├── DecoderError           a decoder that gives wrong frames without a word
 │   └── EngineError            a TensorRT engine that can't be built or opened
 ├── HubError                   an upload that a hub does not take
 ├── DemoError                  a web page that can't be served as it was asked for
+├── ServeError                 an HTTP service that can't be started as it was asked for
 ├── MissingPackageError        an optional package that is not installed
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
@@ -37,7 +39,9 @@ from lora_deploy.errors.folders import *
 from lora_deploy.errors.training import *
 from lora_deploy.errors.batches import *
 from lora_deploy.errors.backends import *
+from lora_deploy.errors.cards import *
 from lora_deploy.errors.engines import *
 from lora_deploy.errors.hub import *
 from lora_deploy.errors.demo import *
+from lora_deploy.errors.serve import *
 from lora_deploy.errors.proofs import *

@@ -26,7 +26,7 @@ class LoginFileError(DemoError):
 
 
 class AddressTakenError(DemoError):
-    """The web page can't listen where it was told to: another program does, or the address is not this computer's."""
+    """A page or service can't listen where it was told to: another program does, or the address is not this computer's."""
 
     remedy = "take another port or address, or stop the other program"
 

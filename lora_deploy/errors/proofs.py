@@ -1,5 +1,7 @@
 """Work that was finished, and whose proof did not hold."""
 
+from lora_deploy.errors.data import DataError
+from lora_deploy.errors.folders import ArtifactError
 from lora_deploy.errors.root import LoraDeployError
 
 
@@ -56,3 +58,24 @@ class ExportUnreadableError(CheckFailed):
     """What was exported can't be opened again, so it is not shipped."""
 
     remedy = "see the versions with `lora-deploy doctor`, and please report them with the model"
+
+
+class ProofClipsMissingError(DataError):
+    """The data do not have all clips of the certificate, so nothing can be held against it on them."""
+
+    remedy = (
+        "name the data that the bundle was proved on with --data (certificate.html names each clip), "
+        "or leave --data out to ask about noise alone"
+    )
+
+
+class NotCompletableError(ArtifactError):
+    """The bundle has no proof that could be completed: it is of an older version, or was not proved."""
+
+    remedy = "make the bundle again: `lora-deploy merge-export RUN --out BUNDLE`"
+
+
+class CompletionBusyError(ArtifactError):
+    """Two processes complete one bundle at the same time."""
+
+    remedy = "wait for the other one; what it writes is whole at every moment"

@@ -23,6 +23,7 @@ from lora_deploy.export.cards import bundle_card
 from lora_deploy.export.engine_order import BATCH_SIZES, check_order
 from lora_deploy.export.plan import plan
 from lora_deploy.export.proving import Proving
+from lora_deploy.export.to_triton import write_repository
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Clips
 from lora_deploy.proof.certificate import Certificate
@@ -52,6 +53,7 @@ def merge_export(
     precisions: Sequence[str] = ("fp32",),
     frames_in: bool = False,
     adapter_graph: bool = False,
+    triton: bool = False,
     fuse: bool = True,
     cards: Sequence[str] = (),
     flavour: Flavour = "tensorrt-rtx",
@@ -73,6 +75,8 @@ def merge_export(
         frames_in: Whether to make a graph that takes raw frames and gives probabilities, too.
         adapter_graph: Whether to make a graph of the base that takes the adapter at run time, too:
             the unmerged model without PyTorch. It is as large as the base.
+        triton: Whether to make a model repository for Triton Inference Server of the graphs, too;
+            ``frames_in`` comes with it.
         fuse: Whether ONNX Runtime gets graphs of its own, faster and as large again.
         cards: Which cards engines are built for, as ``sm86``; they need not be here.
         flavour: Whose compiler builds them; ``tensorrt`` needs the card itself.
@@ -97,6 +101,7 @@ def merge_export(
         precisions,
         frames_in=frames_in,
         adapter_graph=adapter_graph,
+        triton=triton,
         fuse=fuse,
         cards=cards,
         flavour=flavour,
@@ -140,6 +145,8 @@ def merge_export(
         atomic.write_text(stage / bundle.CERTIFICATE, certificate.model_dump_json(indent=1) + "\n")
         atomic.write_text(stage / bundle.CERTIFICATE_PAGE, page)
         atomic.write_text(stage / bundle.CARD, bundle_card(trained, certificate))
+        if wanted.triton:
+            write_repository(stage, bundle.read_bundle_manifest(stage))
         shipped = export.vouch()
     return Shipped(out, shipped, certificate)
 

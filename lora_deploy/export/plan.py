@@ -49,6 +49,8 @@ class Plan:
     """Whether a graph is made that takes raw frames and gives probabilities."""
     adapter_graph: bool = False
     """Whether a graph of the base is made that takes adapters."""
+    triton: bool = False
+    """Whether a model repository for Triton is made of the graphs."""
     fuse: bool = True
     """Whether what only ONNX Runtime reads has its own operators in it."""
     engines: tuple[EngineOrder, ...] = ()
@@ -75,6 +77,7 @@ def plan(
     *,
     frames_in: bool = False,
     adapter_graph: bool = False,
+    triton: bool = False,
     fuse: bool = True,
     cards: Sequence[str] = (),
     flavour: Flavour = "tensorrt-rtx",
@@ -88,6 +91,7 @@ def plan(
         precisions: Of ``fp32``, ``fp16``, ``bf16``, ``int8``.
         frames_in: Whether to make the graph with the preprocessing inside, too.
         adapter_graph: Whether to make the graph that takes adapters, too.
+        triton: Whether to make a model repository for Triton, too, and the graph of ``frames_in`` for it.
         fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
         cards: Which cards engines are for: ``sm86``, …; ``tensorrt`` takes those that are here.
         flavour: Whose compiler makes engines.
@@ -135,7 +139,15 @@ def plan(
                 file = _UNFUSED.get(file, file)
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
     left_out = tuple(error.found for error in refused)
-    return Plan(tuple(forms), frames_in, adapter_graph, fuse, tuple(engines), left_out)
+    return Plan(
+        forms=tuple(forms),
+        frames_in=frames_in or triton,
+        adapter_graph=adapter_graph,
+        triton=triton,
+        fuse=fuse,
+        engines=tuple(engines),
+        left_out=left_out,
+    )
 
 
 def _engines(

@@ -125,7 +125,7 @@ class Clips:
     def records(self) -> tuple[ProofClip, ...]:
         """The clips as the certificate names them."""
         return tuple(
-            ProofClip(name=name, sha256=_identity(clip), label=clip.label)
+            ProofClip(name=name, sha256=identity_of(clip), label=clip.label)
             for name, clip in zip(self._names, self.readable, strict=True)
         )
 
@@ -177,7 +177,7 @@ def names_of(clips: Sequence[LabelledClip]) -> list[str]:
     ]
 
 
-def _identity(clip: LabelledClip) -> str:
+def identity_of(clip: LabelledClip) -> str:
     """SHA-256 of a file; of a part of one over that and its times, of a frame folder over its pictures'."""
     whole = _sha256_of(clip.path)
     if clip.stretch is None:

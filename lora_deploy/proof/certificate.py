@@ -136,6 +136,27 @@ class Unrun(_Frozen):
     """Why it was not, in words."""
 
 
+class Completion(_Frozen):
+    """A form that was run on a card after the bundle was made, and what came out."""
+
+    form: str
+    precision: Precision
+    passed: bool
+    """Whether its answers were within the budget of its precision."""
+    card: str
+    """Name and kind, such as ``NVIDIA GeForce RTX 3060 (sm86)``."""
+    date: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    versions: dict[str, str]
+    """Of the driver, and of what ran it."""
+    noise_difference: float | None
+    """By how much a probability differs from the trained model's on seeded noise; None: no number."""
+    link: Link | None = None
+    """With the trained model, on all clips of the certificate; None where it was asked about noise
+    alone, or gave no numbers."""
+    reason: str = ""
+    """Why it did not pass, in words."""
+
+
 class Certificate(_Frozen):
     """``certificate.json``."""
 
@@ -160,6 +181,8 @@ class Certificate(_Frozen):
     links: tuple[Link, ...]
     unrun: tuple[Unrun, ...] = ()
     """What is in the bundle and was not run: the verdict does not speak of it."""
+    completed: tuple[Completion, ...] = ()
+    """What was run since, on cards; the verdict speaks of what was run when the bundle was made."""
     speeds: tuple[Speed, ...] = ()
     calibration: Calibration | None = None
     ranges_from: str = ""

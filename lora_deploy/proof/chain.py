@@ -187,15 +187,15 @@ class Chain:
             calibration=calibration,
             ranges_from=ranges_from,
             objections=tuple(found),
-            logits={name: _rows(one.logits) for name, one in self.answers.items()},
-            noise_logits={name: _rows(one.noise) for name, one in self.answers.items()},
+            logits={name: as_rows(one.logits) for name, one in self.answers.items()},
+            noise_logits={name: as_rows(one.noise) for name, one in self.answers.items()},
             versions=installed_versions(),
             computer=str(read_processor()),
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
 
 
-def _rows(logits: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
+def as_rows(logits: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
     """For JSON, which knows no infinity: nine digits give a float32 back exactly."""
     finite = np.nan_to_num(logits.astype(np.float64), posinf=1e30, neginf=-1e30, nan=1e30)
     return tuple(tuple(float(f"{value:.9g}") for value in row) for row in finite)

@@ -1,6 +1,7 @@
 """Clips that got another label in some form, as cards with a picture: what a person judges a form by."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 
 from lora_deploy.proof.certificate import Certificate, Flip, Link
@@ -46,6 +47,20 @@ def flip_cards(certificate: Certificate, thumbnails: Mapping[str, bytes]) -> str
             else ""
         )
     )
+
+
+def thumbnails_in(page_html: str, certificate: Certificate) -> dict[str, bytes]:
+    """The pictures of a certificate's page that was made before, by clip: they are nowhere else."""
+    found = re.findall(
+        r'<img class=thumbnail [^>]*base64,([A-Za-z0-9+/=]+)"><div class=caption><b>(.*?)</b>',
+        page_html,
+    )
+    by_name = {name: base64.b64decode(data) for data, name in found}
+    return {
+        clip.name: by_name[shown(clip.name)]
+        for clip in certificate.proof_clips
+        if shown(clip.name) in by_name
+    }
 
 
 def _card(clip: str, flipped: _Flipped, thumbnail: bytes | None) -> str:

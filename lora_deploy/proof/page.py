@@ -28,6 +28,7 @@ from lora_deploy.proof.wording import (
     NOT_RUN,
     calibration_sentences,
     certainty,
+    completion_sentence,
     count,
     failing_forms,
     figure,
@@ -74,6 +75,7 @@ def certificate_html(
         section("flips", "Clips that changed their label", flip_cards(certificate, thumbnails)),
         _classes(certificate),
         _blocks(certificate),
+        _completed(certificate),
         _accuracy(certificate),
         _speeds(certificate),
         _calibration(certificate),
@@ -363,6 +365,26 @@ def _blocks(certificate: Certificate) -> str:
         "blocks",
         "Inside the model",
         f"<ul class=plain>{''.join(f'<li>{item}' for item in items)}</ul>",
+    )
+
+
+def _completed(certificate: Certificate) -> str:
+    """What was run on cards since the bundle was made."""
+    if not certificate.completed:
+        return ""
+    items = (
+        f"<li{'' if one.passed else ' class=fails'}>{shown(completion_sentence(one))} "
+        f"<small>{shown(', '.join(f'{name} {told}' for name, told in one.versions.items()))}</small>"
+        for one in certificate.completed
+    )
+    return section(
+        "completed",
+        "Run since, on cards",
+        paragraph(
+            "These were asked after the bundle was made, on another computer, and held against what "
+            "the trained model had said. The verdict above does not speak of them."
+        ),
+        f"<ul class=plain>{''.join(items)}</ul>",
     )
 
 

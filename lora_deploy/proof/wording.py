@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from lora_deploy.artifact.bundle import COMPILERS, PRECISIONS
+from lora_deploy.artifact.card import plain
 from lora_deploy.evaluate import wilson_interval
 from lora_deploy.proof.certificate import (
     ADAPTER_GRAPH,
@@ -13,6 +14,7 @@ from lora_deploy.proof.certificate import (
     BFLOAT16_GRAPH,
     Calibration,
     Certificate,
+    Completion,
     Link,
     Speed,
 )
@@ -155,6 +157,33 @@ def speed_sentence(speed: Speed) -> str:
         f"{one} was {speed.ratio:.3g} times as fast as {other} on the computer that exported "
         f"({count(speed.rounds, 'round')}, in turns)."
     )
+
+
+_SINCE = "\n## Run since, on cards\n"
+
+
+def completion_sentence(completion: Completion) -> str:
+    """What is known of a form that was run on a card after the bundle was made."""
+    where = f"{form_title(completion.form)} was run on {completion.card}, {completion.date}"
+    link = completion.link
+    if not completion.passed:
+        return f"{where}, and is not within its budget: {completion.reason}. It is not opened."
+    if link is None:
+        return (
+            f"{where}, on noise alone: probabilities differ by {figure(completion.noise_difference or 0)} "
+            "at most. On real clips nothing is known of it."
+        )
+    return (
+        f"{where}: same label as {form_title(link.forms[0])} on {percent(link.agreement)} of the "
+        f"clips, probabilities differ by {figure(link.largest_probability_difference)} at most."
+    )
+
+
+def completed_card(card: str, certificate: Certificate) -> str:
+    """A bundle's card with what was run since at its end, in the place of what stood there before."""
+    kept = card.split(_SINCE)[0].rstrip("\n")
+    lines = [f"- {plain(completion_sentence(one))}" for one in certificate.completed]
+    return f"{kept}\n{_SINCE}{chr(10).join(lines)}\n"
 
 
 def calibration_sentences(calibration: Calibration) -> list[str]:

@@ -5,11 +5,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 
+from lora_deploy.artifact.bundle import Precision
 from lora_deploy.clips import transforms
 from lora_deploy.clips.contract import PixelContract
-from lora_deploy.errors import LabelOrderError, UnsafeCheckpointError, WeightsMissingError
+from lora_deploy.errors import (
+    BackendCannotError,
+    LabelOrderError,
+    PrecisionNotHereError,
+    UnsafeCheckpointError,
+    WeightsMissingError,
+)
 from lora_deploy.known_bad import refuse_known_bad
 from lora_deploy.model.architectures import logits_of
 from lora_deploy.model.base import config_labels
@@ -34,12 +42,22 @@ class TorchBackend:
         form: str,
         batch_size: int = 1,
         device: torch.device | None = None,
+        is_compiled: bool = False,
     ) -> None:
-        """Take a model over and put it into evaluation mode on ``device``."""
+        """Take a model over and put it into evaluation mode on ``device``.
+
+        Args:
+            model: It is changed, not copied.
+            form: Which form of the model it is.
+            batch_size: The one batch shape that will be run.
+            device: The processor by default.
+            is_compiled: Whether ``torch.compile`` makes kernels for the one shape, at the first batch.
+        """
         self.form = form
         self.batch_size = batch_size
         self._device = device or torch.device("cpu")
         self.model = model.eval().to(self._device)
+        self._run = logits_of if not is_compiled else torch.compile(logits_of, dynamic=False)
 
     @torch.inference_mode()
     def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -49,7 +67,7 @@ class TorchBackend:
     def _logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
         # On a card PyTorch rounds what convolutions multiply to 10 bits, unless it is told not to.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            result: NDArray[np.float32] = logits_of(self.model, batch).float().cpu().numpy()
+            result: NDArray[np.float32] = self._run(self.model, batch).float().cpu().numpy()
         return result
 
 
@@ -64,11 +82,18 @@ class TorchOnCard(TorchBackend):
         form: str,
         batch_size: int = 1,
         device: torch.device,
+        precision: Precision = "fp32",
+        is_compiled: bool = False,
     ) -> None:
-        """Take a model over, and what frames are normalised with."""
-        super().__init__(model, form=form, batch_size=batch_size, device=device)
+        """Take a model over, and what frames are normalised with; ``bf16`` halves its weights."""
+        super().__init__(
+            model, form=form, batch_size=batch_size, device=device, is_compiled=is_compiled
+        )
         table = transforms.value_table(contract.mean, contract.std)
         self._tables = [torch.from_numpy(row).to(device) for row in table]
+        self._is_bf16 = precision == "bf16"
+        if self._is_bf16:
+            self.model.to(torch.bfloat16)
 
     @torch.inference_mode()
     def logits_of_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -76,6 +101,21 @@ class TorchOnCard(TorchBackend):
         values = torch.from_numpy(frames).to(self._device).int()
         channels = [table[values[..., at]] for at, table in enumerate(self._tables)]
         return self._logits(torch.stack(channels, dim=2))
+
+    def _logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        if not self._is_bf16:
+            return super()._logits(batch)
+        with sdpa_kernel(ATTENTION, set_priority=True):
+            return super()._logits(batch.to(torch.bfloat16))
+
+
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Attention kernels in bfloat16, the fastest first (docs/gpu.md); a card takes the first that it has."""
 
 
 def on_device(
@@ -85,11 +125,47 @@ def on_device(
     form: str,
     batch_size: int = 1,
     device: torch.device,
+    precision: Precision = "fp32",
+    is_compiled: bool = False,
 ) -> TorchBackend:
-    """The backend that suits where the model runs."""
+    """The backend that suits where the model runs.
+
+    Raises:
+        BackendCannotError: PyTorch does not run models in that precision here.
+        PrecisionNotHereError: The device does not compute in bfloat16.
+    """
+    check_precision(precision, device)
     if device.type == "cpu":
-        return TorchBackend(model, form=form, batch_size=batch_size, device=device)
-    return TorchOnCard(model, contract, form=form, batch_size=batch_size, device=device)
+        return TorchBackend(
+            model, form=form, batch_size=batch_size, device=device, is_compiled=is_compiled
+        )
+    return TorchOnCard(
+        model, contract, form=form, batch_size=batch_size, device=device, precision=precision,
+        is_compiled=is_compiled,
+    )  # fmt: skip
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """See that a device computes in a precision.
+
+    Raises:
+        BackendCannotError: PyTorch does not run models in it here, on any device.
+        PrecisionNotHereError: The device does not.
+    """
+    if precision == "fp32":
+        return
+    if precision != "bf16":
+        raise BackendCannotError(
+            f"torch answers in fp32 and, on a card, in bf16, not in {precision}"
+        )
+    if device.type != "cuda":
+        raise PrecisionNotHereError(
+            f"torch answers in bf16 on an NVIDIA card (--device cuda), and here it runs on {device.type}"
+        )
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise PrecisionNotHereError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16"
+        )
 
 
 def open_merged(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:

@@ -16,12 +16,16 @@ from lora_deploy.errors import (
     UnknownFormError,
 )
 from lora_deploy.extras import import_backend
-from lora_deploy.runtime.base import Backend, Recogniser
+from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.open_bundle import open_bundle
+from lora_deploy.runtime.with_torch import Opened, WithTorch
 
 logger = logging.getLogger(__name__)
 
-BackendName = Literal["auto", "onnxruntime", "openvino", "torch"]
+BackendName = Literal[
+    "auto", "onnxruntime", "openvino", "torch", "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime-rtx", "tensorrt", "tensorrt-rtx",
+]  # fmt: skip
 BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 FormName = Literal["auto", "merged", "unmerged", "base"]
@@ -37,6 +41,7 @@ def load(
     adapter: str | None = None,
     device: str | None = None,
     batch_size: int = 1,
+    is_compiled: bool = False,
     base: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Recogniser:
@@ -44,10 +49,13 @@ def load(
 
     Args:
         model: A RUN or a BUNDLE folder, or the folder of an adapter that plain peft wrote.
-        backend: ``onnxruntime`` and ``openvino`` (bundles), ``torch``, or ``auto``: for a bundle
-            what it was compiled for and is installed, else torch.
+        backend: ``onnxruntime`` and ``openvino`` (bundles, on the processor), ``torch``; of bundles
+            on NVIDIA cards ``tensorrt`` and ``tensorrt-rtx`` (their engines), and
+            ``onnxruntime-cuda``, ``onnxruntime-tensorrt`` and ``onnxruntime-rtx``; or ``auto``: for
+            a bundle an engine that fits the card here and was proved on real clips, else what it
+            was compiled for and is installed, else torch.
         precision: ``fp32`` (and ``auto``), or a lower one that the bundle was proved at: ``fp16``,
-            ``bf16``, ``int8``.
+            ``bf16``, ``int8``. torch takes ``bf16`` on a card.
         form: ``merged``: the adapter in the weights, as bundles are shipped; ``unmerged``: the
             adapter beside the weights of its base; ``base``: the same with the adapter's update
             switched off and its trained head kept on. ``auto`` is ``unmerged`` for a RUN with an
@@ -55,8 +63,9 @@ def load(
         adapter: Name of one of a bundle's adapters, to be run unmerged, or of which the head is
             kept: by torch where that is installed, else by the bundle's adapter graph
             (``merge-export --adapter-graph``), without PyTorch. May be left out where a bundle has one.
-        device: For torch: ``cpu``, ``cuda``, or None for the best there is.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the best that the backend runs on.
         batch_size: Clips run at once, always; fewer are padded.
+        is_compiled: For torch: whether ``torch.compile`` makes kernels for the one batch shape.
         base: What to put an adapter's folder on, where the adapter does not say it provably.
         labels: Of an adapter's folder that does not name them, in the order of the logits.
 
@@ -89,11 +98,15 @@ def load(
             adapter=adapter,
             device=device,
             batch_size=batch_size,
+            is_compiled=is_compiled,
         )
     if run.is_run(folder) or adapter_alone:
-        if precision not in ("auto", "fp32"):
-            raise BackendCannotError(f"{folder} is no bundle, and runs in fp32 only")
-        return _load_trained(folder, backend, form, adapter, device, batch_size, base, labels)
+        if precision not in ("auto", "fp32", "bf16"):
+            raise BackendCannotError(
+                f"{folder} is no bundle, and runs in fp32, or on a card in bf16, only"
+            )
+        how = WithTorch(device, batch_size, "bf16" if precision == "bf16" else "fp32", is_compiled)
+        return _load_trained(folder, backend, form, adapter, how, base, labels)
     raise _not_a_model(folder)
 
 
@@ -109,8 +122,7 @@ def _load_trained(
     backend: str,
     form: str,
     adapter: str | None,
-    device: str | None,
-    batch_size: int,
+    how: WithTorch,
     base: str | None,
     labels: Sequence[str] | None,
 ) -> Recogniser:
@@ -124,25 +136,25 @@ def _load_trained(
     trained = import_backend(
         "lora_deploy.runtime.trained", "torch", "transformers", "peft", purpose="to open a RUN"
     )
-    opened = (
-        trained.open_run(folder)
-        if is_run
-        else trained.open_adapter(folder, base=base, labels=labels)
-    )
-    for sentence in opened.unknown:
-        logger.warning("not known of %s: %s", folder, sentence)
-    eager = import_backend("lora_deploy.runtime.eager", "torch", purpose="to run with PyTorch")
-    found = _form_of_trained(folder, opened.kind == "lora", form)
-    if found == "base":
-        adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
-        adapters.switch_delta_off(opened.model)
-    torch_backend: Backend = eager.on_device(
-        opened.model,
-        opened.contract,
-        form=found,
-        batch_size=batch_size,
-        device=_device(device),
-    )
+    found: list[Any] = []
+
+    def opening() -> Opened:
+        opened = (
+            trained.open_run(folder)
+            if is_run
+            else trained.open_adapter(folder, base=base, labels=labels)
+        )
+        found.append(opened)
+        for sentence in opened.unknown:
+            logger.warning("not known of %s: %s", folder, sentence)
+        as_form = _form_of_trained(folder, opened.kind == "lora", form)
+        if as_form == "base":
+            adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
+            adapters.switch_delta_off(opened.model)
+        return Opened(opened.model, opened.contract, as_form)
+
+    torch_backend = how.run(opening)
+    (opened,) = found
     return Recogniser(
         backend=torch_backend,
         labels=opened.labels,
@@ -165,7 +177,3 @@ def _form_of_trained(folder: Path, has_adapter: bool, form: str) -> str:
     if form == "merged":
         raise NoSuchFormError(f"{folder} is not merged yet; it has: unmerged, base")
     return "unmerged" if form == "auto" else form
-
-
-def _device(name: str | None) -> Any:
-    return import_backend("lora_deploy.device", "torch", purpose="to run with PyTorch").choose(name)

@@ -1,7 +1,6 @@
 """A BUNDLE opened with the backend and the precision that were asked for, each file checked first."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +28,19 @@ from lora_deploy.errors import (
     NoUnmergedFormError,
 )
 from lora_deploy.extras import import_backend, is_installed
+from lora_deploy.runtime import own_cache
 from lora_deploy.runtime.base import Backend, Recogniser
+from lora_deploy.runtime.card import card_index
 from lora_deploy.runtime.frugal import frugal_opening
+from lora_deploy.runtime.open_engine import open_for_card, open_proved
+from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
+from lora_deploy.runtime.tensorrt_api import FLAVOURS
+from lora_deploy.runtime.with_torch import TORCH_PACKAGES, Opened, WithTorch
 
 _RUNS = {
     "onnxruntime": "to run ONNX files",
     "openvino": "to run ONNX files with OpenVINO",
 }
-
-TORCH_PACKAGES = ("torch", "transformers", "peft")
-"""What the forms by PyTorch need."""
 
 FASTEST_FIRST: dict[Precision, tuple[Compiler, ...]] = {
     "fp32": ("onnxruntime", "openvino"),
@@ -58,6 +60,7 @@ def open_bundle(
     adapter: str | None,
     device: str | None,
     batch_size: int,
+    is_compiled: bool = False,
 ) -> Recogniser:
     """Open a BUNDLE; arguments as `lora_deploy.runtime.load.load`.
 
@@ -65,20 +68,37 @@ def open_bundle(
         LoraDeployError: As there.
     """
     manifest = bundle.read_bundle_manifest(folder)
-    wanted: Precision = _precision(precision)
+    how = WithTorch(device, batch_size, _precision(precision), is_compiled)
     unmerged = _unmerged(folder, manifest, form, adapter)
-    compiled = None if unmerged else _form(folder, manifest, backend, wanted)
     if unmerged is not None:
-        if wanted != "fp32":
-            raise BackendCannotError(f"an adapter is run unmerged in fp32, not in {wanted}")
-        opened = _open_unmerged(folder, manifest, unmerged, backend, device, batch_size)
-    elif compiled is not None:
-        opened = open_form(folder, manifest, compiled, batch_size=batch_size)
+        opened = _open_unmerged(folder, manifest, unmerged, backend, how)
     else:
-        if wanted != "fp32":
-            raise BackendCannotError(f"torch answers in fp32, not in {wanted}")
-        opened = _open_torch(folder, manifest, None, device, batch_size)
+        opened = _open_merged(folder, manifest, backend, how)
     return as_recogniser(folder, manifest, opened)
+
+
+def _open_merged(folder: Path, manifest: BundleManifest, backend: str, how: WithTorch) -> Backend:
+    """The merged model, by whatever compiled it, or by PyTorch."""
+    options: dict[str, Any] = {"device": how.device, "batch_size": how.batch_size}
+    compiled = None
+    if how.is_compiled and backend != "torch":
+        raise BackendCannotError("only torch compiles a model when it is opened: --backend torch")
+    if flavour := next((one for one in FLAVOURS if one == backend), None):
+        return open_for_card(folder, manifest, flavour, how.precision, **options)
+    if provider := next((one for one in PROVIDER_BACKENDS if one == backend), None):
+        return open_on_provider(folder, manifest, provider, how.precision, **options)
+    if backend == "auto":
+        proved = open_proved(folder, manifest, how.precision, **options)
+        if proved is not None:
+            return proved
+    if backend in COMPILERS and how.names_card:
+        others = ", ".join((*PROVIDER_BACKENDS, *FLAVOURS, "torch"))
+        raise BackendCannotError(f"{backend} runs on the processor; on {how.device} run: {others}")
+    if not (backend == "auto" and how.names_card):
+        compiled = _form(folder, manifest, backend, how.precision)
+    if compiled is not None:
+        return open_form(folder, manifest, compiled, batch_size=how.batch_size)
+    return _open_torch(folder, manifest, None, how)
 
 
 def as_recogniser(folder: Path, manifest: BundleManifest, backend: Backend) -> Recogniser:
@@ -177,6 +197,53 @@ def open_form(
     return backend
 
 
+def open_on_provider(
+    folder: Path,
+    manifest: BundleManifest,
+    backend: ProviderBackend,
+    precision: Precision,
+    *,
+    device: str | None = None,
+    batch_size: int = 1,
+) -> Backend:
+    """Open the plain graph of a BUNDLE on a card, by one of ONNX Runtime's providers.
+
+    Args:
+        folder: The bundle.
+        manifest: Its ``bundle.json``.
+        backend: Which provider.
+        precision: ``fp32``; a lower one where an engine's graph of it is in the bundle.
+        device: ``cuda`` or ``cuda:N``; None for the first card.
+        batch_size: Clips run at once, always.
+
+    Raises:
+        NoSuchFormError: There is no graph of that precision.
+        MissingPackageError: ONNX Runtime is not installed.
+        CardError: It has no such provider, or the provider does not run all of the graph.
+        ArtifactError: The file has changed.
+    """
+    graphs = {engine.precision: engine.made_of for engine in manifest.engines}
+    file = {**graphs, "fp32": bundle.ONNX}.get(precision)
+    if file not in manifest.files:
+        raise NoSuchFormError(f"{folder} has no graph for {backend} at {precision}")
+    index = card_index(device)
+    module = import_backend(
+        "lora_deploy.runtime.ort_gpu", "onnxruntime", purpose=_RUNS["onnxruntime"]
+    )
+    with frugal_opening(), handed(folder, manifest, file) as graph:
+        opened: Any = module.OnnxRuntimeOnCard(
+            graph,
+            backend,
+            precision=precision,
+            batch_size=batch_size,
+            index=index,
+            cache=own_cache.cache_folder(backend),
+        )
+    _check_metadata(opened.metadata, manifest, file)
+    found: Backend = opened
+    return found
+
+
 def open_adapter_graph(
     folder: Path,
     manifest: BundleManifest,
@@ -232,8 +299,7 @@ def has_adapter_graph(manifest: BundleManifest, adapter: str) -> bool:
 
 def cache_folder() -> Path:
     """Where OpenVINO keeps what it compiled: in the user's cache, by the usual variable."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "lora-deploy" / "openvino"
+    return own_cache.cache_folder("openvino")
 
 
 def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file: str) -> None:
@@ -286,59 +352,52 @@ def _unmerged(
 
 
 def _open_unmerged(
-    folder: Path,
-    manifest: BundleManifest,
-    unmerged: _Unmerged,
-    backend: str,
-    device: str | None,
-    batch_size: int,
+    folder: Path, manifest: BundleManifest, unmerged: _Unmerged, backend: str, how: WithTorch
 ) -> Backend:
+    if how.precision != "fp32" and backend != "torch":
+        raise BackendCannotError(
+            f"an adapter is run unmerged in fp32, or by torch on a card in bf16, not in {how.precision}"
+        )
     if backend == "auto":
         backend = "torch" if all(map(is_installed, TORCH_PACKAGES)) else "onnxruntime"
     if backend == "torch":
-        return _open_torch(folder, manifest, unmerged, device, batch_size)
+        return _open_torch(folder, manifest, unmerged, how)
     if backend != "onnxruntime":
         raise BackendCannotError(f"{backend} takes no adapters; onnxruntime and torch do")
     return open_adapter_graph(
-        folder, manifest, unmerged.adapter, unmerged.form, batch_size=batch_size
+        folder, manifest, unmerged.adapter, unmerged.form, batch_size=how.batch_size
     )
 
 
 def _open_torch(
-    folder: Path,
-    manifest: BundleManifest,
-    unmerged: _Unmerged | None,
-    device: str | None,
-    batch_size: int,
+    folder: Path, manifest: BundleManifest, unmerged: _Unmerged | None, how: WithTorch
 ) -> Backend:
-    eager = import_backend(
-        "lora_deploy.runtime.eager", *TORCH_PACKAGES, purpose="to run with PyTorch"
-    )
     if unmerged is None:
         if not (folder / bundle.MODEL).is_dir():
             raise BackendCannotError(
                 f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
             )
-        bundle.verify_files(folder, manifest, under=bundle.MODEL)
-        model, form = eager.open_merged(folder / bundle.MODEL, manifest.labels), "merged"
-    else:
-        under = f"{bundle.ADAPTERS}/{unmerged.adapter}"
-        bundle.verify_files(folder, manifest, under=under)
-        trained = import_backend(
-            "lora_deploy.runtime.trained", "torch", purpose="to open an adapter"
-        )
-        model, _ = trained.open_on_base(
-            folder / under, manifest.base, manifest.labels, manifest.contract
-        )
-        form = unmerged.form
-        if form == "base":
-            adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
-            adapters.switch_delta_off(model)
-    opened: Backend = eager.on_device(
-        model, manifest.contract, form=form, batch_size=batch_size, device=_device(device)
+        return how.run(lambda: _merged_model(folder, manifest))
+    return how.run(lambda: _unmerged_model(folder, manifest, unmerged))
+
+
+def _merged_model(folder: Path, manifest: BundleManifest) -> Opened:
+    eager = import_backend(
+        "lora_deploy.runtime.eager", *TORCH_PACKAGES, purpose="to run with PyTorch"
     )
-    return opened
+    bundle.verify_files(folder, manifest, under=bundle.MODEL)
+    model = eager.open_merged(folder / bundle.MODEL, manifest.labels)
+    return Opened(model, manifest.contract, "merged")
 
 
-def _device(name: str | None) -> Any:
-    return import_backend("lora_deploy.device", "torch", purpose="to run with PyTorch").choose(name)
+def _unmerged_model(folder: Path, manifest: BundleManifest, unmerged: _Unmerged) -> Opened:
+    under = f"{bundle.ADAPTERS}/{unmerged.adapter}"
+    bundle.verify_files(folder, manifest, under=under)
+    trained = import_backend("lora_deploy.runtime.trained", "torch", purpose="to open an adapter")
+    model, _ = trained.open_on_base(
+        folder / under, manifest.base, manifest.labels, manifest.contract
+    )
+    if unmerged.form == "base":
+        adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
+        adapters.switch_delta_off(model)
+    return Opened(model, manifest.contract, unmerged.form)

@@ -1,8 +1,5 @@
 """OpenVINO on the CPU: reads the bundle's ONNX files, and rounds to bfloat16 itself where the CPU has it."""
 
-import contextlib
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +13,7 @@ from lora_deploy.errors import GraphError, PrecisionNotHereError, ProviderFellBa
 from lora_deploy.processor import usable_cores
 from lora_deploy.runtime.openvino_core import CORE
 from lora_deploy.runtime.outside_data import refuse_outside_data
+from lora_deploy.runtime.own_cache import ready_folder
 from lora_deploy.runtime.unreported import unreported
 
 with unreported():
@@ -93,8 +91,10 @@ class OpenVinoBackend:
         }
         # OpenVINO 2026.4 takes a model for cached whatever precision it was compiled for, and one
         # that was compiled for float32 and is opened for bfloat16 gives wrong answers.
-        if cache is not None and (folder := _ready_cache(cache, kind)) is not None:
-            options["CACHE_DIR"] = str(folder)
+        if cache is not None:
+            folder = ready_folder(cache / kind, "*.blob", CACHE_BYTES)
+            if folder is not None:
+                options["CACHE_DIR"] = str(folder)
         try:
             with alone(graph) as path:
                 refuse_outside_data(path)
@@ -145,37 +145,6 @@ def _metadata(model: Any) -> Mapping[str, str]:
         return {}
     values = model.get_rt_info(["framework"]).value
     return {name: str(getattr(value, "value", value)) for name, value in values.items()}
-
-
-def _ready_cache(root: Path, part: str) -> Path | None:
-    """A folder in the cache, made for this user alone and not too full; None where it can't be used."""
-    folder = root / part
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not all(map(_is_own, (root, folder))):
-            return None  # others could put a compiled model there
-    except OSError:
-        return None
-    left = CACHE_BYTES
-    for path in sorted(root.rglob("*.blob"), key=_age_seconds):
-        with contextlib.suppress(OSError):
-            left -= path.stat().st_size
-            if left < 0:
-                path.unlink()
-    return folder
-
-
-def _is_own(folder: Path) -> bool:
-    found = folder.stat()
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
-
-
-def _age_seconds(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _first_line(error: Exception) -> str:

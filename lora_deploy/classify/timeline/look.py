@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_deploy.classify.stream import NO_ANSWER
 from lora_deploy.classify.timeline.segments import Floats, Segment, Window, segments
 from lora_deploy.classify.timeline.windows import (
     TimelineOptions,
@@ -55,12 +56,12 @@ def timeline(
     Each window gets the answer that `Recogniser.classify` gives of that stretch. Pictures are
     decoded once however many windows show them, a few windows ahead, and let go; so what grows
     with the video is a few numbers a picture and a probability for each window and label. A
-    window that can't be decoded is left out, and told in the warning.
+    window that can't be decoded, or to which the model has no answer, is left out, and told in the
+    warning.
 
     Raises:
-        ClipError: The file gives no clip at all; the error's ``kind`` says why.
+        ClipError: No window has an answer; the error's ``kind`` says why.
         TimelineOptionsError: Too many windows overlap.
-        AnswersNotFiniteError: The model answers with what is no number.
     """
     options, pool, path = options or TimelineOptions(), pool or shared(), Path(path)
     check_memory(options, recogniser.contract)
@@ -121,7 +122,7 @@ def _widened(
 def _lost(lost: Mapping[int, ClipError], windows: int) -> str | None:
     if not lost:
         return None
-    return f"{len(lost)} of {windows} windows could not be decoded: {lost[max(lost)]}"
+    return f"{len(lost)} of {windows} windows have no answer: {lost[max(lost)]}"
 
 
 def _answers(
@@ -136,9 +137,11 @@ def _answers(
     def answered() -> Iterator[tuple[int, DecodedClip, Floats]]:
         if held:
             logits = recogniser.logits(np.stack([clip.frames for _, clip in held]))
-            probabilities = recogniser.probabilities(logits)
-            for (number, clip), row in zip(held, probabilities, strict=True):
-                yield number, clip, row
+            for (number, clip), row in zip(held, logits, strict=True):
+                if np.isfinite(row).all():
+                    yield number, clip, recogniser.probabilities(row)
+                else:
+                    lost[number] = ClipError("no_answer", NO_ANSWER)
             held.clear()
 
     for number, outcome in outcomes:

@@ -73,7 +73,6 @@ def timelines(
 
     Raises:
         TimelineOptionsError: Too many windows overlap.
-        AnswersNotFiniteError: The model answers with what is no number.
         DiskFullError: There is no room for a file.
     """
     for path, files in targets.items():

@@ -6,7 +6,16 @@ import time
 from contextlib import suppress
 from typing import Literal
 
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Send
+
+from lora_deploy.web.turned import Turned
+
+FORM_BYTES = 64 << 10
+"""What a form may add around the file that it uploads."""
+
+LEAST_UPLOAD_BYTES_PER_SECOND = 100_000
+"""Of an upload as a whole: room for all of it is set apart from its beginning."""
 
 
 class Body:
@@ -130,3 +139,24 @@ class Guarded:
             self.is_too_large = self.status == 413
         if not self.is_too_large:
             await self._send(message)
+
+
+def expected_bytes(headers: Headers, most_bytes: int) -> int:
+    """How much a request says that it sends; ``most_bytes`` where it does not say."""
+    told = headers.get("content-length", "")
+    return int(told) if told.isdecimal() and len(told) < 20 else most_bytes
+
+
+def cut_off(body: Body, too_large: str) -> Turned:
+    """The refusal of a request whose body was cut off."""
+    if body.cut == "large":
+        return Turned(413, "too_large", too_large)
+    return Turned(408, "slow", "the rest of this request did not arrive")
+
+
+def in_words(size_bytes: int) -> str:
+    """A size as people say it, in thousands, as settings and commands do."""
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= divisor:
+            return f"{size_bytes / divisor:.3g} {unit}"
+    return f"{size_bytes} bytes"

@@ -1,4 +1,4 @@
-"""What the page counts, times and logs: numbers and kinds, never visitors' contents, names or addresses."""
+"""What a server counts, times and logs: numbers and kinds, never visitors' contents, names or addresses."""
 
 import asyncio
 import json
@@ -14,8 +14,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from lora_deploy.errors import ClipError, LoraDeployError
 
-logger = logging.getLogger("lora_deploy.demo")
-
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what `Watch.metrics` gives."""
 
@@ -30,9 +28,13 @@ class Watch:
 
     Labels are names that stand in the code (endpoints, stages, kinds), so their number is bounded
     whatever visitors send.
+
+    Args:
+        served: What it is; the log's lines are under ``lora_deploy.`` and this word.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, served: str = "demo") -> None:
+        self._logger = logging.getLogger(f"lora_deploy.{served}")
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)  # memory, processor time, open files
         self._requests = self._counter("requests", "Requests by outcome", "endpoint", "outcome")
@@ -114,10 +116,19 @@ class Watch:
         """Show a number that somebody else keeps, such as the length of the queue."""
         self._gauge(name, text).set_function(value)
 
+    def counter(self, name: str, text: str) -> Callable[[], None]:
+        """Something else to be counted; call what comes back at each."""
+        return self._counter(name, text).inc
+
+    def tell(self, name: str, text: str, **labels: str) -> None:
+        """Show facts that are no numbers, such as which model answers, as labels of a 1."""
+        fact = Gauge(f"lora_deploy_{name}", text, labels, registry=self._registry)
+        fact.labels(**labels).set(1)
+
     def log(self, event: str, **fields: object) -> None:
         """Write one line of JSON; the caller gives words and numbers only."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        logger.info(json.dumps({"at": now, "event": event, **fields}))
+        self._logger.info(json.dumps({"at": now, "event": event, **fields}))
 
     def fault(self, error: BaseException, *, endpoint: str) -> None:
         """Log what broke and where in our code; not its words, which may be a visitor's."""
@@ -147,9 +158,12 @@ class RequestWatch:
         try:
             yield
         finally:
-            seconds = time.monotonic() - begun
-            self.stages[name] = self.stages.get(name, 0.0) + seconds
-            self._watch.observe_stage(name, seconds)
+            self.took(name, time.monotonic() - begun)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Add to the time of a part that somebody else has timed."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds
+        self._watch.observe_stage(name, seconds)
 
     def failed(self, kind: str) -> None:
         """Say that the request gives an error without raising one; the first word stands."""

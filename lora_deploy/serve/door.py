@@ -1,0 +1,137 @@
+"""What stands between the network and the service: who may ask, and when; it knows nothing of videos."""
+
+import hashlib
+import hmac
+import logging
+import secrets
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lora_deploy.serve.refusals import STOPPING_SECONDS, Refusing, later
+from lora_deploy.serve.settings import ServeSettings
+from lora_deploy.web.bodies import Body
+from lora_deploy.web.headers import SafeHeaders
+from lora_deploy.web.hosts import (
+    address_of,
+    check_origin,
+    check_own_name,
+    is_loopback,
+    is_proxied,
+)
+from lora_deploy.web.pulse import Pulse
+from lora_deploy.web.turned import Turned
+
+BODY = "lora_deploy.body"
+"""Where a request's `Body` stands in its scope."""
+
+_OPEN = ("/healthz", "/readyz")
+"""Asked by whoever runs the server, who has no token; they tell nothing."""
+
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+logger = logging.getLogger("lora_deploy.serve")
+
+
+class Tokens:
+    """Those that are good."""
+
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._known = [self._digest(token.encode()) for token in tokens]
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether one has to be named at all."""
+        return bool(self._known)
+
+    def accept(self, headers: Headers) -> bool:
+        """Whether the ``Authorization`` header names one; takes equally long whatever is wrong."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = self._digest(token.strip().encode("latin-1", "replace"))
+        right = sum(hmac.compare_digest(given, known) for known in self._known) > 0
+        return right and scheme.lower() == "bearer"
+
+    def _digest(self, token: bytes) -> bytes:
+        return hmac.digest(self._secret, token, hashlib.sha256)
+
+
+class Door:
+    """The outermost layer, around the application."""
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, refusing: Refusing) -> None:
+        self._app = app
+        self._settings = settings
+        self._refusing = refusing
+        self._tokens = Tokens(settings.tokens)
+        self._safe = SafeHeaders(_HEADERS)
+        self.pulse = Pulse()
+        self.under_way = 0
+        """Requests with a body that are being received, worked on, or answered."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, Body(receive), self._safe.on(send, may_be_kept=False))
+        else:  # no web socket is needed
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _request(self, scope: Scope, body: Body, send: Send) -> None:
+        headers = Headers(scope=scope)
+        has_body = scope["method"] not in ("GET", "HEAD")
+        self.under_way += has_body
+        try:
+            self._check(scope, headers)
+            await self._app({**scope, BODY: body}, body, send)
+        except Turned as turned:
+            answer = await self._refusing.answer(turned, headers, body)
+            await answer(scope, body, send)
+        except Exception as error:  # the application has answered that something failed
+            if not body.is_gone:
+                logger.debug("a request failed: %s", type(error).__name__, exc_info=True)
+        finally:
+            self.under_way -= has_body
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Let a request through, or not.
+
+        Raises:
+            Turned: Not.
+        """
+        path = self._path(scope)
+        if path in _OPEN:
+            return
+        if self._settings.is_private:
+            check_own_name(
+                headers,
+                "this service was started for its own computer only: its operator may set a token, "
+                "or say that none is needed",
+            )
+        if not self._may_ask(path, scope, headers):
+            raise Turned(401, "token", "a token is needed", {"www-authenticate": "Bearer"})
+        if scope["method"] not in ("GET", "HEAD"):
+            check_origin(headers)
+            if self.pulse.is_stopping:
+                raise later(
+                    "stopping", "the server is stopping: please try again", STOPPING_SECONDS
+                )
+
+    def _may_ask(self, path: str, scope: Scope, headers: Headers) -> bool:
+        if not self._tokens.are_needed or self._tokens.accept(headers):
+            return True
+        # A program of this computer watches over it.
+        return path == "/metrics" and is_loopback(address_of(scope)) and not is_proxied(headers)
+
+    def _path(self, scope: Scope) -> str:
+        path: str = scope["path"]
+        root = self._settings.root_path
+        # a proxy may take the part in front away, or leave it
+        return path[len(root) :] if root and path.startswith(f"{root}/") else path

@@ -1,0 +1,116 @@
+"""Where an upload lies while it is asked about: a file without a name, and room for it on the disk.
+
+It is gone with the process, however that ends, so there is nothing to sweep.
+"""
+
+import asyncio
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_deploy.serve.refusals import later
+
+SPARE_BYTES = 64_000_000
+"""Of the disk that uploads can't fill."""
+
+MOST_AT_ONCE = 8
+"""Uploads of the largest size for which there is room at once; of smaller ones, more."""
+
+_WRITTEN_AT_ONCE = 1 << 20
+
+_NO_ROOM = "there is no room for another upload now: please try again"
+
+
+class Room:
+    """Sets room apart on the disk; used in the event loop only."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self.taken_bytes = 0
+
+    @contextmanager
+    def of(self, size_bytes: int) -> Iterator[None]:
+        """Set room apart for one upload.
+
+        Raises:
+            Turned: There is none.
+        """
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if (
+            self.taken_bytes + size_bytes > self._most_bytes
+            or free < self.taken_bytes + size_bytes + SPARE_BYTES
+        ):
+            raise later("no_room", _NO_ROOM)
+        self.taken_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self.taken_bytes -= size_bytes
+
+
+class Parcel:
+    """One upload. It is written in order, then read under its `path` by others of this process."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by `close_after`
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self.bytes = 0
+        """Of the video."""
+
+    @classmethod
+    def of(cls, data: bytes) -> "Parcel":
+        """One that is whole already."""
+        parcel = cls()
+        parcel._write(data)
+        return parcel
+
+    @property
+    def path(self) -> Path:
+        """By which it can be opened as long as it is not closed."""
+        return Path(f"/proc/self/fd/{self._file.fileno()}")
+
+    async def add(self, data: bytes) -> None:
+        """Add some of the video.
+
+        Raises:
+            Turned: The disk is full.
+        """
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        self.bytes += len(data)
+        if self._waiting_bytes >= _WRITTEN_AT_ONCE:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was added; beside the event loop, because a disk may be slow.
+
+        Raises:
+            Turned: The disk is full.
+        """
+        waiting, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        try:
+            await asyncio.to_thread(self._write, waiting)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise later("no_room", _NO_ROOM) from None
+            raise
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def close_after(self, reading: "Future[object] | None") -> None:
+        """Close it when nobody reads it any more.
+
+        Its number may be given to another file then, which nobody may mistake for this one.
+        """
+        if reading is None:
+            self._file.close()
+        else:
+            reading.add_done_callback(lambda _: self._file.close())

@@ -1,0 +1,491 @@
+"""``verify --complete``: what was built for a card is run there, and the bundle says so, or stays as it was.
+
+No card is here: ONNX Runtime's answers stand for an engine's, and `tests/card_computers.py` for a card.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lora_deploy import atomic, cli
+from lora_deploy.artifact import bundle as artifact
+from lora_deploy.artifact.bundle import BundleManifest, read_bundle_manifest, write_bundle_manifest
+from lora_deploy.checkup import Checkup
+from lora_deploy.completion import CardForm, complete
+from lora_deploy.errors import (
+    CompletionBusyError,
+    EngineCardError,
+    EngineOverBudgetError,
+    EngineUnusableError,
+    FileChangedError,
+    NoCardError,
+    NotCompletableError,
+    ProofClipsMissingError,
+)
+from lora_deploy.proof.answers import Answering
+from lora_deploy.proof.certificate import Certificate
+from lora_deploy.runtime.card import has_binding
+from lora_deploy.runtime.load import load
+from lora_deploy.verification import verify
+from tests.card_computers import ENGINE, REASON, Computer, with_engine
+from tests.faults import attempt
+
+CARD = "Stand-in 3000 (sm86)"
+NAME = ENGINE.name
+
+SPEAKING = ("bundle.json", "certificate.json", "certificate.html", "README.md")
+"""What says whether an engine was run."""
+
+
+class Answers:
+    """A stand-in for an engine: another form's answers, changed or not."""
+
+    def __init__(self, folder: Path, change: Callable[[NDArray[np.float32]], Any]) -> None:
+        self._plain = load(folder, backend="onnxruntime")
+        self._change = change
+        self.labels, self.contract = self._plain.labels, self._plain.contract
+
+    def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self._change(self._plain.logits(frames)), np.float32)
+
+
+def same(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits
+
+
+def turned(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The last label as the first one: as wrong as can be."""
+    return logits[:, ::-1]
+
+
+def nothing(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits * np.float32(np.nan)
+
+
+Forms = Callable[[Path, BundleManifest, str | None], list[CardForm]]
+
+
+def here(*changes: Callable[..., Any], name: str = NAME, **more: Any) -> Forms:
+    """A computer on which one form can be run, at as many batch sizes as there are changes."""
+
+    def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[CardForm]:
+        def opening(change: Callable[..., Any]) -> Callable[[], Answering]:
+            return lambda: Answers(folder, change)
+
+        openings = tuple(opening(change) for change in changes or (same,))
+        return [CardForm(name, "fp32", CARD, openings, {"tensorrt-rtx": "1.7.1.116"}, **more)]
+
+    return on_card
+
+
+@pytest.fixture
+def folder(bundle_copy: Path) -> Path:
+    """A BUNDLE with an engine that was never run."""
+    with_engine(bundle_copy)
+    return bundle_copy
+
+
+def certificate_of(folder: Path) -> Certificate:
+    return Certificate.model_validate_json((folder / artifact.CERTIFICATE).read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lines(found: Checkup, part: str = NAME) -> list[tuple[bool | None, str]]:
+    return [(one.passed, one.text) for one in found.findings if one.part == part]
+
+
+def is_whole(folder: Path) -> bool:
+    manifest = read_bundle_manifest(folder)
+    artifact.verify_files(folder, manifest)
+    return artifact.is_sealed(folder) is True
+
+
+# Before -----------------------------------------------------------------------------------------
+
+
+def test_verify_says_built_not_run_and_neither_passes_nor_fails_for_it(folder: Path) -> None:
+    found = verify(folder)
+    assert found.passed
+    [(passed, text)] = lines(found)
+    assert passed is None
+    assert text.startswith(f"built, not run: {REASON}")
+    assert "verify BUNDLE --complete" in text
+
+
+def test_an_engine_alone_is_no_proof(folder: Path) -> None:
+    """Built and not run is not compared: such a bundle must not pass for its engine's sake."""
+    manifest = read_bundle_manifest(folder)
+    certificate = certificate_of(folder).model_copy(update={"noise_logits": {}, "logits": {}})
+    (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
+    files = {**manifest.files, **artifact.record_files(folder)}
+    write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
+    assert not verify(folder).passed
+
+
+# Within budget ----------------------------------------------------------------------------------
+
+
+def test_with_the_clips_an_engine_is_proved_and_everything_says_so(
+    folder: Path, few_clips: Path
+) -> None:
+    before = certificate_of(folder)
+    found = complete(folder, few_clips, on_card=here())
+    assert found.passed
+    [(passed, text)] = lines(found)
+    assert passed
+    assert text.startswith(f"run on {CARD}, about noise and all clips of the certificate")
+    assert is_whole(folder)
+
+    after = certificate_of(folder)
+    assert after.unrun == ()
+    [one] = after.completed
+    assert (one.form, one.card, one.passed, one.reason) == (NAME, CARD, True, "")
+    assert one.versions == {"tensorrt-rtx": "1.7.1.116"}
+    assert one.link is not None
+    assert one.link.forms == ("unmerged", NAME)
+    assert one.link.agreement == 1.0
+    assert len(after.logits[NAME]) == before.clips
+    np.testing.assert_allclose(
+        after.logits[NAME], after.logits["onnxruntime-fp32"], atol=1e-5, rtol=0
+    )
+    # what was there before is there still, word for word
+    kept = after.model_dump(exclude={"unrun", "completed", "logits", "noise_logits", "accuracy"})
+    assert kept == before.model_dump(
+        exclude={"unrun", "completed", "logits", "noise_logits", "accuracy"}
+    )
+    assert before.logits.items() <= after.logits.items()
+
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+    assert (engine.ran.card, engine.ran.clips, engine.ran.date) == (CARD, before.clips, one.date)
+    page = (folder / artifact.CERTIFICATE_PAGE).read_text()
+    card = (folder / artifact.CARD).read_text()
+    for text in (page, card):
+        assert CARD in text
+        assert one.date in text
+        assert "Run since, on cards" in text
+
+
+def test_the_clips_may_be_in_any_order_and_among_others(
+    folder: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    head, *rows = few_clips.read_text().splitlines()
+    others = [row for row in rows if ",val," in row]
+    data = tmp_path / "other-order.csv"
+    data.write_text("\n".join([head, *reversed(others)]) + "\n")
+    assert complete(folder, data, on_card=here()).passed
+    after = certificate_of(folder)
+    np.testing.assert_allclose(after.logits[NAME], after.logits["unmerged"], atol=1e-4, rtol=0)
+    assert len(set(after.logits[NAME])) > 1
+
+
+def test_without_clips_it_was_run_on_noise_alone_and_is_not_called_proved(folder: Path) -> None:
+    found = complete(folder, on_card=here())
+    assert found.passed
+    [(_, text)] = lines(found)
+    assert "about noise alone" in text
+    assert "name the clips with --data to have it proved" in text
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert (engine.ran.passed, engine.ran.is_proved) == (True, False)
+    assert "on noise alone" in (folder / artifact.CERTIFICATE_PAGE).read_text()
+    assert NAME not in certificate_of(folder).logits
+
+
+def test_noise_first_and_clips_later_leave_one_line_each_time(
+    folder: Path, few_clips: Path
+) -> None:
+    for data in (None, few_clips):
+        assert complete(folder, data, on_card=here()).passed
+        assert len(certificate_of(folder).completed) == 1
+        assert (folder / artifact.CARD).read_text().count("Run since, on cards") == 1
+    before = contents(folder)
+    found = complete(folder, few_clips, on_card=here())
+    assert found.passed
+    assert "nothing is left to be asked here" in lines(found, "certificate")[0][1]
+    assert contents(folder) == before
+
+
+def test_a_completed_bundle_is_verified_like_any_other(folder: Path, few_clips: Path) -> None:
+    complete(folder, few_clips, on_card=here())
+    found = verify(folder, few_clips)
+    assert found.passed
+    said = lines(found)
+    assert any(f"was run on {CARD}" in text for _, text in said)
+    assert {passed for passed, _ in said} == {None}  # no card is here, so it is not asked again
+
+
+def test_a_completed_engine_is_asked_again_where_its_card_is(
+    folder: Path, few_clips: Path, with_card: Computer
+) -> None:
+    complete(folder, few_clips, on_card=here())
+    assert (True, True) in [
+        (passed, "answers noise as when it was shipped" in text)
+        for passed, text in lines(verify(folder))
+    ]
+    real = with_card.package.answer
+    with_card.package.answer = lambda pixels: turned(real(pixels))
+    found = verify(folder)
+    assert not found.passed
+    assert any(passed is False for passed, _ in lines(found))
+
+
+# Over budget ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_clips", [True, False])
+@pytest.mark.parametrize("change", [turned, nothing])
+def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
+    change: Callable[..., Any], with_clips: bool, folder: Path, few_clips: Path,
+    with_card: Computer,
+) -> None:  # fmt: skip
+    found = complete(folder, few_clips if with_clips else None, on_card=here(change))
+    assert not found.passed
+    [(passed, text)] = lines(found)
+    assert passed is False
+    assert "not within budget" in text
+    assert is_whole(folder)
+    after = certificate_of(folder)
+    [one] = after.completed
+    assert not one.passed
+    assert one.reason
+    assert NAME not in after.logits
+    assert NAME not in after.noise_logits
+    assert after.unrun == ()
+    assert after.verdict == "proved"  # of what was run when the bundle was made
+    with pytest.raises(EngineOverBudgetError):
+        load(folder, backend="tensorrt-rtx")
+    assert load(folder).backend.name == "onnxruntime"
+    assert verify(folder).passed
+    assert any("is not within its budget" in text for _, text in lines(verify(folder)))
+
+
+def test_what_was_over_budget_is_asked_again(folder: Path, few_clips: Path) -> None:
+    complete(folder, few_clips, on_card=here(turned))
+    assert complete(folder, few_clips, on_card=here()).passed
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+
+
+def test_the_worst_batch_size_counts(folder: Path, few_clips: Path) -> None:
+    assert not complete(folder, few_clips, on_card=here(same, turned, same)).passed
+    assert not certificate_of(folder).completed[0].passed
+
+
+# Nothing changed --------------------------------------------------------------------------------
+
+
+def test_without_a_card_one_clear_line_and_nothing_changed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("a driver is here")
+    before = contents(folder)
+    assert cli.run(["verify", str(folder), "--complete"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    expected = "no NVIDIA driver is here" if has_binding() else "cuda-bindings is needed to reach"
+    assert expected in printed.err
+    assert contents(folder) == before
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def change(logits: NDArray[np.float32]) -> Any:
+        raise error
+
+    return change
+
+
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_what_can_t_be_run_stays_unrun(is_promised: bool, folder: Path) -> None:
+    before = contents(folder)
+    error = EngineUnusableError("it was of another kind")
+    found = complete(folder, on_card=here(raising(error), is_promised=is_promised))
+    assert found.passed is not is_promised  # an engine is promised by the bundle, a provider is not
+    [(passed, text)] = lines(found)
+    assert passed is (False if is_promised else None)
+    assert text.startswith("not run: it was of another kind")
+    assert contents(folder) == before
+
+
+def test_clips_of_the_certificate_that_are_missing_are_counted(
+    folder: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    before = contents(folder)
+    head, *rows = few_clips.read_text().splitlines()
+    some = tmp_path / "some.csv"
+    some.write_text("\n".join([head, *[row for row in rows if ",val," in row][:-1]]) + "\n")
+    with pytest.raises(ProofClipsMissingError, match="has 7 of the 8 clips that the certificate"):
+        complete(folder, some, on_card=here())
+    assert contents(folder) == before
+
+
+def test_a_damaged_bundle_is_not_sealed_anew(folder: Path) -> None:
+    path = folder / artifact.MANIFEST
+    path.write_text(path.read_text().replace('"temperature": 1.0', '"temperature": 2.0'))
+    with pytest.raises(FileChangedError, match=r"bundle\.json is not what was written"):
+        complete(folder, on_card=here())
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", ENGINE.file, "certificate.json"])
+def test_a_file_that_has_changed_is_not_vouched_for_anew(name: str, folder: Path) -> None:
+    with (folder / name).open("ab") as file:
+        file.write(b" ")
+    before = contents(folder)
+    with pytest.raises(FileChangedError):
+        complete(folder, on_card=here())
+    assert contents(folder) == before
+
+
+def test_a_bundle_without_a_seal_or_recorded_answers_can_t_be_completed(folder: Path) -> None:
+    path = folder / artifact.MANIFEST
+    values = json.loads(path.read_text())
+    del values["seal"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(NotCompletableError, match="bears no seal"):
+        complete(folder, on_card=here())
+    certificate = certificate_of(folder).model_copy(update={"noise_logits": {}})
+    (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
+    manifest = read_bundle_manifest(folder)
+    files = {**manifest.files, **artifact.record_files(folder)}
+    write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
+    with pytest.raises(NotCompletableError, match="records no answers"):
+        complete(folder, on_card=here())
+
+
+def test_a_card_that_no_engine_is_for_is_told_what_there_is(folder: Path) -> None:
+    with pytest.raises(EngineCardError, match=f"for none of its engines: {NAME}"):
+        complete(folder, on_card=lambda *_: [])
+
+
+def test_two_at_once_do_not_write_over_each_other(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(CompletionBusyError):
+            complete(folder, on_card=here())
+    finally:
+        os.close(descriptor)
+    assert complete(folder, on_card=here()).passed
+
+
+# Cut off ----------------------------------------------------------------------------------------
+
+
+def test_killed_before_any_write_the_bundle_is_whole_and_all_old_or_all_new(
+    folder: Path, tmp_path: Path, fault_injection: None
+) -> None:
+    old = contents(folder)
+    seen = []
+    form = here()(folder, read_bundle_manifest(folder), None)[0]
+    asked = Answers(folder, same)  # opened once, as the child is forked for each try
+    quick = dataclasses.replace(form, openings=(lambda: asked,))
+    for nth in count(1):
+        copy = Path(shutil.copytree(folder, tmp_path / str(nth)))
+        came = attempt(
+            lambda: complete(copy, on_card=lambda *_: [quick]),  # noqa: B023
+            copy, nth=nth, mode="kill",
+        )  # fmt: skip
+        assert is_whole(copy)  # as whoever opens it finds it, without anything done before
+        now = contents(copy)
+        is_new = now["certificate.json"] != old["certificate.json"]
+        assert all((now[name] != old[name]) == is_new for name in SPEAKING)
+        assert verify_quietly(copy)
+        if came.fault is None:
+            assert came.ended == "done"
+            assert is_new
+            break
+        assert came.ended == "killed"
+        seen.append(is_new)
+        shutil.rmtree(copy)
+    assert seen == sorted(seen)
+    assert set(seen) == {False, True}
+
+
+def verify_quietly(folder: Path) -> bool:
+    """Whether certificate and manifest fit each other, without asking a form."""
+    certificate = certificate_of(folder)
+    [engine] = read_bundle_manifest(folder).engines
+    return (engine.ran is None) == (certificate.completed == ()) == (certificate.unrun != ())
+
+
+def test_a_reader_in_the_middle_of_it_finds_the_bundle_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two files on their way, and while they are still being written."""
+    real = atomic._move_contents
+    seen: list[bool] = []
+
+    def look_then_move(source: Path, target: Path) -> None:
+        monkeypatch.setattr(atomic, "_move_contents", real)
+        first = min(source.iterdir())
+        first.replace(target / first.name)  # one is moved, the others are not
+        seen.append(is_whole(folder))
+        real(source, target)
+
+    def while_staged(stage: Path, manifest: BundleManifest) -> None:
+        seen.append(is_whole(folder))
+        write_bundle_manifest(stage, manifest)
+        monkeypatch.setattr(atomic, "_move_contents", look_then_move)
+
+    monkeypatch.setattr(artifact, "write_bundle_manifest", while_staged)
+    assert complete(folder, on_card=here()).passed
+    assert seen == [True, True]
+
+
+# From the command line, on a stand-in's card ------------------------------------------------------
+
+
+def test_the_command_completes_a_bundle_where_a_card_is(
+    folder: Path, few_clips: Path, with_card: Computer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["verify", str(folder), "--complete", "--data", str(few_clips), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is True
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+    assert engine.ran.card == CARD
+    assert set(with_card.driver.taken) == set()
+    assert load(folder).backend.name == "tensorrt-rtx"  # auto takes it from now on
+    assert cli.run(["verify", str(folder)]) == 0
+
+
+def test_the_command_ends_with_1_where_an_engine_is_over_budget(
+    folder: Path, with_card: Computer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = with_card.package.answer
+    with_card.package.answer = lambda pixels: turned(real(pixels))
+    assert cli.run(["verify", str(folder), "--complete"]) == 1
+    assert "not within budget" in capsys.readouterr().out
+
+
+def test_a_device_is_for_completing_alone(folder: Path) -> None:
+    assert cli.run(["verify", str(folder), "--device", "cuda"]) == 2
+
+
+def test_without_a_card_the_door_says_so_in_python_too(folder: Path) -> None:
+    if not has_binding() or Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("for computers with the binding and without a driver")
+    with pytest.raises(NoCardError):
+        complete(folder)
