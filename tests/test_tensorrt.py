@@ -424,9 +424,10 @@ def test_engines_of_a_model_of_full_size(tmp_path: Path) -> None:
     """VideoMAE-B: every target and precision that there is, each built twice; about 10 minutes."""
     contract = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
     torch.manual_seed(0)
-    model = VideoMAEForVideoClassification(VideoMAEConfig(num_labels=10)).eval()
+    labels = [f"label {number}" for number in range(10)]
+    model = VideoMAEForVideoClassification(VideoMAEConfig(id2label=dict(enumerate(labels)))).eval()
     file = tmp_path / "model.onnx"
-    write_onnx(model, file, labels=[f"label {number}" for number in range(10)], contract=contract)
+    write_onnx(model, file, labels=labels, contract=contract)
     del model
     plain = onnx.load(file)
     for card, precision in MANY:
