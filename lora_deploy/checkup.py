@@ -13,7 +13,7 @@ import numpy as np
 
 from lora_deploy.artifact import adapter_record, bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
-from lora_deploy.artifact.bundle import BundleManifest
+from lora_deploy.artifact.bundle import BundleManifest, Engine
 from lora_deploy.artifact.manifest import read_json
 from lora_deploy.artifact.run import RunManifest
 from lora_deploy.errors import (
@@ -25,6 +25,7 @@ from lora_deploy.errors import (
     PrecisionNotHereError,
 )
 from lora_deploy.extras import import_backend, is_installed, require
+from lora_deploy.versions import installed_versions
 
 Kind = Literal["RUN", "BUNDLE", "adapter"]
 
@@ -167,11 +168,7 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
         for form in manifest.forms:
             _tell_form(folder, found, form.name, form.backend, form.precision)
         for engine in manifest.engines:
-            found.shrug(
-                engine.name,
-                f"not looked at: it opens on a card of {engine.target} alone, with "
-                f"{engine.flavour} {engine.version}",
-            )
+            found.shrug(engine.name, _known_of(engine))
         if (folder / bundle.MODEL).is_dir():
             _tell_form(folder, found, "torch", "torch", "fp32")
         for name in manifest.adapters:
@@ -185,6 +182,26 @@ def _look_at_bundle(folder: Path, found: Checkup) -> None:
                     manifest.contract,
                 )
                 found.tell(f"adapter {name}", _alive(liveness))
+
+
+def _known_of(engine: Engine) -> str:
+    """What is known of an engine without its card."""
+    there = installed_versions().get(engine.flavour)
+    if there is None:
+        here = "which is not installed"
+    elif there == engine.version:
+        here = "which is installed"
+    else:
+        here = f"and {there} is installed"
+    ran = "built, not run"
+    if engine.ran is not None:
+        within = "within" if engine.ran.passed else "NOT within"
+        on = f"{engine.ran.clips} clips" if engine.ran.clips else "noise alone"
+        ran = f"run on {engine.ran.card}, {engine.ran.date}, {within} budget on {on}"
+    return (
+        f"{ran}; not looked at: it opens on a card of {engine.target} alone, with {engine.flavour} "
+        f"{engine.version}, {here}"
+    )
 
 
 def _forms_of(manifest: BundleManifest) -> str:

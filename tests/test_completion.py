@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from html import unescape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lora_deploy import atomic, cli
+from lora_deploy import atomic, checkup, cli
 from lora_deploy.artifact import bundle as artifact
 from lora_deploy.artifact.bundle import BundleManifest, read_bundle_manifest, write_bundle_manifest
 from lora_deploy.checkup import Checkup
@@ -129,6 +130,24 @@ def test_verify_says_built_not_run_and_neither_passes_nor_fails_for_it(folder: P
     assert "verify BUNDLE --complete" in text
 
 
+def test_what_doctor_knows_of_an_engine_is_how_it_did_and_whether_its_version_is_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(there: dict[str, str]) -> str:
+        monkeypatch.setattr(checkup, "installed_versions", lambda: there)
+        [(passed, text)] = lines(checkup.check(folder))
+        assert passed is None
+        return text
+
+    assert known({}).startswith("built, not run; not looked at: it opens on a card of sm86 alone")
+    assert known({}).endswith(f"tensorrt-rtx {ENGINE.version}, which is not installed")
+    assert known({"tensorrt-rtx": ENGINE.version}).endswith("which is installed")
+    assert known({"tensorrt-rtx": "1.0"}).endswith("and 1.0 is installed")
+    complete(folder, on_card=here(turned))
+    assert known({}).startswith(f"run on {CARD}, ")
+    assert "NOT within budget on noise alone" in known({})
+
+
 def test_an_engine_alone_is_no_proof(folder: Path) -> None:
     """Built and not run is not compared: such a bundle must not pass for its engine's sake."""
     manifest = read_bundle_manifest(folder)
@@ -182,6 +201,8 @@ def test_with_the_clips_an_engine_is_proved_and_everything_says_so(
         assert CARD in text
         assert one.date in text
         assert "Run since, on cards" in text
+        assert "Built, not run" not in text
+    assert "Proved. Every form answers alike." in page
 
 
 def test_the_clips_may_be_in_any_order_and_among_others(
@@ -206,7 +227,9 @@ def test_without_clips_it_was_run_on_noise_alone_and_is_not_called_proved(folder
     [engine] = read_bundle_manifest(folder).engines
     assert engine.ran is not None
     assert (engine.ran.passed, engine.ran.is_proved) == (True, False)
-    assert "on noise alone" in (folder / artifact.CERTIFICATE_PAGE).read_text()
+    page = (folder / artifact.CERTIFICATE_PAGE).read_text()
+    assert "on noise alone" in page
+    assert "Every form that was compared on clips answers alike." in page
     assert NAME not in certificate_of(folder).logits
 
 
@@ -271,6 +294,9 @@ def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
     assert NAME not in after.noise_logits
     assert after.unrun == ()
     assert after.verdict == "proved"  # of what was run when the bundle was made
+    page = (folder / artifact.CERTIFICATE_PAGE).read_text()
+    assert "On a card TensorRT for RTX fp32, sm86 does not answer alike." in unescape(page)
+    assert "Every form answers alike" not in page
     with pytest.raises(EngineOverBudgetError):
         load(folder, backend="tensorrt-rtx")
     assert load(folder).backend.name == "onnxruntime"
@@ -489,3 +515,41 @@ def test_without_a_card_the_door_says_so_in_python_too(folder: Path) -> None:
         pytest.skip("for computers with the binding and without a driver")
     with pytest.raises(NoCardError):
         complete(folder)
+
+
+# From an export to a proved engine ----------------------------------------------------------------
+
+
+def test_a_bundle_that_was_exported_with_an_engine_is_completed_and_says_so_everywhere(
+    lora_run: Path, few_clips: Path, tmp_path: Path, computer: Callable[..., Computer]
+) -> None:
+    """The engine is a real one of tensorrt-rtx; that it is run is the stand-in's part."""
+    pytest.importorskip("tensorrt_rtx")
+    from lora_deploy.export.pipeline import merge_export
+
+    out = tmp_path / "bundle"
+    merge_export(lora_run, out, targets=["onnx", "tensorrt"], cards=["sm86"], batch_sizes=[1, 2])
+    [engine] = read_bundle_manifest(out).engines
+    assert engine.ran is None
+    assert "Built, not run" in (out / artifact.CARD).read_text()
+    assert "Built, not run" in (out / artifact.CERTIFICATE_PAGE).read_text()
+    said = lines(verify(out), engine.name)
+    assert [passed for passed, _ in said] == [None]
+    assert said[0][1].startswith("built, not run: ")
+
+    plain = load(out, backend="onnxruntime")
+    made = computer(plain.backend.logits, plain.contract.pixel_values_shape, len(plain.labels))
+    made.package.__version__, made.package.batch_sizes = engine.version, engine.batch_sizes
+    assert complete(out, few_clips).passed
+    assert made.package.deserialised[0] == (out / engine.file).read_bytes()
+    assert is_whole(out)
+    [engine] = read_bundle_manifest(out).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
+    for name in (artifact.CARD, artifact.CERTIFICATE_PAGE):
+        text = (out / name).read_text()
+        assert "Built, not run" not in text
+        assert "Run since, on cards" in text
+    assert certificate_of(out).unrun == ()
+    assert load(out, batch_size=2).backend.name == "tensorrt-rtx"
+    assert verify(out).passed

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import sdpa_kernel
 
 from lora_deploy import cli
 from lora_deploy.clips import transforms
@@ -85,7 +86,7 @@ def test_frames_normalised_on_the_card_give_the_same_bits(
 def test_the_attention_kernels_are_tried_in_the_order_that_was_measured(
     lora_run: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., Any] = eager.sdpa_kernel
+    real: Callable[..., Any] = sdpa_kernel
     asked: list[Any] = []
 
     def noted(kernels: Any, **options: Any) -> Any:

@@ -4,6 +4,7 @@ No card is asked here: an engine can't be opened on this computer. What is check
 """
 
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -15,12 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from lora_deploy.artifact.bundle import Precision
-from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
     EngineNotBuiltError,
     EnginePrecisionError,
@@ -36,7 +34,6 @@ from lora_deploy.export.graph import copy_of
 from lora_deploy.export.half import in_half
 from lora_deploy.export.quantize import in_int8
 from lora_deploy.export.rounded import rounded
-from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.export.to_tensorrt import Built, build
 from lora_deploy.progress import Advance
 from lora_deploy.runtime.tensorrt_api import heard_of, open_tensorrt
@@ -46,6 +43,8 @@ from tests.tiny_graphs import (
     largest_difference,
     pixels_of,
 )
+
+ROOT = Path(__file__).parents[1]
 
 BATCHES = (1, 3)
 
@@ -422,20 +421,19 @@ def test_a_head_in_float16_still_gives_float32_and_nearly_the_same(
 @pytest.mark.soak
 def test_engines_of_a_model_of_full_size(tmp_path: Path) -> None:
     """VideoMAE-B: every target and precision that there is, each built twice; about 10 minutes."""
-    contract = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
-    torch.manual_seed(0)
-    labels = [f"label {number}" for number in range(10)]
-    model = VideoMAEForVideoClassification(VideoMAEConfig(id2label=dict(enumerate(labels)))).eval()
+    from lora_deploy.export.to_onnx import write_onnx
+
+    script = runpy.run_path(str(ROOT / "benchmarks" / "base_size_bundle.py"))
+    labels = script["LABELS"]
     file = tmp_path / "model.onnx"
-    write_onnx(model, file, labels=labels, contract=contract)
-    del model
+    write_onnx(script["model_of_base_size"](), file, labels=labels, contract=script["CONTRACT"])
     plain = onnx.load(file)
     for card, precision in MANY:
         graph = graph_for(plain, card, precision).SerializeToString()
         one, other = (build(graph, ordered(card, precision, (1, 4, 8))) for _ in range(2))
         assert one.content == other.content
         assert one.profiles == tuple((size, 16, 3, 224, 224) for size in (1, 4, 8))
-        assert one.parsed.outputs[0].shape == (-1, 10)
+        assert one.parsed.outputs[0].shape == (-1, len(labels))
         # 12 blocks of four projections, two of the perceptron and an attention; the patches, the head
         heavy = one.parsed.heavy()
         assert sum(heavy.values()) == 12 * 7 + 2

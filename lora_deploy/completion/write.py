@@ -8,10 +8,10 @@ from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import BundleManifest, Engine, Ran, record_files
 from lora_deploy.completion.judge import Outcome
 from lora_deploy.errors import CertificateUnreadableError
+from lora_deploy.proof.card_lines import completed_card
 from lora_deploy.proof.certificate import Certificate, Completion
 from lora_deploy.proof.flip_cards import thumbnails_in
 from lora_deploy.proof.page import certificate_html
-from lora_deploy.proof.wording import completed_card
 from lora_deploy.verification import read_certificate
 
 
@@ -42,7 +42,9 @@ def write(folder: Path, outcomes: Sequence[Outcome], pictures: Mapping[str, byte
         )
         if bundle.CARD in manifest.files:
             card = regular.read_text(folder / bundle.CARD)
-            (stage / bundle.CARD).write_text(completed_card(card, new), encoding="utf-8")
+            (stage / bundle.CARD).write_text(
+                completed_card(card, certificate, new), encoding="utf-8"
+            )
         bundle.write_bundle_manifest(stage, _told(manifest, new, stage))
 
 

@@ -9,10 +9,9 @@ from lora_deploy.artifact.bundle import (
     ONNX,
 )
 from lora_deploy.artifact.card import head, plain
+from lora_deploy.proof.card_lines import unrun_lines
 from lora_deploy.proof.certificate import ADAPTER_GRAPH, Certificate, Link
 from lora_deploy.proof.wording import (
-    COMPLETE,
-    NOT_RUN,
     calibration_sentences,
     compiled,
     count,
@@ -54,7 +53,7 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
             "",
             *_accuracy(trained),
             *_scores(certificate),
-            *_unrun(certificate),
+            *unrun_lines(certificate),
             "",
             f"`{ONNX}` opens with any ONNX runtime, `{ADAPTERS}/` with peft and, where it is there, "
             f"`{MODEL}/` with transformers; `{MANIFEST}` has labels, pixel contract and the hash of "
@@ -131,26 +130,6 @@ def _form(link: Link, certificate: Certificate) -> str:
         "" if right is None else percent(right),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _unrun(certificate: Certificate) -> list[str]:
-    """Engines, with what is not known of them."""
-    if not certificate.unrun:
-        return []
-    lines = [f"- {plain(form_title(one.form))}: {plain(one.reason)}." for one in certificate.unrun]
-    return [
-        "",
-        "## Built, not run",
-        NOT_RUN,
-        "",
-        *lines,
-        "",
-        "To ask them, where such a card is:",
-        "",
-        "```bash",
-        COMPLETE.replace("BUNDLE", "THIS_FOLDER"),
-        "```",
-    ]
 
 
 def _accuracy(trained: Trained) -> list[str]:

@@ -31,6 +31,7 @@ from lora_deploy.proof.wording import (
     completion_sentence,
     count,
     failing_forms,
+    failing_on_cards,
     figure,
     form_title,
     listed,
@@ -101,6 +102,7 @@ def _verdict(certificate: Certificate) -> str:
         "Whose clips": certificate.source,
         "Forms": str(len({form for link in certificate.links for form in link.forms})),
         "Built, not run": count(len(certificate.unrun), "engine") if certificate.unrun else "",
+        "Run since, on cards": _counted(certificate),
         "Labels": str(len(certificate.labels)),
         "Date": certificate.date,
         "Processor": certificate.computer,
@@ -122,7 +124,12 @@ def _verdict(certificate: Certificate) -> str:
 
 def _headline(certificate: Certificate) -> str:
     if certificate.verdict == "proved":
+        if failing := failing_on_cards(certificate):
+            do = "does" if len(failing) == 1 else "do"
+            return f"Proved when it was made. On a card {listed(failing)} {do} not answer alike."
         run = " that was run" if certificate.unrun else ""
+        if not run and any(one.link is None for one in certificate.completed):
+            run = " that was compared on clips"
         return f"Proved. Every form{run} answers alike."
     if certificate.verdict == "void":
         return "Void. These clips can prove nothing."
@@ -156,6 +163,8 @@ def _meaning(certificate: Certificate) -> str:
         else ""
     )
     what = "was run" if certificate.unrun else "is shipped"
+    if certificate.completed:
+        what = "was run when the bundle was made"
     return (
         f"<p>What {what} gives the answers of the model that was trained: no form is further from it "
         f"than its budget allows.{flips}{_unrun_sentence(certificate)}"
@@ -366,6 +375,11 @@ def _blocks(certificate: Certificate) -> str:
         "Inside the model",
         f"<ul class=plain>{''.join(f'<li>{item}' for item in items)}</ul>",
     )
+
+
+def _counted(certificate: Certificate) -> str:
+    forms = len(certificate.completed)
+    return count(forms, "form") if forms else ""
 
 
 def _completed(certificate: Certificate) -> str:

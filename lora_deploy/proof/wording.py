@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 
 from lora_deploy.artifact.bundle import COMPILERS, PRECISIONS
-from lora_deploy.artifact.card import plain
 from lora_deploy.evaluate import wilson_interval
 from lora_deploy.proof.certificate import (
     ADAPTER_GRAPH,
@@ -35,6 +34,9 @@ _TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch",
+    "onnxruntime-cuda": "ONNX Runtime with CUDA",
+    "onnxruntime-tensorrt": "ONNX Runtime with TensorRT",
+    "onnxruntime-rtx": "ONNX Runtime with TensorRT for RTX",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT for RTX",
 }
@@ -107,7 +109,7 @@ def form_title(form: str) -> str:
     ``TensorRT for RTX fp16, sm86``."""
     if engine := _ENGINE.fullmatch(form):
         return f"{_TITLES[engine[1]]} {engine[2]}, {engine[3]}"
-    runner, dash, precision = form.partition("-")
+    runner, dash, precision = form.rpartition("-")
     if dash and precision in PRECISIONS and runner in _TITLES:
         return f"{_TITLES[runner]} {precision}"
     return _TITLES.get(form, form)
@@ -150,6 +152,11 @@ def failing_forms(certificate: Certificate) -> list[str]:
     return [form_title(form) for form in dict.fromkeys(failing)]
 
 
+def failing_on_cards(certificate: Certificate) -> list[str]:
+    """Titles of the forms that were run on a card since, and are not within budget."""
+    return [form_title(one.form) for one in certificate.completed if not one.passed]
+
+
 def speed_sentence(speed: Speed) -> str:
     """How fast one form is beside another, and where that was."""
     one, other = map(form_title, speed.forms)
@@ -157,9 +164,6 @@ def speed_sentence(speed: Speed) -> str:
         f"{one} was {speed.ratio:.3g} times as fast as {other} on the computer that exported "
         f"({count(speed.rounds, 'round')}, in turns)."
     )
-
-
-_SINCE = "\n## Run since, on cards\n"
 
 
 def completion_sentence(completion: Completion) -> str:
@@ -177,13 +181,6 @@ def completion_sentence(completion: Completion) -> str:
         f"{where}: same label as {form_title(link.forms[0])} on {percent(link.agreement)} of the "
         f"clips, probabilities differ by {figure(link.largest_probability_difference)} at most."
     )
-
-
-def completed_card(card: str, certificate: Certificate) -> str:
-    """A bundle's card with what was run since at its end, in the place of what stood there before."""
-    kept = card.split(_SINCE)[0].rstrip("\n")
-    lines = [f"- {plain(completion_sentence(one))}" for one in certificate.completed]
-    return f"{kept}\n{_SINCE}{chr(10).join(lines)}\n"
 
 
 def calibration_sentences(calibration: Calibration) -> list[str]:
