@@ -10,8 +10,9 @@ import pytest
 from lora_deploy import checkup, texts, verification
 from lora_deploy.artifact import bundle
 from lora_deploy.errors import FormsDifferError
-from lora_deploy.export import build_engines, proving
+from lora_deploy.export import proving
 from lora_deploy.export.blocks import is_head
+from lora_deploy.export.engine_order import EngineOrder
 from lora_deploy.export.pipeline import Shipped, merge_export
 from lora_deploy.export.to_tensorrt import build
 from tests.test_tensorrt import HEAVY, precisions_of
@@ -62,7 +63,7 @@ def test_engines_lie_in_the_bundle_and_the_manifest_vouches_for_them(
 
 def test_an_engine_can_be_built_again_from_the_bundle_byte_for_byte(with_engines: Shipped) -> None:
     for engine in with_engines.manifest.engines:
-        order = build_engines.EngineOrder(
+        order = EngineOrder(
             engine.flavour, engine.compute_capability, engine.precision, engine.batch_sizes
         )
         again = build(with_engines.bundle / engine.made_of, order)

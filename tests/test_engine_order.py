@@ -129,7 +129,7 @@ def test_where_a_card_is_what_needs_one_can_be_asked_for() -> None:
 
 
 def test_tensorrt_without_its_package_names_the_line_to_type() -> None:
-    if engine_order.cards_here():
+    if cards_here():
         pytest.skip("a card is here")
     with pytest.raises(MissingPackageError, match=r'tensorrt is needed .*"lora-deploy\[gpu\]"'):
         check_order(order(flavour="tensorrt"))
@@ -247,7 +247,7 @@ def test_tensorrt_takes_the_card_that_is_here() -> None:
 
 
 def test_tensorrt_without_a_card_is_refused() -> None:
-    if engine_order.cards_here():
+    if cards_here():
         pytest.skip("a card is here")
     with pytest.raises(CardNotHereError, match="for the card that is here, and none is"):
         planned([], ["fp16"], flavour="tensorrt")

@@ -198,11 +198,12 @@ def test_a_float32_graph_is_never_called_float16(
     tiny_graphs: Mapping[str, onnx.ModelProto],
 ) -> None:
     plain = tiny_graphs["videomae"]
-    for precision in ("fp16", "bf16"):
+    asked: tuple[Precision, ...] = ("fp16", "bf16")
+    for precision in asked:
         with pytest.raises(
             EnginePrecisionError, match=f"none for a {precision} engine.*15 in fp32"
         ):
-            build(plain.SerializeToString(), ordered("8.6", precision))  # type: ignore[arg-type]
+            build(plain.SerializeToString(), ordered("8.6", precision))
     with pytest.raises(EnginePrecisionError, match=r"none for a fp32 engine.*15 in fp16"):
         build(in_half(plain).SerializeToString(), ordered("8.6", "fp32"))
     with pytest.raises(EnginePrecisionError, match="none for a bf16 engine"):
