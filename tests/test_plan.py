@@ -67,7 +67,9 @@ def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -
 
 
 def test_bfloat16_is_nothing_for_onnxruntime() -> None:
-    with pytest.raises(FormNotMadeError, match="--precision bf16 is made for openvino, tensorrt only"):
+    with pytest.raises(
+        FormNotMadeError, match="--precision bf16 is made for openvino, tensorrt only"
+    ):
         plan(["onnx"], ["bf16"])
 
 
