@@ -399,6 +399,35 @@ def test_a_bundle_without_a_seal_or_recorded_answers_can_t_be_completed(folder: 
         complete(folder, on_card=here())
 
 
+def resealed(folder: Path, **change: Any) -> None:
+    """Another certificate, vouched for by the manifest as if it had been written so."""
+    certificate = certificate_of(folder).model_copy(update=change)
+    (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
+    manifest = read_bundle_manifest(folder)
+    files = {**manifest.files, **artifact.record_files(folder)}
+    write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
+
+
+@pytest.mark.parametrize("change", [{"passed": False}, {"void": "one label"}])
+def test_a_proof_that_did_not_hold_is_not_completed(change: dict[str, Any], folder: Path) -> None:
+    resealed(folder, **change)
+    with pytest.raises(NotCompletableError, match="does not prove this bundle"):
+        complete(folder, on_card=here())
+
+
+def test_a_form_of_other_labels_is_not_compared(folder: Path) -> None:
+    other = Answers(folder, same)
+    other.labels = tuple(reversed(other.labels))
+
+    def on_card(*_: Any) -> list[CardForm]:
+        return [CardForm(NAME, "fp32", CARD, (lambda: other,))]
+
+    found = complete(folder, on_card=on_card)
+    assert not found.passed
+    assert "names other labels" in lines(found)[0][1]
+    assert certificate_of(folder).completed == ()
+
+
 def test_a_card_that_no_engine_is_for_is_told_what_there_is(folder: Path) -> None:
     with pytest.raises(EngineCardError, match=f"for none of its engines: {NAME}"):
         complete(folder, on_card=lambda *_: [])

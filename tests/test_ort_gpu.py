@@ -164,6 +164,24 @@ def test_each_graph_has_a_folder_of_its_own_in_the_cache(tmp_path: Path) -> None
     assert ort_gpu._folder_of(graph, tmp_path / "cache" / "onnxruntime-tensorrt") is None
 
 
+def test_a_session_is_for_one_batch_size_and_opening_it_prints_nothing(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the processor, as if that were the card; ONNX Runtime's search for CUDA prints what it lacks."""
+    monkeypatch.setitem(PROVIDERS, "onnxruntime-cuda", "CPUExecutionProvider")
+    monkeypatch.setattr(ort_gpu, "NO_CPU", "session.an_option_that_is_not_there")
+    monkeypatch.setattr(ort_gpu, "options_of", lambda *_, **__: {})
+    monkeypatch.setattr(OnnxRuntimeOnCard, "_bind", lambda self, index: None)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas"))
+    opened = load(bundle, backend="onnxruntime-cuda", batch_size=3)
+    backend: Any = opened.backend
+    assert backend._session.get_inputs()[0].shape[0] == 3
+    frames = np.zeros((2, *opened.contract.frames_shape), np.uint8)
+    expected = load(bundle, backend="onnxruntime").logits(frames)
+    np.testing.assert_allclose(opened.logits(frames), expected, atol=1e-5)
+    assert capfd.readouterr().out == ""
+
+
 # Around the plug-in, on stand-ins -----------------------------------------------------------------
 
 
