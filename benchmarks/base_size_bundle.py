@@ -85,7 +85,9 @@ def model_of_base_size(seed: int = 0, *, tiny: bool = False) -> VideoMAEForVideo
         label2id={name: key for key, name in names.items()},
         **(TINY if tiny else {}),
     )
-    return VideoMAEForVideoClassification(config).eval()
+    model = VideoMAEForVideoClassification(config)
+    model.eval()
+    return model
 
 
 @click.command()
