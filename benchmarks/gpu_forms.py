@@ -8,7 +8,7 @@ of one batch size take turns; each turn gives a ratio to float32 of that turn, a
 median and range. Beside the speed stands what each form costs: memory, and by how much its logits
 differ. Then training steps of LoRA, ours beside Trainer's (`gpu_training.py`). Last come ONNX
 Runtime's providers and TensorRT's engines (`gpu_engines.py`); those that this computer has not are
-listed with the reason. What time is left for is measured, in that order.
+listed with the reason. When time is over (`--minutes`), so are steps and engines.
 """
 
 import argparse
@@ -293,7 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--without-training", action="store_true")
     parser.add_argument("--without-engines", action="store_true")
     parser.add_argument(
-        "--minutes", type=float, default=10, help="nothing is begun that might end after these"
+        "--minutes",
+        type=float,
+        default=10,
+        help="no step is begun after these, no engine in the last two",
     )
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
