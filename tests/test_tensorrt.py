@@ -147,7 +147,10 @@ def precisions_of(model: onnx.ModelProto) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("card", "precision"),
-    [pytest.param(*pair, marks=() if pair[0] == "8.6" else pytest.mark.soak) for pair in MANY],
+    [
+        pytest.param(*pair, marks=() if pair[0] == "8.6" else pytest.mark.soak)
+        for pair in (*MANY, *RARE)
+    ],
 )
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_built_twice_an_engine_is_the_same_byte_for_byte(

@@ -8,7 +8,7 @@ not, so what is known of one is what went into it.
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from lora_deploy.progress import Advance, Progress, silent
 from lora_deploy.runtime.outside_data import refuse_outside_data
 from lora_deploy.runtime.tensorrt_api import (
     AttentionLayer,
+    Builder,
     Config,
     Network,
     OnnxParser,
@@ -148,35 +149,61 @@ def build(
         check_precision(parsed, order.precision)
         _check_products(parsed, order)
         _let_attentions_be_written_out(api, network)
-        config = builder.create_builder_config()
-        # Float32 means float32: its products would else be rounded to TensorFloat-32's ten bits.
-        config.clear_flag(api.BuilderFlag.TF32)
-        for wish in order.wishes:
-            config.set_flag(getattr(api.BuilderFlag, wish.replace("-", "_").upper()))
-        if order.flavour == "tensorrt-rtx":
-            _aim(api, config, order)
-        profiles = tuple(
-            _add_profile(builder.create_optimization_profile(), config, network, size)
-            for size in order.batch_sizes
-        )
+        config, profiles = _configured(api, builder, network, order)
         remember = _remembering(config, timing_cache) if order.flavour == "tensorrt" else None
-        watching = _Watching(progress, f"building {order.precision} for {order.target}")
-        monitor = config.progress_monitor = _monitor(api, watching)
-        engine = builder.build_serialized_network(network, config)
-        watching.close()
-        del monitor  # it had to live as long as the build
-        if engine is None:
-            _settle(api, order)
-        if watching.stopped_by is not None:
-            raise watching.stopped_by
-        if engine is None:
-            raise EngineNotBuiltError(
-                f"{order.flavour} {api.__version__} builds no {order.precision} engine for "
-                f"{order.target}: {_said(errors)}"
-            )
+        engine = _compiled(api, builder, network, config, order, progress, errors)
         if remember is not None:
             remember()
-    return Built(bytes(engine), api.__version__, parsed, profiles)
+    return Built(engine, api.__version__, parsed, profiles)
+
+
+def _configured(
+    api: TensorRT, builder: Builder, network: Network, order: EngineOrder
+) -> tuple[TargetedConfig, tuple[tuple[int, ...], ...]]:
+    """How it is to be compiled, and the input's shape in each profile."""
+    config = builder.create_builder_config()
+    # Float32 means float32: its products would else be rounded to TensorFloat-32's ten bits.
+    config.clear_flag(api.BuilderFlag.TF32)
+    for wish in order.wishes:
+        config.set_flag(getattr(api.BuilderFlag, wish.replace("-", "_").upper()))
+    if order.flavour == "tensorrt-rtx":
+        _aim(api, config, order)
+    profiles = tuple(
+        _add_profile(builder.create_optimization_profile(), config, network, size)
+        for size in order.batch_sizes
+    )
+    return config, profiles
+
+
+def _compiled(
+    api: TensorRT,
+    builder: Builder,
+    network: Network,
+    config: Config,
+    order: EngineOrder,
+    progress: Progress,
+    errors: Sequence[str],
+) -> bytes:
+    """The engine; ``errors`` fills with what the compiler has against it.
+
+    Raises:
+        EngineNotBuiltError: There is none.
+    """
+    watching = _Watching(progress, f"building {order.precision} for {order.target}")
+    monitor = config.progress_monitor = _monitor(api, watching)
+    engine = builder.build_serialized_network(network, config)
+    watching.close()
+    del monitor  # it had to live as long as the build
+    if engine is None:
+        _settle(api, order)
+    if watching.stopped_by is not None:
+        raise watching.stopped_by
+    if engine is None:
+        raise EngineNotBuiltError(
+            f"{order.flavour} {api.__version__} builds no {order.precision} engine for "
+            f"{order.target}: {_said(errors)}"
+        )
+    return bytes(engine)
 
 
 def _parse(parser: OnnxParser, content: bytes, order: EngineOrder, api: TensorRT) -> None:
