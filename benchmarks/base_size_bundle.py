@@ -45,17 +45,10 @@ def make(folder: Path, seed: int = 0, *, tiny: bool = False) -> Path:
     """
     if bundle.is_bundle(folder):
         return folder
-    torch.manual_seed(seed)
-    names = dict(enumerate(LABELS))
     contract = TINY_CONTRACT if tiny else CONTRACT
-    config = VideoMAEConfig(
-        id2label=names,
-        label2id={name: key for key, name in names.items()},
-        **(TINY if tiny else {}),
-    )
-    model = VideoMAEForVideoClassification(config).eval()
+    model = model_of_base_size(seed, tiny=tiny)
     model.save_pretrained(folder / bundle.MODEL)
-    write_processor(contract, folder / bundle.MODEL, config.model_type)
+    write_processor(contract, folder / bundle.MODEL, model.config.model_type)
     (folder / bundle.ONNX).parent.mkdir(parents=True, exist_ok=True)
     write_onnx(model, folder / bundle.ONNX, labels=LABELS, contract=contract)
     del model
@@ -81,6 +74,20 @@ def make(folder: Path, seed: int = 0, *, tiny: bool = False) -> Path:
     )
     bundle.write_bundle_manifest(folder, manifest)
     return folder
+
+
+def model_of_base_size(seed: int = 0, *, tiny: bool = False) -> VideoMAEForVideoClassification:
+    """VideoMAE-B with random weights; equal ones for an equal seed."""
+    torch.manual_seed(seed)
+    names = dict(enumerate(LABELS))
+    config = VideoMAEConfig(
+        id2label=names,
+        label2id={name: key for key, name in names.items()},
+        **(TINY if tiny else {}),
+    )
+    model = VideoMAEForVideoClassification(config)
+    model.eval()
+    return model
 
 
 @click.command()

@@ -200,6 +200,19 @@ def test_another_backend_is_refused_even_where_nothing_is_to_be_asked(
     assert run(Batch((out,)), Model(bundle, backend="auto"), lambda: items).known_before == 2
 
 
+def test_a_model_that_moved_to_a_card_is_refused(
+    bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "rows.csv", Model(bundle, backend="torch")
+    items = [Item(clip, Footage(Path(clip))) for clip in clips[:2]]
+    run(Batch((out,)), model, lambda: items)
+    moved: Any = model.open()
+    moved.backend.runs_on = "cuda:0"
+    monkeypatch.setattr(Model, "open", lambda self: moved)
+    with pytest.raises(BatchChangedError, match="runs on was cpu and is cuda:0"):
+        run(Batch((out,)), model, lambda: [*items, Item(clips[2], Footage(Path(clips[2])))])
+
+
 def test_a_model_that_only_tells_who_it_is_when_open_is_opened_to_be_compared(
     bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

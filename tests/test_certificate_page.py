@@ -85,7 +85,12 @@ def section_of(certificate: Certificate, identifier: str) -> str:
     return Parsed(body).text
 
 
-ALL = {"proved": proved(), "failed": samples.failed(), "void": samples.void()}
+ALL = {
+    "proved": proved(),
+    "built": samples.built(),
+    "failed": samples.failed(),
+    "void": samples.void(),
+}
 each_verdict = pytest.mark.parametrize("certificate", ALL.values(), ids=ALL)
 
 
@@ -201,7 +206,7 @@ def test_a_reason_for_being_void_is_told_once_and_nothing_looks_proved() -> None
             "versions", "words",
         )
     ]
-    + [("objections", "failed"), ("blocks", "failed"), ("speeds", "proved")],
+    + [("objections", "failed"), ("blocks", "failed"), ("speeds", "proved"), ("unrun", "built")],
 )  # fmt: skip
 def test_every_section_has_something_to_read(identifier: str, certificate: str) -> None:
     assert len(section_of(ALL[certificate], identifier)) > 40
@@ -477,5 +482,6 @@ def test_a_thumbnail_is_the_middle_frame_and_small() -> None:
 
 
 def test_the_samples_are_what_their_names_say() -> None:
-    assert [one.verdict for one in ALL.values()] == list(ALL)
+    assert [one.verdict for one in ALL.values()] == ["proved", "proved", "failed", "void"]
+    assert samples.built().unrun
     assert set(proved().answered) == set(LABELS)

@@ -242,3 +242,20 @@ def test_an_entrant_that_fails_costs_no_other() -> None:
     assert [row.not_possible for row in rows] == [None, None, "RuntimeError: it broke", None]
     assert [row.difference for row in rows] == [0.0, None, None, 0.5]
     assert rate > 0
+
+
+@pytest.mark.gpu
+def test_on_a_card_nothing_of_pytorch_is_impossible(tmp_path: Path) -> None:
+    assert torch.cuda.is_available()
+    module("gpu_forms").main(["--tiny", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "gpu_forms.json").read_text())
+    rows = list(rows_of(found, "inference", "training"))
+    kernels = {row["form"] for row in rows if row["not_possible"]}
+    assert all("attention" in name for name in kernels)  # a card may lack one
+    for row in rows:
+        if row["form"] not in kernels:
+            assert row["clips_per_second"] > 0
+            assert row["peak_mb"] > 0
+    for row in rows_of(found, "engines"):
+        if row["clips_per_second"]:
+            assert row["difference"] < 0.05

@@ -66,10 +66,8 @@ def test_whatever_is_asked_for_the_order_is_the_same_and_nothing_comes_twice() -
             assert len(set(found)) == len(found)
 
 
-def test_bfloat16_is_nothing_for_onnxruntime() -> None:
-    with pytest.raises(
-        FormNotMadeError, match="--precision bf16 is made for openvino, tensorrt only"
-    ):
+def test_bfloat16_needs_openvino_or_a_card() -> None:
+    with pytest.raises(FormNotMadeError, match="bf16 is made for openvino, tensorrt only"):
         plan(["onnx"], ["bf16"])
 
 

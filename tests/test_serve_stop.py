@@ -122,8 +122,10 @@ def test_it_listens_before_the_model_is_open(clip: bytes) -> None:
         assert ask(service.url, clip).status_code == 200
 
 
-def test_it_can_be_stopped_while_the_model_opens() -> None:
-    with serving(wait=False, shut=("opening",)) as service:
+@pytest.mark.parametrize("where", ["opening", "decoders", "model"])
+def test_it_can_be_stopped_while_the_model_opens(where: str) -> None:
+    with serving(wait=False, shut=(where,)) as service:
+        time.sleep(1)  # so that it is in the midst of it
         begun = time.monotonic()
         os.kill(service.process.pid, signal.SIGTERM)
         assert service.end()[0] == 0

@@ -80,7 +80,11 @@ def asked_for(
 def answered_by(recogniser: Recogniser) -> dict[str, str]:
     """What only an open model tells."""
     backend = recogniser.backend
-    return {"model": recogniser.digest, "backend": backend.name, "form": backend.form}
+    where = getattr(backend, "runs_on", None)  # those that run in several places say in which
+    return {
+        "model": recogniser.digest, "backend": backend.name, "form": backend.form,
+        **({} if where is None else {"runs on": where}),
+    }  # fmt: skip
 
 
 def surroundings() -> dict[str, str]:

@@ -50,10 +50,10 @@ def bundle_card(trained: Trained, certificate: Certificate) -> str:
             *_proved(certificate),
             "",
             *_forms(certificate),
-            *unrun_lines(certificate),
             "",
             *_accuracy(trained),
             *_scores(certificate),
+            *unrun_lines(certificate),
             "",
             f"`{ONNX}` opens with any ONNX runtime, `{ADAPTERS}/` with peft and, where it is there, "
             f"`{MODEL}/` with transformers; `{MANIFEST}` has labels, pixel contract and the hash of "

@@ -165,6 +165,8 @@ def build(
         engine = builder.build_serialized_network(network, config)
         watching.close()
         del monitor  # it had to live as long as the build
+        if engine is None:
+            _settle(api, order)
         if watching.stopped_by is not None:
             raise watching.stopped_by
         if engine is None:
@@ -303,6 +305,30 @@ def _remembering(config: Config, file: Path | None) -> Callable[[], None] | None
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
 
     return keep
+
+
+def _settle(api: TensorRT, order: EngineOrder) -> None:
+    """Build next to nothing, after a build that failed.
+
+    The first engine behind one has other bytes than it has otherwise (tensorrt-rtx 1.7.1): so that
+    is not the next one that somebody wants.
+    """
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    given = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([relu], "nothing", [value], [given])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9
+    )
+    logger = heard_of(order.flavour).logger
+    builder = api.Builder(logger)
+    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = api.OnnxParser(network, logger)
+    parser.parse(model.SerializeToString())
+    config = builder.create_builder_config()
+    if order.flavour == "tensorrt-rtx":
+        _aim(api, config, order)
+    builder.build_serialized_network(network, config)
 
 
 def _said(messages: Iterable[str]) -> str:

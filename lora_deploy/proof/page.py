@@ -245,15 +245,15 @@ def _unrun(certificate: Certificate) -> str:
     """What lies in the bundle and was never asked."""
     if not certificate.unrun:
         return ""
-    rows = [
-        Row([shown(form_title(one.form)), "<b>not run</b>", f"<small>{shown(one.reason)}</small>"])
+    items = "".join(
+        f"<li><b>{shown(form_title(one.form))}</b>: not run. <small>{shown(one.reason)}.</small>"
         for one in certificate.unrun
-    ]
+    )
     return section(
         "unrun",
         "Built, not run",
         paragraph(NOT_RUN),
-        stacked_table(("engine", "verdict", "what is known"), rows),
+        f"<ul class=plain>{items}</ul>",
         f"<p>Where such a card is, <code>{escape(COMPLETE)}</code> asks them.",
     )
 

@@ -56,6 +56,7 @@ class TorchBackend:
         self.form = form
         self.batch_size = batch_size
         self._device = device or torch.device("cpu")
+        self.runs_on = str(self._device)
         self.model = model.eval().to(self._device)
         self._run = logits_of if not is_compiled else torch.compile(logits_of, dynamic=False)
 

@@ -1,0 +1,241 @@
+"""Pieces of the service alone: a form in pieces of any size, the model's line, room, settings."""
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from lora_deploy.artifact.bundle import EXAMPLE
+from lora_deploy.clips import guard
+from lora_deploy.errors import ServeSettingError, TokenNeededError
+from lora_deploy.runtime.base import Recogniser
+from lora_deploy.runtime.load import load
+from lora_deploy.serve.form import FormFile
+from lora_deploy.serve.line import Line
+from lora_deploy.serve.parcel import Parcel, Room
+from lora_deploy.serve.settings import ServeSettings
+from lora_deploy.web.turned import Turned
+
+FORM = (
+    b"--edge\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''a%%20b.mp4; "
+    b'filename="a b.mp4"\r\nContent-Type: video/mp4\r\n\r\n%b\r\n--edge--\r\n'
+)
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(1, 40), min_size=1))
+def test_a_form_gives_its_file_whatever_the_pieces_it_comes_in(
+    content: bytes, pieces: list[int]
+) -> None:
+    if b"\r\n--edge" in b"\r\n" + content:
+        return
+    whole, found, at, number = FORM % content, b"", 0, 0
+    form = FormFile("multipart/form-data; boundary=edge")
+    while at < len(whole):
+        size = pieces[number % len(pieces)]
+        found += form.take(whole[at : at + size])
+        at, number = at + size, number + 1
+    form.check_whole()
+    assert found == content
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_form_are_a_bad_request(content: bytes) -> None:
+    form = FormFile("multipart/form-data; boundary=b")
+    with pytest.raises(Turned) as caught:
+        form.take(b"--b\r\n" + content)
+        form.check_whole()
+    assert (caught.value.status, caught.value.reason) == (400, "bad_request")
+
+
+def frames(recogniser: Recogniser, number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(
+        0, 256, recogniser.contract.frames_shape, dtype=np.uint8
+    )
+
+
+class Held:
+    """A backend that waits for a gate, and counts how often it ran."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.runs += 1
+        self.entered.release()
+        self.gate.wait(10)
+        answer: NDArray[np.float32] = self._real.logits(pixel_values)
+        return answer
+
+
+@pytest.fixture
+def held() -> tuple[Recogniser, Held]:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=4)
+    backend = Held(recogniser.backend)
+    return replace(recogniser, backend=backend), backend
+
+
+def test_clips_that_gather_go_together_and_answer_as_alone(held: tuple[Recogniser, Held]) -> None:
+    recogniser, backend = held
+    batches: list[None] = []
+    line = Line(recogniser, lambda: batches.append(None))
+    clips = [frames(recogniser, number) for number in range(6)]
+    asked = [line.submit(clips[0])]
+    assert backend.entered.acquire(timeout=10)  # one alone waits for nobody
+    asked += [line.submit(clip) for clip in clips[1:]]
+    backend.gate.set()
+    answers = [one.result(10) for one in asked]
+    assert (backend.runs, len(batches)) == (3, 3)  # 1, 4, 1
+    for clip, answer in zip(clips, answers, strict=True):
+        alone = recogniser.logits(clip[None])[0]
+        assert answer.logits.tobytes() == alone.tobytes()
+        assert answer.model_seconds > 0
+
+
+def test_who_shares_a_batch_with_a_clip_that_breaks_it_is_answered(
+    held: tuple[Recogniser, Held],
+) -> None:
+    recogniser, backend = held
+    line = Line(recogniser, lambda: None)
+    first = line.submit(frames(recogniser, 0))
+    assert backend.entered.acquire(timeout=10)
+    bad = line.submit(np.full(recogniser.contract.frames_shape, 0, np.uint8))
+    good = line.submit(frames(recogniser, 1))
+    real, backend._real = backend._real, Breaks(backend._real, recogniser)
+    backend.gate.set()
+    assert first.result(10)
+    with pytest.raises(RuntimeError, match="black"):
+        bad.result(10)
+    backend._real = real
+    alone = recogniser.logits(frames(recogniser, 1)[None])[0]
+    assert good.result(10).logits.tobytes() == alone.tobytes()
+
+
+class Breaks:
+    """Over a clip that is all black; padding is zeros, which no picture is once normalised."""
+
+    def __init__(self, real: Any, recogniser: Recogniser) -> None:
+        self._real = real
+        black = np.zeros((1, *recogniser.contract.pixel_values_shape), np.float32)
+        recogniser.put(np.zeros(recogniser.contract.frames_shape, np.uint8), black[0])
+        self._black = black[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def logits(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if any((one == self._black).all() for one in pixel_values):
+            raise RuntimeError("black")
+        answer: NDArray[np.float32] = self._real.logits(pixel_values)
+        return answer
+
+
+def test_a_clip_that_nobody_waits_for_any_more_is_not_computed(
+    held: tuple[Recogniser, Held],
+) -> None:
+    recogniser, backend = held
+    line = Line(recogniser, lambda: None)
+    first = line.submit(frames(recogniser, 0))
+    assert backend.entered.acquire(timeout=10)
+    assert line.submit(frames(recogniser, 1)).cancel()
+    backend.gate.set()
+    first.result(10)
+    line.submit(frames(recogniser, 2)).result(10)
+    assert backend.runs == 2
+
+
+def test_a_parcel_is_read_by_its_path_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, media: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    content = min((media / "clips" / "asl").glob("*.mkv")).read_bytes()
+
+    async def fill() -> Parcel:
+        parcel = Parcel()
+        for start in range(0, len(content), 1000):
+            await parcel.add(content[start : start + 1000])
+        await parcel.flush()
+        return parcel
+
+    parcel = asyncio.run(fill())
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        with guard.open_clip(parcel.path) as file:
+            assert file.read() == content
+    place, reading = parcel.path, Future[object]()
+    parcel.close_after(reading)
+    assert place.exists()
+    reading.set_result(None)
+    assert not place.exists() or place.resolve().name != place.name
+
+
+def test_a_disk_that_is_full_is_a_clean_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full.open("wb", buffering=0))
+
+    async def fill() -> None:
+        parcel = Parcel()
+        try:
+            await parcel.add(b"x")
+            await parcel.flush()
+        finally:
+            parcel.close_after(None)
+
+    with pytest.raises(Turned) as caught:
+        asyncio.run(fill())
+    assert (caught.value.status, caught.value.reason) == (503, "no_room")
+
+
+def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 64_000_000 + 1000
+
+    class Usage:
+        def __init__(self) -> None:
+            self.free = free
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage())
+    room = Room(10**9)
+    with room.of(600):
+        with pytest.raises(Turned), room.of(401):
+            pass
+        with room.of(400):
+            assert room.taken_bytes == 1000
+    assert room.taken_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"port": 70_000}, {"queue": -1}, {"timeout_seconds": 0.5}, {"timeout_seconds": float("nan")},
+     {"grace_seconds": -1}, {"max_upload_bytes": 0}, {"root_path": "clips"}, {"root_path": "/"},
+     {"tokens": ("short",)}, {"tokens": ("x" * 20,), "without_token": True}],
+)  # fmt: skip
+def test_settings_outside_what_they_may_be_are_named(values: dict[str, Any]) -> None:
+    with pytest.raises(ServeSettingError):
+        ServeSettings(**values)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "clips.example", ""])
+def test_beyond_this_computer_a_token_is_needed(host: str) -> None:
+    with pytest.raises(TokenNeededError):
+        ServeSettings(host=host)
+    assert ServeSettings(host=host, without_token=True).is_public
+    assert not ServeSettings(host=host, tokens=("x" * 16,)).is_private
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
+def test_this_computer_needs_none(host: str) -> None:
+    assert ServeSettings(host=host).is_private
+    assert not ServeSettings(host=host, tokens=("x" * 16,)).is_private
