@@ -59,6 +59,7 @@ from lora_deploy.runtime.card import Card
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser, has_adapter_graph, open_form
 from lora_deploy.runtime.open_engine import open_engine
+from lora_deploy.runtime.vouched import is_vouched
 
 MOST_CLIPS = 256
 
@@ -257,9 +258,9 @@ def _forms(folder: Path, manifest: BundleManifest, found: Checkup) -> Iterator[_
 
 
 def _of_engines(folder: Path, manifest: BundleManifest) -> Iterator[_Here]:
-    """Those that were run and found within budget; whether they can be here shows when one is asked."""
+    """Those that this user has run here and found within budget; of others the bundle's word must do."""
     for engine in manifest.engines:
-        if engine.ran is not None and engine.ran.passed:
+        if engine.ran is not None and engine.ran.passed and is_vouched(manifest, engine):
             form = Form(engine.name, _opening_engine(folder, manifest, engine), engine.precision)
             yield _Here(form, engine.file, engine.name)
 

@@ -259,7 +259,7 @@ def test_a_completed_bundle_is_verified_like_any_other(folder: Path, few_clips: 
 def test_a_completed_engine_is_asked_again_where_its_card_is(
     folder: Path, few_clips: Path, with_card: Computer
 ) -> None:
-    complete(folder, few_clips, on_card=here())
+    complete(folder, few_clips)
     assert (True, True) in [
         (passed, "answers noise as when it was shipped" in text)
         for passed, text in lines(verify(folder))
@@ -269,6 +269,41 @@ def test_a_completed_engine_is_asked_again_where_its_card_is(
     found = verify(folder)
     assert not found.passed
     assert any(passed is False for passed, _ in lines(found))
+
+
+def test_a_stranger_s_word_starts_no_engine_in_verify(
+    folder: Path, few_clips: Path, with_card: Computer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "somebody"))
+    complete(folder, few_clips)
+    assert with_card.package.deserialised != []
+    with_card.package.deserialised = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "somebody else"))
+    assert verify(folder).passed
+    assert load(folder).backend.name == "onnxruntime"
+    assert with_card.package.deserialised == []
+
+
+def test_what_was_proved_elsewhere_is_asked_here_once_and_stays_proved(
+    folder: Path, few_clips: Path, with_card: Computer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "somebody"))
+    complete(folder, few_clips)
+    before = contents(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "somebody else"))
+    assert complete(folder).passed  # on noise alone
+    assert contents(folder) == before
+    assert load(folder).backend.name == "tensorrt-rtx"
+    with_card.package.deserialised = []
+    assert complete(folder).passed
+    assert with_card.package.deserialised == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a third"))
+    real = with_card.package.answer
+    with_card.package.answer = lambda pixels: turned(real(pixels))
+    assert not complete(folder).passed
+    assert not certificate_of(folder).completed[0].passed  # and that is written down
 
 
 # Over budget ------------------------------------------------------------------------------------

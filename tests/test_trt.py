@@ -19,6 +19,7 @@ from lora_deploy.artifact.bundle import (
     Engine,
     Ran,
     read_bundle_manifest,
+    write_bundle_manifest,
 )
 from lora_deploy.errors import (
     CardFailedError,
@@ -36,7 +37,7 @@ from lora_deploy.errors import (
     NoSuchFormError,
 )
 from lora_deploy.runtime import card as card_module
-from lora_deploy.runtime import trt
+from lora_deploy.runtime import trt, vouched
 from lora_deploy.runtime.base import TakesFrames
 from lora_deploy.runtime.card import CALLS, MEMBERS, Card, card_index
 from lora_deploy.runtime.load import load
@@ -59,6 +60,8 @@ OTHER_FLAVOUR = ENGINE.model_copy(update={"flavour": "tensorrt"})
 def clips(count: int) -> np.ndarray:
     return np.random.default_rng(count).normal(size=(count, *PIXELS)).astype(np.float32)
 
+
+PROVED = Ran(card="Stand-in 3000 (sm86)", date="2026-11-26", clips=8, passed=True)
 
 both_flavours = pytest.mark.parametrize("engine", [ENGINE, OTHER_FLAVOUR], ids=lambda one: one.name)
 
@@ -400,7 +403,33 @@ def test_what_does_not_fit_costs_one_clear_line_and_no_memory(
     assert with_card.driver.taken == {}
 
 
-PROVED = Ran(card="Stand-in 3000 (sm86)", date="2026-11-26", clips=8, passed=True)
+@pytest.fixture
+def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has run no engine yet; where that would be written down."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    return tmp_path / "own" / "lora-deploy" / "engines"
+
+
+@pytest.mark.parametrize("which", ["file", "folder", "link", "other bytes"])
+def test_a_record_that_others_could_have_written_starts_no_engine(
+    which: str, bundle_copy: Path, with_card: Computer, no_records: Path
+) -> None:
+    manifest = with_engine(bundle_copy, ran=PROVED)
+    vouched.vouch(manifest, manifest.engines[0], "a card")
+    (record,) = no_records.iterdir()
+    assert load(bundle_copy).backend.name == "tensorrt-rtx"
+    if which == "file":
+        record.chmod(0o666)
+    elif which == "folder":
+        no_records.chmod(0o777)
+    elif which == "link":
+        record.replace(no_records.parent / "elsewhere")
+        record.symlink_to(no_records.parent / "elsewhere")
+    else:
+        manifest = read_bundle_manifest(bundle_copy).model_copy(update={"engines": ()})
+        write_bundle_manifest(bundle_copy, manifest)
+        with_engine(bundle_copy, b"a stranger's engine", ran=PROVED)
+    assert load(bundle_copy).backend.name == "onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -423,12 +452,16 @@ def test_auto_takes_an_engine_that_was_proved_on_clips_and_fits(
     taken: str,
     bundle_copy: Path,
     computer: Callable[..., Computer],
+    no_records: Path,
 ) -> None:
     plain = load(bundle_copy, backend="onnxruntime")
     made = computer(
         plain.backend.logits, plain.contract.pixel_values_shape, len(plain.labels), **driver
     )
-    with_engine(bundle_copy, **change)
+    manifest = with_engine(bundle_copy, **change)
+    assert load(bundle_copy).backend.name == "onnxruntime"  # whatever the bundle says of itself
+    assert made.package.deserialised == []
+    vouched.vouch(manifest, manifest.engines[0], "a card")
     opened = load(bundle_copy)
     assert opened.backend.name == taken
     if taken == "onnxruntime":

@@ -26,6 +26,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.certificate import Certificate, Completion
+from lora_deploy.runtime.vouched import vouch
 from lora_deploy.verification import read_certificate
 
 __all__ = ["CardForm", "complete"]
@@ -71,10 +72,14 @@ def complete(
         results = [
             result for form in asked if (result := _asked(form, truth, found, progress)) is not None
         ]
-        if results:
-            write.write(folder, results, truth.pictures(results))
-    if results:
-        found.tell("certificate", f"says so of {len(results)} forms, {results[0].completion.date}")
+        new = [result for result in results if _says_more(result.completion, certificate)]
+        if new:
+            write.write(folder, new, truth.pictures(new))
+            found.tell("certificate", f"says so of {len(new)} forms, {new[0].completion.date}")
+    for result in results:
+        for engine in manifest.engines:
+            if result.completion.passed and engine.name == result.completion.form:
+                vouch(manifest, engine, result.completion.card)
     return found
 
 
@@ -98,9 +103,22 @@ def _certificate(folder: Path, manifest: BundleManifest) -> Certificate:
 
 
 def _wants_asking(form: CardForm, certificate: Certificate, data: Path | None) -> bool:
-    """Whether it was never asked, did not pass, or was asked about noise and there are clips now."""
-    before = {one.form: one for one in certificate.completed}.get(form.name)
-    return before is None or not before.passed or (before.link is None and data is not None)
+    """Whether it was never asked, not here, did not pass, or there are clips now and were none before."""
+    before = _before(form.name, certificate)
+    if before is None or not before.passed or not form.is_known_here:
+        return True
+    return before.link is None and data is not None
+
+
+def _before(form: str, certificate: Certificate) -> Completion | None:
+    return next((one for one in certificate.completed if one.form == form), None)
+
+
+def _says_more(completion: Completion, certificate: Certificate) -> bool:
+    """Whether it is to be written down: what was proved on clips stays so when noise agrees."""
+    before = _before(completion.form, certificate)
+    proved_before = before is not None and before.passed and before.link is not None
+    return not (proved_before and completion.passed and completion.link is None)
 
 
 def _nothing_to_ask(here: Sequence[CardForm], manifest: BundleManifest, found: Checkup) -> Checkup:

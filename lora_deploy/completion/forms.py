@@ -13,6 +13,7 @@ from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser
 from lora_deploy.runtime.open_engine import open_engine
 from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
+from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.runtime.with_torch import TORCH_PACKAGES
 from lora_deploy.versions import installed_versions
 
@@ -31,6 +32,8 @@ class CardForm:
     versions: Mapping[str, str] = field(default_factory=dict)
     is_promised: bool = True
     """Whether the bundle has it, as an engine; else it is one more way to run what is proved."""
+    is_known_here: bool = True
+    """Whether this user has run it on this computer before, or it is no native code of the bundle's."""
 
 
 def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[CardForm]:
@@ -49,6 +52,7 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
             engine.name, engine.precision, name,
             tuple(_opening(folder, manifest, engine, index, size) for size in engine.batch_sizes),
             _only(versions, engine.flavour),
+            is_known_here=is_vouched(manifest, engine),
         )
         for engine in manifest.engines
         if engine.compute_capability == capability

@@ -19,6 +19,7 @@ from lora_deploy.runtime.base import Backend
 from lora_deploy.runtime.card import Card, card_index
 from lora_deploy.runtime.own_cache import cache_folder
 from lora_deploy.runtime.tensorrt_api import open_tensorrt
+from lora_deploy.runtime.vouched import is_vouched
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ def open_proved(
     device: str | None,
     batch_size: int,
 ) -> Backend | None:
-    """What ``--backend auto`` takes before all else: an engine that runs here and was proved on real clips.
+    """What ``--backend auto`` takes before all else: an engine that was proved on real clips, and run by
+    this user on this computer (`runtime.vouched`: the bundle's word alone starts no native code).
 
     None where there is no such engine; one that is there and can't be opened is passed over aloud.
     """
@@ -139,6 +141,12 @@ def open_proved(
         for one in manifest.engines
         if one.precision == precision and one.ran is not None and one.ran.is_proved
     ]
+    for engine in [one for one in proved if not is_vouched(manifest, one)]:
+        proved.remove(engine)
+        logger.info(
+            "%s was not run by you on this computer: name its backend, or type "
+            "`lora-deploy verify %s --complete`", engine.name, folder,
+        )  # fmt: skip
     if not proved:
         return None
     if device == "cpu":
