@@ -277,7 +277,7 @@ def _tell_certificate(folder: Path, found: Checkup) -> None:
     with found.looking_at("certificate"):
         if named != clips:
             raise CountsDifferError(f"{path} claims {clips} clips and names {named}")
-        text = f"all forms were compared on {clips} clips"
+        text = f"what was run was compared on {clips} clips"
         found.findings.append(Finding("certificate", passed, text))
 
 
