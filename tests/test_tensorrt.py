@@ -355,6 +355,25 @@ def test_progress_is_told_and_ends(tiny_graphs: Mapping[str, onnx.ModelProto]) -
     assert not +open_ones
 
 
+def test_a_phase_that_never_ends_is_taken_down() -> None:
+    """What is shown of it on a terminal would stay there, behind a build that failed."""
+    open_ones: list[str] = []
+
+    @contextmanager
+    def telling(what: str, _: int) -> Iterator[Advance]:
+        open_ones.append(what)
+        yield lambda: None
+        open_ones.remove(what)
+
+    watching = to_tensorrt._Watching(telling, "building")
+    watching.start("outer", None, 3)
+    watching.start("inner", "outer", 2)
+    assert watching.step("inner")
+    assert open_ones == ["building: outer"]
+    watching.close()
+    assert open_ones == []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_whoever_watches_can_stop_a_build(
     error: type[BaseException], tiny_graphs: Mapping[str, onnx.ModelProto]
