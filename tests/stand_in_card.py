@@ -212,7 +212,9 @@ class StandInTensorRT:
     EngineValidity = SimpleNamespace(VALID="valid", INVALID="invalid")
 
     class ILogger:
-        INTERNAL_ERROR, ERROR, WARNING = range(3)
+        INTERNAL_ERROR, ERROR, WARNING = (
+            SimpleNamespace(name=name) for name in ("INTERNAL_ERROR", "ERROR", "WARNING")
+        )
 
         def log(self, severity: int, msg: str) -> None:
             raise NotImplementedError

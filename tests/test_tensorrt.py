@@ -294,7 +294,7 @@ def test_float32_is_not_rounded_to_tensorfloat(
 ) -> None:
     """The compiler would, by default: told to, it builds another engine."""
     api = open_tensorrt("tensorrt-rtx")
-    builder = api.Builder(heard_of("tensorrt-rtx").logger)
+    builder = api.Builder(heard_of(api).logger)
     config = builder.create_builder_config()
     assert config.get_flag(api.BuilderFlag.TF32)
     monkeypatch.setattr(type(config), "clear_flag", lambda *_: None)

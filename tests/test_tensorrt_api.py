@@ -16,6 +16,7 @@ from lora_deploy.runtime.tensorrt_api import (
     SHARED,
     Builder,
     TargetedConfig,
+    heard_of,
     missing_names,
     names_of,
     open_tensorrt,
@@ -91,3 +92,14 @@ def test_a_package_without_its_libraries_is_no_fault_of_ours(
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(TensorRTUnusableError, match="tensorrt is installed and can't be imported"):
         open_tensorrt("tensorrt")
+
+
+def test_each_who_listens_hears_and_one_who_leaves_takes_nobody_with_him() -> None:
+    heard = heard_of(open_tensorrt("tensorrt-rtx"))
+    with heard.listening() as first:
+        with heard.listening():
+            pass  # it had heard as much as the first one
+        heard.logger.log(types.SimpleNamespace(name="ERROR"), "no room")
+        heard.logger.log(types.SimpleNamespace(name="WARNING"), "little room")
+    heard.logger.log(types.SimpleNamespace(name="ERROR"), "too late")
+    assert first == ["no room"]

@@ -137,7 +137,7 @@ def build(
     refuse_outside_data(graph)
     content = graph if isinstance(graph, bytes) else graph.read_bytes()
     api = open_tensorrt(order.flavour)
-    heard = heard_of(order.flavour)
+    heard = heard_of(api)
     with heard.listening() as errors:
         builder = api.Builder(heard.logger)
         strongly = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -347,7 +347,7 @@ def _settle(api: TensorRT, order: EngineOrder) -> None:
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9
     )
-    logger = heard_of(order.flavour).logger
+    logger = heard_of(api).logger
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)

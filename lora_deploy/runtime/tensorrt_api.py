@@ -220,7 +220,8 @@ class Heard:
         try:
             yield errors
         finally:
-            self._listeners.remove(errors)
+            # By identity: what two listeners have heard may be equal.
+            self._listeners = [one for one in self._listeners if one is not errors]
 
     def take(self, severity: str, message: str) -> None:
         """Called by TensorRT, from any of its threads."""
@@ -242,10 +243,14 @@ def _logger_class(api: TensorRT) -> Any:
     return Logger
 
 
+def heard_of(api: Any) -> Heard:
+    """The one logger of a package, as `open_tensorrt` gives it; its messages go to whoever listens."""
+    return _heard_of(api)
+
+
 @cache
-def heard_of(flavour: Flavour) -> Heard:
-    """The one logger of a flavour's package; its messages go to whoever listens."""
-    return Heard(open_tensorrt(flavour))
+def _heard_of(api: Any) -> Heard:
+    return Heard(api)
 
 
 def missing_names(module: object, wanted: Mapping[str, type]) -> Iterator[str]:

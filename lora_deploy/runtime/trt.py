@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -30,7 +30,7 @@ from lora_deploy.errors import (
 )
 from lora_deploy.runtime.card import Card
 from lora_deploy.runtime.own_cache import is_own, ready_folder
-from lora_deploy.runtime.tensorrt_api import open_tensorrt
+from lora_deploy.runtime.tensorrt_api import heard_of, open_tensorrt
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +228,9 @@ class TensorRtBackend:
         self.batch_size = batch_size
         self.card = card
         self._engine, self._api = engine, api
-        self._said = _Said(api)
+        heard = heard_of(api)
+        self._listening = ExitStack()
+        self._errors = self._listening.enter_context(heard.listening())
         self._lock = threading.Lock()
         self._graph: Callable[[], None] | None = None
         self._kernels: RtxCache | None = None
@@ -238,7 +240,7 @@ class TensorRtBackend:
         self._out_shape = (batch_size, labels)
         try:
             with card.current():
-                self._runtime = api.Runtime(self._said.listener)
+                self._runtime = api.Runtime(heard.logger)
                 self._opened: CudaEngine = self._deserialised(self._runtime, content)
                 self._check_tensors(profile)
                 self._stream = card.stream()
@@ -272,6 +274,7 @@ class TensorRtBackend:
             # Each of them refers to the next one, and all to the card.
             for part in ("_graph", "_context", "_kernels", "_opened", "_runtime"):
                 setattr(self, part, None)
+            self._listening.close()
             self.card.close()
 
     def __del__(self) -> None:
@@ -289,7 +292,7 @@ class TensorRtBackend:
             validity, reasons = cast(RtxRuntime, runtime).get_engine_validity(content)[:2]
             if validity == api.EngineValidity.INVALID:
                 raise self._unusable(f"does not fit this card or driver (diagnosis {reasons})")
-        self._said.first = ""
+        self._errors.clear()
         opened: CudaEngine | None = runtime.deserialize_cuda_engine(content)
         if opened is None:
             raise self._unusable("can't be opened")
@@ -331,7 +334,7 @@ class TensorRtBackend:
             context = self._opened.create_execution_context()
         if context is None:
             raise CardFailedError(
-                f"{self.card}: making a context failed ({self._said.first or 'no reason was given'})"
+                f"{self.card}: making a context failed ({self._first_error or 'no reason was given'})"
             )
         self._context: ExecutionContext = context
         self._kept = kept
@@ -396,7 +399,7 @@ class TensorRtBackend:
         card.upload(self._card_in, self._host_in, self._input.nbytes, stream)
         if not self._context.execute_async_v3(int(stream)):
             raise CardFailedError(
-                f"{card}: {self._engine.name} did not run ({self._said.first or 'no reason given'})"
+                f"{card}: {self._engine.name} did not run ({self._first_error or 'no reason given'})"
             )
         card.download(self._host_out, self._card_out, self._output.nbytes, stream)
 
@@ -422,28 +425,14 @@ class TensorRtBackend:
         if not done:
             raise self._unusable(refusal)
 
+    @property
+    def _first_error(self) -> str:
+        """What TensorRT complained of; what follows it are its consequences."""
+        return " ".join(self._errors[0].split())[:300] if self._errors else ""
+
     def _unusable(self, what: str) -> EngineUnusableError:
-        said = f"; {self._engine.flavour} says: {self._said.first}" if self._said.first else ""
+        said = f"; {self._engine.flavour} says: {self._first_error}" if self._first_error else ""
         return EngineUnusableError(f"{self._engine.file} {what}{said}")
-
-
-class _Said:
-    """What the package complains of, kept for the error that follows, and not printed."""
-
-    def __init__(self, api: TensorRT) -> None:
-        said = self
-        self.first = ""  # what follows it are its consequences
-        worst = (api.ILogger.INTERNAL_ERROR, api.ILogger.ERROR)
-
-        class Listener(api.ILogger):  # type: ignore[misc,name-defined]  # of the package that is there
-            def __init__(self) -> None:
-                api.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                if severity in worst and not said.first:
-                    said.first = " ".join(msg.split())[:300]
-
-        self.listener = Listener()
 
 
 def _own_content(path: Path) -> bytes | None:
