@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from lora_deploy.artifact import bundle, run
 from lora_deploy.artifact.adapter_record import is_adapter
@@ -136,27 +136,20 @@ def _load_trained(
     trained = import_backend(
         "lora_deploy.runtime.trained", "torch", "transformers", "peft", purpose="to open a RUN"
     )
-    found: list[Any] = []
-
-    def opening() -> Opened:
-        opened = (
-            trained.open_run(folder)
-            if is_run
-            else trained.open_adapter(folder, base=base, labels=labels)
-        )
-        found.append(opened)
-        for sentence in opened.unknown:
-            logger.warning("not known of %s: %s", folder, sentence)
-        as_form = _form_of_trained(folder, opened.kind == "lora", form)
-        if as_form == "base":
-            adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
-            adapters.switch_delta_off(opened.model)
-        return Opened(opened.model, opened.contract, as_form)
-
-    torch_backend = how.run(opening)
-    (opened,) = found
+    how.check()
+    opened = (
+        trained.open_run(folder)
+        if is_run
+        else trained.open_adapter(folder, base=base, labels=labels)
+    )
+    for sentence in opened.unknown:
+        logger.warning("not known of %s: %s", folder, sentence)
+    as_form = _form_of_trained(folder, opened.kind == "lora", form)
+    if as_form == "base":
+        adapters = import_backend("lora_deploy.model.adapter", "peft", purpose="to open a base")
+        adapters.switch_delta_off(opened.model)
     return Recogniser(
-        backend=torch_backend,
+        backend=how.run(Opened(opened.model, opened.contract, as_form)),
         labels=opened.labels,
         contract=opened.contract,
         temperature=1.0,

@@ -372,13 +372,14 @@ def _open_unmerged(
 def _open_torch(
     folder: Path, manifest: BundleManifest, unmerged: _Unmerged | None, how: WithTorch
 ) -> Backend:
+    if unmerged is None and not (folder / bundle.MODEL).is_dir():
+        raise BackendCannotError(
+            f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
+        )
+    how.check()
     if unmerged is None:
-        if not (folder / bundle.MODEL).is_dir():
-            raise BackendCannotError(
-                f"{folder} has no {bundle.MODEL}/ for torch; use --backend onnxruntime"
-            )
-        return how.run(lambda: _merged_model(folder, manifest))
-    return how.run(lambda: _unmerged_model(folder, manifest, unmerged))
+        return how.run(_merged_model(folder, manifest))
+    return how.run(_unmerged_model(folder, manifest, unmerged))
 
 
 def _merged_model(folder: Path, manifest: BundleManifest) -> Opened:

@@ -1,7 +1,7 @@
 """How PyTorch is asked to run a model: device and precision, looked at before the model is opened."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from lora_deploy.artifact.bundle import Precision
@@ -11,6 +11,8 @@ from lora_deploy.runtime.base import Backend
 
 TORCH_PACKAGES = ("torch", "transformers", "peft")
 """What the forms by PyTorch need."""
+
+_PURPOSE = "to run with PyTorch"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class WithTorch:
         """Whether a card was asked for."""
         return self.device not in (None, "auto", "cpu")
 
-    def run(self, opening: Callable[[], Opened]) -> Backend:
-        """A model with PyTorch, once it is known that it can be run so.
+    def check(self) -> None:
+        """See that PyTorch can run a model so, before one is opened.
 
         Raises:
             MissingPackageError: PyTorch is not installed.
@@ -46,19 +48,28 @@ class WithTorch:
             BackendCannotError: PyTorch does not run models in that precision here.
             PrecisionNotHereError: The device does not compute in it.
         """
-        purpose = "to run with PyTorch"
-        eager = import_backend("lora_deploy.runtime.eager", *TORCH_PACKAGES, purpose=purpose)
-        devices = import_backend("lora_deploy.device", "torch", purpose=purpose)
-        device = devices.choose(self.device)
-        eager.check_precision(self.precision, device)
-        opened = opening()
-        backend: Backend = eager.on_device(
+        _eager().check_precision(self.precision, self._chosen())
+
+    def run(self, opened: Opened) -> Backend:
+        """A model with PyTorch.
+
+        Raises:
+            NoSuchDeviceError: The device is not there.
+        """
+        backend: Backend = _eager().on_device(
             opened.model,
             opened.contract,
             form=opened.form,
             batch_size=self.batch_size,
-            device=device,
+            device=self._chosen(),
             precision=self.precision,
             is_compiled=self.is_compiled,
         )
         return backend
+
+    def _chosen(self) -> Any:
+        return import_backend("lora_deploy.device", "torch", purpose=_PURPOSE).choose(self.device)
+
+
+def _eager() -> ModuleType:
+    return import_backend("lora_deploy.runtime.eager", *TORCH_PACKAGES, purpose=_PURPOSE)
