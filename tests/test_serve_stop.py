@@ -128,8 +128,11 @@ def test_it_can_be_stopped_while_the_model_opens(where: str) -> None:
         time.sleep(1)  # so that it is in the midst of it
         begun = time.monotonic()
         os.kill(service.process.pid, signal.SIGTERM)
+        if where == "decoders":  # a real one would be killed, a gate can't be
+            time.sleep(1)
+            (service.gate / where).unlink()
         assert service.end()[0] == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 20
 
 
 def test_an_idle_connection_does_not_hold_the_end_up() -> None:
