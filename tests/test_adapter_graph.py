@@ -277,7 +277,11 @@ def test_auto_takes_pytorch_where_it_is_and_the_graph_elsewhere(
         ({"form": "half"}, UnknownFormError, "allowed: auto, merged, unmerged, base"),
         ({"form": "merged", "adapter": "default"}, BackendCannotError, "in its weights"),
         ({"form": "base", "backend": "openvino"}, BackendCannotError, "openvino takes no adapters"),
-        ({"form": "base", "precision": "int8"}, BackendCannotError, "unmerged in fp32, or .*, not in int8"),
+        (
+            {"form": "base", "precision": "int8"},
+            BackendCannotError,
+            "unmerged in fp32, or .*, not in int8",
+        ),
         ({"form": "base", "adapter": "nobody"}, BackendCannotError, "it has: default"),
     ],
 )
