@@ -46,7 +46,7 @@ class Line:
         self._ran = ran
         self._waiting: SimpleQueue[_Waiting] = SimpleQueue()
         # It holds nothing that has to be put in order, so it may be left alone at the end.
-        threading.Thread(target=self._run, name="model", daemon=True).start()
+        threading.Thread(target=self._run, name="service-model", daemon=True).start()
 
     def submit(self, frames: Frames) -> "Future[Answered]":
         """Ask about a clip [frames, height, width, 3]; the future raises what the model raised.
