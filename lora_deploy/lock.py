@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from lora_deploy.errors import LoraDeployError
 logger = logging.getLogger(__name__)
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+_PATIENCE_SECONDS = 0.5
+"""A process that its holder was just starting has the lock for a moment more, where the holder was killed."""
 
 _held: set[int] = set()
 """Descriptors of the locks of this process."""
@@ -33,7 +37,7 @@ def held(path: Path, busy: LoraDeployError) -> Iterator[None]:
     """Hold a lock against all other processes, and this one; in the end its file is taken away.
 
     Raises:
-        LoraDeployError: ``busy``, at once, where somebody holds it.
+        LoraDeployError: ``busy``, in half a second, where somebody holds it.
     """
     descriptor = acquire(path, busy)
     try:
@@ -79,10 +83,16 @@ def release(path: Path, descriptor: int) -> bool:
 
 
 def _lock(path: Path, descriptor: int, busy: LoraDeployError) -> None:
+    until = time.monotonic() + _PATIENCE_SECONDS
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise busy from None
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise busy from None
+                time.sleep(_PATIENCE_SECONDS / 20)
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise
