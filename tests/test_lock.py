@@ -36,7 +36,7 @@ def test_a_lock_that_is_given_back_in_a_moment_is_waited_for(
     monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 20.0)  # computers may be slow
     process = holder(tmp_path / "lock", 0.3)
     with lock.held(tmp_path / "lock", BUSY):
-        process.wait(timeout=20)
+        process.communicate(timeout=20)
 
 
 def test_a_lock_that_somebody_keeps_is_told_soon(tmp_path: Path) -> None:
