@@ -25,6 +25,7 @@ from lora_deploy.clips.dataset import read_split
 from lora_deploy.clips.pool import shared
 from lora_deploy.clips.processor import write_processor
 from lora_deploy.errors import ClipError
+from lora_deploy.processor import read_processor
 
 CONTRACT = PixelContract(frames=16, short_side=224, crop_height=224, crop_width=224)
 SMALL = PixelContract(frames=8, short_side=128, crop_height=128, crop_width=128)
@@ -54,6 +55,9 @@ def train(
 ) -> None:
     """Learn until the time is up, each clip shifted by chance; the rate rises, then falls to nothing."""
     generator = np.random.default_rng(0)
+    has_bf16 = (
+        read_processor().has_bf16
+    )  # elsewhere PyTorch multiplies bfloat16 on one core, slowly
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     begun, epoch, done = time.monotonic(), 0, 0.0
     while done < 1:
@@ -67,7 +71,7 @@ def train(
             rows = order[start : start + BATCH]
             pixels = np.stack([cropped(frames[row], generator) for row in rows])
             targets = torch.from_numpy(truths[rows])
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16):
                 logits = model(pixel_values=torch.from_numpy(pixels)).logits.float()
             loss = torch.nn.functional.cross_entropy(logits, targets)
             optimiser.zero_grad()

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lora_deploy import lock
 from lora_deploy.disk import failures_named
 from lora_deploy.errors import FileUnknownError, SaveUnfinishedError
 
@@ -74,7 +75,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
             stage = Path(
                 tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
             )
-            lock = _lock(stage)
+            own = _lock(stage)
         try:
             yield stage
             for path in sorted(stage.rglob("*")):
@@ -88,8 +89,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
             raise
         finally:
-            if lock is not None:
-                os.close(lock)
+            if own is not None:
+                os.close(own)
         _sync(target.parent)
 
 
@@ -177,15 +178,18 @@ def _remove(path: Path) -> None:
 def _remove_abandoned_stages(target: Path) -> None:
     for left in target.parent.iterdir():
         if left.name.startswith(f".{target.name}.") and left.suffix == ".partial" and left.is_dir():
-            lock = _lock(left)
-            if lock is not None:
+            own = _lock(left)
+            if own is not None:
                 shutil.rmtree(left, ignore_errors=True)
-                os.close(lock)
+                os.close(own)
 
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait for whoever makes or removes a stage in ``folder`` at this moment; for seconds at most."""
+    if lock.is_held(folder):  # by ourselves, against all others
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         for _ in range(500):

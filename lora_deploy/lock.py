@@ -18,8 +18,8 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _PATIENCE_SECONDS = 0.5
 """A process that its holder was just starting has the lock for a moment more, where the holder was killed."""
 
-_held: set[int] = set()
-"""Descriptors of the locks of this process."""
+_held: dict[int, tuple[int, int]] = {}
+"""Descriptors of the locks of this process, and of what: its device and number there."""
 
 
 def _part_from_parent() -> None:
@@ -46,6 +46,32 @@ def held(path: Path, busy: LoraDeployError) -> Iterator[None]:
         release(path, descriptor)
 
 
+@contextmanager
+def held_folder(folder: Path, busy: LoraDeployError) -> Iterator[None]:
+    """Hold a folder itself, where no file may be added.
+
+    Raises:
+        LoraDeployError: ``busy``, in half a second, where somebody holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # closed on exec
+    try:
+        _lock(folder, descriptor, busy)
+        _held[descriptor] = _identity(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        yield
+    finally:
+        if _held.pop(descriptor, None):  # not in a process that was forked meanwhile
+            os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds that folder: asked for again, a lock refuses its own holder, too."""
+    return _identity(folder.stat()) in tuple(_held.values())
+
+
 def acquire(path: Path, busy: LoraDeployError, *, make_folder: bool = False) -> int:
     """Take a lock, for `release`; its folder is made where ``make_folder`` says so.
 
@@ -64,7 +90,7 @@ def acquire(path: Path, busy: LoraDeployError, *, make_folder: bool = False) -> 
         try:
             _lock(path, descriptor, busy)
             if _is_at(path, descriptor):
-                _held.add(descriptor)
+                _held[descriptor] = _identity(os.fstat(descriptor))
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -77,7 +103,7 @@ def release(path: Path, descriptor: int) -> bool:
     if descriptor not in _held:
         return False
     path.unlink(missing_ok=True)
-    _held.discard(descriptor)
+    del _held[descriptor]
     os.close(descriptor)
     return True
 
@@ -107,3 +133,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

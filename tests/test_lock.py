@@ -1,13 +1,16 @@
 """One process at a time, but for the moment that the child of a killed holder may need."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lora_deploy import lock
+from lora_deploy import atomic, lock
 from lora_deploy.errors import BatchBusyError
 
 BUSY = BatchBusyError("somebody is at work")
@@ -37,6 +40,33 @@ def test_a_lock_that_is_given_back_in_a_moment_is_waited_for(
     process = holder(tmp_path / "lock", 0.3)
     with lock.held(tmp_path / "lock", BUSY):
         process.communicate(timeout=20)
+
+
+def test_a_folder_itself_can_be_held(tmp_path: Path) -> None:
+    with lock.held_folder(tmp_path, BUSY):
+        with pytest.raises(BatchBusyError), lock.held_folder(tmp_path, BUSY):
+            pass
+        child = os.fork()
+        if not child:  # inherits the descriptor, and must not keep the lock
+            time.sleep(300)
+    try:
+        with lock.held_folder(tmp_path, BUSY):
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_who_holds_a_folder_updates_it_without_waiting_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: float) -> None:
+        raise AssertionError("waits")
+
+    monkeypatch.setattr(atomic, "time", SimpleNamespace(sleep=refuse))
+    with lock.held_folder(tmp_path, BUSY), atomic.updating(tmp_path) as stage:
+        (stage / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_lock_that_somebody_keeps_is_told_soon(tmp_path: Path) -> None:

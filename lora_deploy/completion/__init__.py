@@ -5,10 +5,7 @@ noise, and with the certificate's clips on those. What came out is written into 
 manifest, all or nothing, whether it was within budget or not.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lora_deploy.artifact import bundle
@@ -24,6 +21,7 @@ from lora_deploy.errors import (
     LoraDeployError,
     NotCompletableError,
 )
+from lora_deploy.lock import held_folder
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.certificate import Certificate, Completion
 from lora_deploy.runtime.vouched import vouch
@@ -68,7 +66,8 @@ def complete(
     asked = [form for form in here if _wants_asking(form, certificate, data)]
     if not asked:
         return _nothing_to_ask(here, manifest, found)
-    with _alone(folder), judge.truth_of(certificate, manifest, data) as truth:
+    busy = CompletionBusyError(f"{folder} is being completed by another process")
+    with held_folder(folder, busy), judge.truth_of(certificate, manifest, data) as truth:
         results = [
             result for form in asked if (result := _asked(form, truth, found, progress)) is not None
         ]
@@ -154,24 +153,3 @@ def _sentence(completion: Completion) -> str:
     largest = completion.noise_difference if link is None else link.largest_probability_difference
     said = f"run on {completion.card}, about {asked}: probabilities differ by at most {largest:.1e}"
     return said if link is not None else f"{said}; name the clips with --data to have it proved"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the bundle's folder against another completion.
-
-    Raises:
-        CompletionBusyError: There is one.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise CompletionBusyError(f"{folder} is being completed by another process") from None
-    except OSError:  # the file system knows no locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)
