@@ -35,6 +35,7 @@ from lora_deploy.errors import (
     GraphError,
     LabelOrderError,
     LoraDeployError,
+    NoSuchAdapterError,
     NoSuchFormError,
     NotExportableError,
     NoUnmergedFormError,
@@ -282,7 +283,7 @@ def test_auto_takes_pytorch_where_it_is_and_the_graph_elsewhere(
             BackendCannotError,
             "unmerged in fp32, or .*, not in int8",
         ),
-        ({"form": "base", "adapter": "nobody"}, BackendCannotError, "it has: default"),
+        ({"form": "base", "adapter": "nobody"}, NoSuchAdapterError, "it has: default"),
     ],
 )
 def test_what_can_not_be_opened_is_said(

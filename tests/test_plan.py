@@ -2,13 +2,15 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lora_deploy import cli
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import PRECISIONS, Precision
-from lora_deploy.errors import FormNotMadeError, OverrideError
+from lora_deploy.errors import FormNotMadeError, OverrideError, PrecisionNotHereError
+from lora_deploy.export import pipeline
 from lora_deploy.export.pipeline import proof_settings
 from lora_deploy.export.plan import TARGETS, plan
 
@@ -71,6 +73,24 @@ def test_bfloat16_needs_openvino_or_a_card() -> None:
         plan(["onnx"], ["bf16"])
 
 
+def test_without_bfloat16_what_can_not_be_proved_is_left_out_or_refused_at_once() -> None:
+    found = plan(["onnx", "openvino"], ["bf16", "int8"], has_bf16=False)
+    assert [form.name for form in found.at("bf16")] == []
+    assert len(found.at("int8")) == 2
+    assert len(found.left_out) == 1
+    assert "does not compute in bfloat16" in found.left_out[0]
+    with pytest.raises(PrecisionNotHereError, match="does not compute in bfloat16"):
+        plan(["openvino"], ["bf16"], has_bf16=False)
+    engines = plan(["tensorrt", "openvino"], ["bf16"], cards=["sm86"], has_bf16=False)
+    assert [order.precision for order in engines.engines_at("bf16")] == ["bf16"]
+    assert engines.at("bf16") == ()
+
+
+def test_what_is_left_out_for_several_cards_alike_is_told_once() -> None:
+    found = plan(["onnx", "tensorrt"], ["fp16", "int8"], cards=["sm86", "sm89"])
+    assert len(found.left_out) == len(set(found.left_out)) == 1
+
+
 @pytest.mark.parametrize(
     ("targets", "precisions", "said"),
     [
@@ -86,9 +106,12 @@ def test_unknown_words_are_told(targets: list[str], precisions: list[str], said:
 
 
 def test_the_command_says_so_before_it_opens_anything(
-    tmp_path: object, capsys: pytest.CaptureFixture[str]
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["merge-export", f"{tmp_path}", "--out", f"{tmp_path}/out"]
+    monkeypatch.setattr(pipeline, "read_processor", lambda: SimpleNamespace(has_bf16=False))
+    assert cli.run([*arguments, "--to", "openvino", "--precision", "bf16"]) == 2
+    assert "[PrecisionNotHereError]" in capsys.readouterr().err
     assert cli.run([*arguments, "--precision", "bf16"]) == 2
     assert "[FormNotMadeError]" in (said := capsys.readouterr().err)
     assert "made for openvino, tensorrt only" in said

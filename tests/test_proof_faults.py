@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from lora_deploy.errors import (
     NothingDecodedError,
     PrecisionNotHereError,
 )
-from lora_deploy.export import proving, timing, write_forms
+from lora_deploy.export import pipeline, proving, timing, write_forms
 from lora_deploy.export.blocks import block_of
 from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.pipeline import Shipped, merge_export
@@ -516,7 +517,8 @@ def test_bfloat16_on_a_computer_without_it_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(ov, "has_bf16", lambda: False)
+    monkeypatch.setattr(pipeline, "read_processor", lambda: SimpleNamespace(has_bf16=True))
+    monkeypatch.setattr(ov, "has_bf16", lambda: False)  # whatever the processor says of itself
     ready()
     options: dict[str, object] = {"targets": ["openvino"], "precisions": ["bf16"]}
     with pytest.raises(PrecisionNotHereError, match="does not compute in bfloat16"):

@@ -34,7 +34,7 @@ from lora_deploy.errors import (
     MissingPackageError,
     NoCardError,
     NoSuchDeviceError,
-    NoSuchFormError,
+    NoSuchEngineError,
 )
 from lora_deploy.runtime import card as card_module
 from lora_deploy.runtime import trt, vouched
@@ -375,7 +375,7 @@ def test_an_engine_that_the_manifest_does_not_name_is_not_opened(
 @pytest.mark.parametrize(
     ("change", "options", "error"),
     [
-        ({"precision": "fp16"}, {}, NoSuchFormError),
+        ({"precision": "fp16"}, {}, NoSuchEngineError),
         ({"compute_capability": "8.9"}, {}, EngineCardError),
         ({"version": "1.0"}, {}, EngineVersionError),
         ({}, {"batch_size": 3}, EngineBatchError),

@@ -31,9 +31,15 @@ class NoSuchFormError(BackendError):
     """The bundle has no model for this runtime at this precision: it was not exported, or not proved."""
 
     remedy = (
-        "take one of those, or export it: "
-        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+        "take one of those, or export it, as in "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,int8`"
     )
+
+
+class NoSuchAdapterError(BackendError):
+    """The bundle has no adapter of that name, or several, and none was named."""
+
+    remedy = "name one of those with --adapter"
 
 
 class UnknownFormError(BackendError):
@@ -155,7 +161,8 @@ class FormNotMadeError(BackendError):
 
     remedy = (
         "take a pair that there is, as in "
-        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,bf16,int8`"
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,openvino --precision fp32,int8`, or for "
+        "cards `--to onnx,tensorrt --target sm86 --precision fp32,fp16`"
     )
 
 

@@ -11,8 +11,8 @@ class NoCardError(CardError):
     """No NVIDIA card can be reached through its driver, and this form runs on nothing else."""
 
     remedy = (
-        "run it on a computer with a card, or take --backend onnxruntime; `lora-deploy doctor` says "
-        "what is here"
+        "run it on a computer with a card, or on the processor (--backend onnxruntime, where there is "
+        "such an option); `lora-deploy doctor` says what is here"
     )
 
 

@@ -16,6 +16,15 @@ class TensorRTUnusableError(EngineError):
     )
 
 
+class NoSuchEngineError(EngineError):
+    """The bundle has no engine of this package at this precision."""
+
+    remedy = (
+        "take one of those with --backend and --precision, or export one for your card, as in "
+        "`lora-deploy merge-export RUN --out BUNDLE --to onnx,tensorrt --target sm86 --precision fp16`"
+    )
+
+
 class TargetMissingError(EngineError):
     """An engine runs on cards of one compute capability, and none was named."""
 

@@ -24,6 +24,7 @@ from lora_deploy.export.engine_order import BATCH_SIZES, check_order
 from lora_deploy.export.plan import plan
 from lora_deploy.export.proving import Proving
 from lora_deploy.export.to_triton import write_repository
+from lora_deploy.processor import read_processor
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Clips
 from lora_deploy.proof.certificate import Certificate
@@ -106,6 +107,7 @@ def merge_export(
         cards=cards,
         flavour=flavour,
         batch_sizes=batch_sizes,
+        has_bf16=read_processor().has_bf16,
     )
     for order in wanted.engines:
         check_order(order)

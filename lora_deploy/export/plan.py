@@ -8,6 +8,7 @@ from lora_deploy.artifact.bundle import PRECISIONS, CompiledForm, Compiler, Flav
 from lora_deploy.errors import (
     CardNotHereError,
     FormNotMadeError,
+    PrecisionNotHereError,
     TargetMissingError,
     TargetPrecisionError,
 )
@@ -55,7 +56,7 @@ class Plan:
     """Whether what only ONNX Runtime reads has its own operators in it."""
     engines: tuple[EngineOrder, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Engines that were asked for beside others and can't be built, each with the reason."""
+    """What was asked for beside others and can't be made here, each with the reason."""
 
     def at(self, precision: Precision) -> tuple[CompiledForm, ...]:
         """The forms of one precision."""
@@ -82,6 +83,7 @@ def plan(
     cards: Sequence[str] = (),
     flavour: Flavour = "tensorrt-rtx",
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    has_bf16: bool = True,
 ) -> Plan:
     """What was asked for, as forms; float32 is always among them.
 
@@ -96,9 +98,11 @@ def plan(
         cards: Which cards engines are for: ``sm86``, …; ``tensorrt`` takes those that are here.
         flavour: Whose compiler makes engines.
         batch_sizes: An engine takes batches of these sizes.
+        has_bf16: Whether the processor here computes in bfloat16; else no form of it can be proved.
 
     Raises:
         FormNotMadeError: A word is unknown, or no target that was asked for takes a precision.
+        PrecisionNotHereError: bfloat16 alone was asked for, of a processor that has none.
         EngineError: A card is unknown or missing, or gets no engine at any of the precisions.
     """
     for words, allowed, option in (
@@ -122,6 +126,7 @@ def plan(
     if ENGINES in targets:
         wanted = [one for one in asked if one in precisions]
         engines, refused = _engines(cards, wanted, flavour, batch_sizes_of(batch_sizes))
+    left_out = [error.found for error in refused]
     forms = []
     for precision in asked:
         has_engine = any(order.precision == precision for order in engines)
@@ -133,12 +138,19 @@ def plan(
             able = [to for to, one in TARGETS.items() if (one, precision) in _FILES]
             able += [ENGINES] * (precision in GRAPHS)
             raise FormNotMadeError(f"--precision {precision} is made for {', '.join(able)} only")
+        if precision == "bf16" and taken and not has_bf16:
+            found = (
+                "this processor does not compute in bfloat16, so OpenVINO's form can't be proved"
+            )
+            if set(precisions) == {"bf16"} and not has_engine:
+                raise PrecisionNotHereError(found)
+            left_out.append(found)
+            taken = []
         for one in taken:
             file = _FILES[one, precision]
             if not fuse:
                 file = _UNFUSED.get(file, file)
             forms.append(CompiledForm(backend=one, precision=precision, file=file))
-    left_out = tuple(error.found for error in refused)
     return Plan(
         forms=tuple(forms),
         frames_in=frames_in or triton,
@@ -146,7 +158,7 @@ def plan(
         triton=triton,
         fuse=fuse,
         engines=tuple(engines),
-        left_out=left_out,
+        left_out=tuple(dict.fromkeys(left_out)),
     )
 
 

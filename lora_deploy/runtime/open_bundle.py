@@ -24,6 +24,7 @@ from lora_deploy.errors import (
     GraphDisagreesError,
     GraphError,
     LabelOrderError,
+    NoSuchAdapterError,
     NoSuchFormError,
     NoUnmergedFormError,
 )
@@ -344,10 +345,10 @@ def _unmerged(
         )
     known = ", ".join(manifest.adapters)
     if adapter is None and len(manifest.adapters) > 1:
-        raise BackendCannotError(f"{folder} has several adapters; name one of: {known}")
+        raise NoSuchAdapterError(f"{folder} has several adapters: {known}")
     name = manifest.adapters[0] if adapter is None else adapter
     if name not in manifest.adapters:
-        raise BackendCannotError(f"{folder} has no adapter {adapter!r}; it has: {known}")
+        raise NoSuchAdapterError(f"{folder} has no adapter {adapter!r}; it has: {known}")
     return _Unmerged(name, "base" if form == "base" else "unmerged")
 
 

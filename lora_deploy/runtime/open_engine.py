@@ -12,7 +12,7 @@ from lora_deploy.errors import (
     EngineOverBudgetError,
     MissingPackageError,
     NoCardError,
-    NoSuchFormError,
+    NoSuchEngineError,
 )
 from lora_deploy.runtime import trt
 from lora_deploy.runtime.base import Backend
@@ -44,7 +44,7 @@ def open_for_card(
         batch_size: Clips run at once, always.
 
     Raises:
-        NoSuchFormError: The bundle has no such engine.
+        NoSuchEngineError: The bundle has no such engine.
         EngineOverBudgetError: It was run, and its answers were wrong.
         MissingPackageError: Its package, or the driver's binding, is not installed.
         CardError: There is no card, or the engine does not fit it.
@@ -55,7 +55,9 @@ def open_for_card(
     ]
     if not there:
         has = ", ".join(engine.name for engine in manifest.engines) or "none"
-        raise NoSuchFormError(f"{folder} has no engine of {flavour} at {precision}; it has: {has}")
+        raise NoSuchEngineError(
+            f"{folder} has no engine of {flavour} at {precision}; it has: {has}"
+        )
     index = card_index(device)
     open_tensorrt(flavour, purpose="to run engines")  # without it no card helps
     card = Card(index)
