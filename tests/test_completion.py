@@ -4,14 +4,13 @@ No card is here: ONNX Runtime's answers stand for an engine's, and `tests/card_c
 """
 
 import dataclasses
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable
 from html import unescape
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -469,13 +468,21 @@ def test_a_card_that_no_engine_is_for_is_told_what_there_is(folder: Path) -> Non
 
 
 def test_two_at_once_do_not_write_over_each_other(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         with pytest.raises(CompletionBusyError):
             complete(folder, on_card=here())
-    finally:
-        os.close(descriptor)
+        return logits
+
+    assert complete(folder, on_card=here(meanwhile)).passed
+
+
+def test_whoever_completes_does_not_wait_for_himself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(_: float) -> None:
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(atomic, "time", SimpleNamespace(sleep=waiting))
     assert complete(folder, on_card=here()).passed
 
 

@@ -158,12 +158,14 @@ def _sentence(completion: Completion) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the bundle's folder against another completion.
+    """Hold the bundle against another completion.
+
+    By its manifest, as a lock of the folder itself is what `atomic` waits for.
 
     Raises:
         CompletionBusyError: There is one.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(folder / bundle.MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
