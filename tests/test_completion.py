@@ -26,7 +26,7 @@ from lora_deploy.artifact.bundle import (
     write_bundle_manifest,
 )
 from lora_deploy.checkup import Checkup
-from lora_deploy.completion import CardForm, complete, forms, judge
+from lora_deploy.completion import CardForm, complete, forms
 from lora_deploy.errors import (
     CompletionBusyError,
     EngineCardError,
@@ -37,7 +37,7 @@ from lora_deploy.errors import (
     NotCompletableError,
     ProofClipsMissingError,
 )
-from lora_deploy.proof.answers import Answering
+from lora_deploy.proof.answers import Answering, Clips
 from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.card import has_binding
 from lora_deploy.runtime.load import load
@@ -505,8 +505,8 @@ def test_clips_of_the_certificate_that_are_missing_are_counted(
 def test_clips_of_the_certificate_that_can_t_be_decoded_here_are_counted(
     folder: Path, few_clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = judge.Clips.records
-    monkeypatch.setattr(judge.Clips, "records", lambda self: real(self)[:-1])
+    real = Clips.records
+    monkeypatch.setattr(Clips, "records", lambda self: real(self)[:-1])
     with pytest.raises(ProofClipsMissingError, match="1 clips of the certificate can't be decoded"):
         complete(folder, few_clips, on_card=here())
 
