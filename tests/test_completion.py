@@ -4,14 +4,13 @@ No card is here: ONNX Runtime's answers stand for an engine's, and `tests/card_c
 """
 
 import dataclasses
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable
 from html import unescape
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,14 @@ from numpy.typing import NDArray
 
 from lora_deploy import atomic, checkup, cli
 from lora_deploy.artifact import bundle as artifact
-from lora_deploy.artifact.bundle import BundleManifest, read_bundle_manifest, write_bundle_manifest
+from lora_deploy.artifact.bundle import (
+    BundleManifest,
+    Ran,
+    read_bundle_manifest,
+    write_bundle_manifest,
+)
 from lora_deploy.checkup import Checkup
-from lora_deploy.completion import CardForm, complete
+from lora_deploy.completion import CardForm, complete, forms
 from lora_deploy.errors import (
     CompletionBusyError,
     EngineCardError,
@@ -33,10 +37,11 @@ from lora_deploy.errors import (
     NotCompletableError,
     ProofClipsMissingError,
 )
-from lora_deploy.proof.answers import Answering
+from lora_deploy.proof.answers import Answering, Clips
 from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.card import has_binding
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.verification import verify
 from tests.card_computers import ENGINE, REASON, Computer, with_engine
 from tests.faults import attempt
@@ -73,18 +78,26 @@ def nothing(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits * np.float32(np.nan)
 
 
+def a_little(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Other answers, and within budget."""
+    return logits + np.array([1e-4, 0], np.float32)
+
+
 Forms = Callable[[Path, BundleManifest, str | None], list[CardForm]]
 
 
 def here(*changes: Callable[..., Any], name: str = NAME, **more: Any) -> Forms:
     """A computer on which one form can be run, at as many batch sizes as there are changes."""
 
+    more.setdefault("card", CARD)
+
     def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[CardForm]:
         def opening(change: Callable[..., Any]) -> Callable[[], Answering]:
             return lambda: Answers(folder, change)
 
         openings = tuple(opening(change) for change in changes or (same,))
-        return [CardForm(name, "fp32", CARD, openings, {"tensorrt-rtx": "1.7.1.116"}, **more)]
+        versions = {"tensorrt-rtx": "1.7.1.116"}
+        return [CardForm(name, "fp32", openings=openings, versions=versions, **more)]
 
     return on_card
 
@@ -231,6 +244,8 @@ def test_without_clips_it_was_run_on_noise_alone_and_is_not_called_proved(folder
     assert "on noise alone" in page
     assert "Every form that was compared on clips answers alike." in page
     assert NAME not in certificate_of(folder).logits
+    again = complete(folder, on_card=here())
+    assert "nothing is left to be asked here" in lines(again, "certificate")[0][1]
 
 
 def test_noise_first_and_clips_later_leave_one_line_each_time(
@@ -240,6 +255,9 @@ def test_noise_first_and_clips_later_leave_one_line_each_time(
         assert complete(folder, data, on_card=here()).passed
         assert len(certificate_of(folder).completed) == 1
         assert (folder / artifact.CARD).read_text().count("Run since, on cards") == 1
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.is_proved
     before = contents(folder)
     found = complete(folder, few_clips, on_card=here())
     assert found.passed
@@ -304,6 +322,47 @@ def test_what_was_proved_elsewhere_is_asked_here_once_and_stays_proved(
     with_card.package.answer = lambda pixels: turned(real(pixels))
     assert not complete(folder).passed
     assert not certificate_of(folder).completed[0].passed  # and that is written down
+    assert NAME not in certificate_of(folder).logits | certificate_of(folder).noise_logits
+
+
+def test_what_is_proved_anew_on_clips_is_written_anew(folder: Path, few_clips: Path) -> None:
+    complete(folder, few_clips, on_card=here())
+    complete(folder, few_clips, on_card=here(card="Another 4000 (sm86)", is_known_here=False))
+    assert certificate_of(folder).completed[0].card == "Another 4000 (sm86)"
+
+
+def test_only_what_is_for_the_card_and_installed_is_asked_at_each_batch_size(
+    folder: Path, with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    over = Ran(card=CARD, date="2026-11-26", clips=8, passed=False)
+    with_engine(
+        folder, b"of another card", compute_capability="8.9", file="tensorrt/other", ran=over
+    )
+    manifest = read_bundle_manifest(folder)
+    found = forms.on_card(folder, manifest, None)
+    assert [form.name for form in found] == [NAME, "torch-bf16"]
+    sizes = [opening().backend.batch_size for opening in found[0].openings]  # type: ignore[attr-defined]
+    assert sizes == list(ENGINE.batch_sizes)
+    assert complete(folder).passed
+    assert [is_vouched(manifest, engine) for engine in manifest.engines] == [True, False]
+    monkeypatch.setattr(forms, "is_installed", lambda package: package != "peft")
+    assert [form.name for form in forms.on_card(folder, manifest, None)] == [NAME]
+    monkeypatch.setattr(forms, "is_installed", lambda _: True)
+    monkeypatch.setattr(forms, "_has_provider", lambda backend: backend == "onnxruntime-cuda")
+    shutil.rmtree(folder / artifact.MODEL)
+    found = forms.on_card(folder, manifest, None)
+    assert [form.name for form in found] == [NAME, "onnxruntime-cuda-fp32"]
+    without = manifest.model_copy(update={"files": {ENGINE.file: manifest.files[ENGINE.file]}})
+    assert [form.name for form in forms.on_card(folder, without, None)] == [NAME]
+
+
+def test_an_engine_that_was_over_budget_is_opened_on_trial(
+    bundle_copy: Path, with_card: Computer
+) -> None:
+    with_engine(bundle_copy, ran=Ran(card=CARD, date="2026-11-26", clips=8, passed=False))
+    assert complete(bundle_copy).passed
+    assert load(bundle_copy, backend="tensorrt-rtx").backend.name == "tensorrt-rtx"
 
 
 # Over budget ------------------------------------------------------------------------------------
@@ -325,8 +384,7 @@ def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
     [one] = after.completed
     assert not one.passed
     assert one.reason
-    assert NAME not in after.logits
-    assert NAME not in after.noise_logits
+    assert NAME not in after.logits | after.noise_logits | after.accuracy
     assert after.unrun == ()
     assert after.verdict == "proved"  # of what was run when the bundle was made
     page = (folder / artifact.CERTIFICATE_PAGE).read_text()
@@ -339,16 +397,59 @@ def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
     assert any("is not within its budget" in text for _, text in lines(verify(folder)))
 
 
-def test_what_was_over_budget_is_asked_again(folder: Path, few_clips: Path) -> None:
-    complete(folder, few_clips, on_card=here(turned))
-    assert complete(folder, few_clips, on_card=here()).passed
+@pytest.mark.parametrize("with_clips", [True, False])
+def test_what_was_over_budget_is_asked_again(
+    with_clips: bool, folder: Path, few_clips: Path
+) -> None:
+    data = few_clips if with_clips else None
+    complete(folder, data, on_card=here(turned))
+    assert complete(folder, data, on_card=here()).passed
     [engine] = read_bundle_manifest(folder).engines
     assert engine.ran is not None
-    assert engine.ran.is_proved
+    assert (engine.ran.passed, engine.ran.is_proved) == (True, with_clips)
+
+
+def test_what_was_over_budget_on_clips_stays_so_when_noise_agrees(
+    folder: Path, few_clips: Path
+) -> None:
+    complete(folder, few_clips, on_card=here(turned))
+    before = contents(folder)
+    complete(folder, on_card=here())
+    assert contents(folder) == before
+
+
+def test_clips_that_got_another_label_are_shown_and_stay_on_the_page(
+    folder: Path, few_clips: Path
+) -> None:
+    def pictures() -> int:
+        return (folder / artifact.CERTIFICATE_PAGE).read_text().count("data:image/jpeg")
+
+    complete(folder, few_clips, on_card=here(turned))
+    assert pictures() == 8
+    complete(folder, on_card=here(name="torch-bf16"))
+    assert pictures() == 8
 
 
 def test_the_worst_batch_size_counts(folder: Path, few_clips: Path) -> None:
     assert not complete(folder, few_clips, on_card=here(same, turned, same)).passed
+    assert not certificate_of(folder).completed[0].passed
+
+
+def test_of_batch_sizes_within_budget_the_worst_is_written_down(folder: Path) -> None:
+    assert complete(folder, on_card=here(same, a_little, same)).passed
+    found = certificate_of(folder).completed[0].noise_difference
+    assert found is not None
+    assert found > 5e-6
+
+
+@pytest.mark.parametrize("rows", ["clips", "noise"])
+def test_no_number_for_clips_or_for_noise_alone_is_over_budget_too(
+    rows: str, folder: Path, few_clips: Path
+) -> None:
+    def partly(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return nothing(logits) if (len(logits) == 1) == (rows == "clips") else logits
+
+    assert not complete(folder, few_clips, on_card=here(partly, a_little)).passed
     assert not certificate_of(folder).completed[0].passed
 
 
@@ -401,6 +502,15 @@ def test_clips_of_the_certificate_that_are_missing_are_counted(
     assert contents(folder) == before
 
 
+def test_clips_of_the_certificate_that_can_t_be_decoded_here_are_counted(
+    folder: Path, few_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Clips.records
+    monkeypatch.setattr(Clips, "records", lambda self: real(self)[:-1])
+    with pytest.raises(ProofClipsMissingError, match="1 clips of the certificate can't be decoded"):
+        complete(folder, few_clips, on_card=here())
+
+
 def test_a_damaged_bundle_is_not_sealed_anew(folder: Path) -> None:
     path = folder / artifact.MANIFEST
     path.write_text(path.read_text().replace('"temperature": 1.0', '"temperature": 2.0'))
@@ -418,19 +528,12 @@ def test_a_file_that_has_changed_is_not_vouched_for_anew(name: str, folder: Path
     assert contents(folder) == before
 
 
-def test_a_bundle_without_a_seal_or_recorded_answers_can_t_be_completed(folder: Path) -> None:
+def test_a_bundle_without_a_seal_can_t_be_completed(folder: Path) -> None:
     path = folder / artifact.MANIFEST
     values = json.loads(path.read_text())
     del values["seal"]
     path.write_text(json.dumps(values))
     with pytest.raises(NotCompletableError, match="bears no seal"):
-        complete(folder, on_card=here())
-    certificate = certificate_of(folder).model_copy(update={"noise_logits": {}})
-    (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
-    manifest = read_bundle_manifest(folder)
-    files = {**manifest.files, **artifact.record_files(folder)}
-    write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
-    with pytest.raises(NotCompletableError, match="records no answers"):
         complete(folder, on_card=here())
 
 
@@ -443,24 +546,38 @@ def resealed(folder: Path, **change: Any) -> None:
     write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
 
 
-@pytest.mark.parametrize("change", [{"passed": False}, {"void": "one label"}])
+@pytest.mark.parametrize("answers", ["logits", "noise_logits"])
+def test_a_bundle_without_recorded_answers_can_t_be_completed(answers: str, folder: Path) -> None:
+    resealed(folder, **{answers: {}})
+    with pytest.raises(NotCompletableError, match="records no answers"):
+        complete(folder, on_card=here())
+
+
+@pytest.mark.parametrize(
+    "change", [{"passed": False}, {"void": "one label"}, {"labels": ("wave_two_hands", "bend")}]
+)
 def test_a_proof_that_did_not_hold_is_not_completed(change: dict[str, Any], folder: Path) -> None:
     resealed(folder, **change)
     with pytest.raises(NotCompletableError, match="does not prove this bundle"):
         complete(folder, on_card=here())
 
 
-def test_a_form_of_other_labels_is_not_compared(folder: Path) -> None:
-    other = Answers(folder, same)
-    other.labels = tuple(reversed(other.labels))
-
-    def on_card(*_: Any) -> list[CardForm]:
-        return [CardForm(NAME, "fp32", CARD, (lambda: other,))]
-
-    found = complete(folder, on_card=on_card)
+@pytest.mark.parametrize("other", ["labels", "pixels"])
+def test_a_form_of_other_labels_or_pixels_is_not_compared(other: str, folder: Path) -> None:
+    answers = Answers(folder, same)
+    if other == "labels":
+        answers.labels = tuple(reversed(answers.labels))
+    else:
+        answers.contract = answers.contract.model_copy(update={"std": (1.0, 1.0, 1.0)})
+    found = complete(folder, on_card=lambda *_: [CardForm(NAME, "fp32", CARD, (lambda: answers,))])
     assert not found.passed
-    assert "names other labels" in lines(found)[0][1]
+    assert "names other labels or pixels" in lines(found)[0][1]
     assert certificate_of(folder).completed == ()
+
+
+def test_without_engines_a_card_leaves_nothing_to_be_asked(bundle_copy: Path) -> None:
+    found = complete(bundle_copy, on_card=lambda *_: [])
+    assert [(one.part, one.passed) for one in found.findings] == [("certificate", True)]
 
 
 def test_a_card_that_no_engine_is_for_is_told_what_there_is(folder: Path) -> None:
@@ -469,13 +586,21 @@ def test_a_card_that_no_engine_is_for_is_told_what_there_is(folder: Path) -> Non
 
 
 def test_two_at_once_do_not_write_over_each_other(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         with pytest.raises(CompletionBusyError):
             complete(folder, on_card=here())
-    finally:
-        os.close(descriptor)
+        return logits
+
+    assert complete(folder, on_card=here(meanwhile)).passed
+
+
+def test_whoever_completes_does_not_wait_for_himself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(_: float) -> None:
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(atomic, "time", SimpleNamespace(sleep=waiting))
     assert complete(folder, on_card=here()).passed
 
 
@@ -562,12 +687,16 @@ def test_the_command_completes_a_bundle_where_a_card_is(
 
 
 def test_the_command_ends_with_1_where_an_engine_is_over_budget(
-    folder: Path, with_card: Computer, capsys: pytest.CaptureFixture[str]
-) -> None:
+    folder: Path, with_card: Computer, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     real = with_card.package.answer
     with_card.package.answer = lambda pixels: turned(real(pixels))
     assert cli.run(["verify", str(folder), "--complete"]) == 1
     assert "not within budget" in capsys.readouterr().out
+    manifest = read_bundle_manifest(folder)
+    assert not is_vouched(manifest, manifest.engines[0])
 
 
 def test_a_device_is_for_completing_alone(folder: Path) -> None:

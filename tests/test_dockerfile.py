@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_what_is_installed_has_the_locked_versions() -> None:
     assert len(installs) == 1
     assert "-c constraints.txt" in installs[0]
     assert "--no-cache-dir" in installs[0]
+    assert installs[0].endswith('".[${RUNTIME},serve]"')  # and nothing beside the extras
+
+
+def test_the_extra_for_gpus_brings_what_the_image_lacks() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert any(one.startswith("onnxruntime-gpu[cuda,cudnn]") for one in extras["gpu"])
 
 
 def test_nothing_that_compiles_or_installs_is_in_the_last_stage() -> None:

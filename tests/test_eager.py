@@ -123,3 +123,5 @@ def test_compiling_is_for_pytorch_and_for_one_shape(
     for backend in ("auto", "onnxruntime", "tensorrt-rtx"):
         with pytest.raises(BackendCannotError, match="only torch compiles a model"):
             load(bundle, backend=backend, is_compiled=True)
+    with pytest.raises(BackendCannotError, match="only torch compiles a model"):
+        load(bundle, backend="onnxruntime", form="unmerged", is_compiled=True)

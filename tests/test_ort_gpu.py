@@ -25,7 +25,7 @@ from lora_deploy.errors import (
     ProviderMissingError,
     ProviderRefusesError,
 )
-from lora_deploy.runtime import ort_gpu, providers
+from lora_deploy.runtime import open_bundle, ort_gpu, providers
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.ort_gpu import BATCH, NO_CPU, OnnxRuntimeOnCard, has_provider
 from lora_deploy.runtime.providers import PROVIDER_BACKENDS, PROVIDERS, ProviderBackend, options_of
@@ -137,6 +137,16 @@ def test_devices_that_are_no_card_and_cards_for_who_runs_on_none_are_refused(bun
             load(bundle, backend=backend, device="cuda")
     with pytest.raises(NoSuchDeviceError):  # and not onnxruntime, which auto takes otherwise
         load(bundle, device="cuda:99")
+
+
+def test_an_adapter_that_is_to_run_on_a_card_is_not_left_to_the_processor(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendCannotError, match="runs adapters on the processor; on cuda run: t"):
+        load(bundle, backend="onnxruntime", form="unmerged", device="cuda")
+    monkeypatch.setattr(open_bundle, "is_installed", lambda package: package == "onnxruntime")
+    with pytest.raises(NoSuchDeviceError):  # torch was asked, though it is not what auto would take
+        load(bundle, form="unmerged", device="cuda:99")
 
 
 def test_no_option_lets_a_float32_answer_be_less_or_change_from_start_to_start() -> None:

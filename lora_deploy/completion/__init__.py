@@ -114,10 +114,10 @@ def _before(form: str, certificate: Certificate) -> Completion | None:
 
 
 def _says_more(completion: Completion, certificate: Certificate) -> bool:
-    """Whether it is to be written down: what was proved on clips stays so when noise agrees."""
+    """Whether it is to be written down: what clips decided, either way, stays so when noise agrees."""
     before = _before(completion.form, certificate)
-    proved_before = before is not None and before.passed and before.link is not None
-    return not (proved_before and completion.passed and completion.link is None)
+    decided_before = before is not None and before.link is not None
+    return not (decided_before and completion.passed and completion.link is None)
 
 
 def _nothing_to_ask(here: Sequence[CardForm], manifest: BundleManifest, found: Checkup) -> Checkup:

@@ -104,7 +104,7 @@ def _clips_of(certificate: Certificate, data: Path) -> list[LabelledClip]:
         ProofClipsMissingError: Some are not there.
     """
     wanted = {clip.sha256 for clip in certificate.proof_clips}
-    there = {identity_of(clip): clip for clip in not_for_training(data) if clip.path.exists()}
+    there = {identity_of(clip): clip for clip in not_for_training(data)}
     found = [clip for identity, clip in there.items() if identity in wanted]
     if len(found) < len(wanted):
         raise ProofClipsMissingError(

@@ -22,7 +22,8 @@ def flip_cards(certificate: Certificate, thumbnails: Mapping[str, bytes]) -> str
         thumbnails: JPEGs by clip; a clip without one gets an empty place.
     """
     by_clip: dict[str, list[tuple[Link, Flip]]] = {}
-    for link in certificate.links:
+    on_cards = [one.link for one in certificate.completed if one.link is not None]
+    for link in (*certificate.links, *on_cards):
         for flip in link.flips:
             by_clip.setdefault(flip.clip, []).append((link, flip))
     if not by_clip:

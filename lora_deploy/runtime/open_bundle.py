@@ -70,6 +70,8 @@ def open_bundle(
     """
     manifest = bundle.read_bundle_manifest(folder)
     how = WithTorch(device, batch_size, _precision(precision), is_compiled)
+    if how.is_compiled and backend != "torch":
+        raise BackendCannotError("only torch compiles a model when it is opened: --backend torch")
     unmerged = _unmerged(folder, manifest, form, adapter)
     if unmerged is not None:
         opened = _open_unmerged(folder, manifest, unmerged, backend, how)
@@ -82,8 +84,6 @@ def _open_merged(folder: Path, manifest: BundleManifest, backend: str, how: With
     """The merged model, by whatever compiled it, or by PyTorch."""
     options: dict[str, Any] = {"device": how.device, "batch_size": how.batch_size}
     compiled = None
-    if how.is_compiled and backend != "torch":
-        raise BackendCannotError("only torch compiles a model when it is opened: --backend torch")
     if flavour := next((one for one in FLAVOURS if one == backend), None):
         return open_for_card(folder, manifest, flavour, how.precision, **options)
     if provider := next((one for one in PROVIDER_BACKENDS if one == backend), None):
@@ -360,11 +360,16 @@ def _open_unmerged(
             f"an adapter is run unmerged in fp32, or by torch on a card in bf16, not in {how.precision}"
         )
     if backend == "auto":
-        backend = "torch" if all(map(is_installed, TORCH_PACKAGES)) else "onnxruntime"
+        has_torch = all(map(is_installed, TORCH_PACKAGES))
+        backend = "torch" if has_torch or how.names_card else "onnxruntime"
     if backend == "torch":
         return _open_torch(folder, manifest, unmerged, how)
     if backend != "onnxruntime":
         raise BackendCannotError(f"{backend} takes no adapters; onnxruntime and torch do")
+    if how.names_card:
+        raise BackendCannotError(
+            f"onnxruntime runs adapters on the processor; on {how.device} run: torch"
+        )
     return open_adapter_graph(
         folder, manifest, unmerged.adapter, unmerged.form, batch_size=how.batch_size
     )
