@@ -10,6 +10,7 @@ written through a memory map is not seen.
 import ctypes
 import errno
 import fcntl
+import gc
 import os
 import platform
 import select
@@ -170,6 +171,7 @@ def _in_child(action: Callable[[], object], parent: socket.socket) -> NoReturn:
     socket.send_fds(parent, [b"listening"], [listener])
     os.close(listener)
     parent.recv(2)
+    gc.freeze()  # what the parent left lying has threads that are not here, and waits for them
     try:
         action()
     except BaseException as error:
