@@ -218,6 +218,8 @@ class ProofSettings(_Section):
     """So many blocks of the model may stay in higher precision to bring a form within its budget."""
     int8_may_be_slower: bool = False
     """Whether an int8 form is shipped that is no faster than float32 on this computer."""
+    int8_weight_bits: Literal[7, 8] | None = None
+    """7 answers alike on every processor; by default 8 where the one that exports has VNNI."""
     calibration_clips: int = Field(default=32, ge=1, le=10_000)
     """Training clips whose values give int8 its ranges."""
     fit_temperature: bool = True

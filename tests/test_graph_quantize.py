@@ -2,13 +2,17 @@
 
 import collections
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from lora_deploy.artifact import bundle
 from lora_deploy.errors import NothingDecodedError
+from lora_deploy.export import quantize
 from lora_deploy.export.blocks import block_of, block_outputs, is_head
 from lora_deploy.export.fuse import fused
 from lora_deploy.export.graph import copy_of
@@ -55,6 +59,46 @@ def test_answers_in_int8_are_close(
             in_onnxruntime(fused(coarse).model, pixels),
         ):
             assert 0 < largest_difference(answers, expected) < 0.01
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_weights_of_seven_bits_give_what_the_graph_says_on_every_processor(
+    model_type: str, tiny_graphs: dict[str, onnx.ModelProto], real_frames: list[np.ndarray]
+) -> None:
+    """With 8 bits, processors without VNNI cut sums off: probabilities are off by 0.01 and more."""
+    plain = tiny_graphs[model_type]
+    coarse = in_int8(plain, iter(pixels_of(plain, real_frames[CALIBRATION])), weight_bits=7)
+    pixels = np.concatenate(pixels_of(plain, real_frames[13:17]))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    as_written = onnxruntime.InferenceSession(coarse.SerializeToString(), options)
+    [expected] = as_written.run(None, {as_written.get_inputs()[0].name: pixels})
+    for answers in (
+        in_onnxruntime(coarse, pixels),
+        in_onnxruntime(fused(coarse).model, pixels),
+        in_openvino(coarse, pixels),
+    ):
+        assert largest_difference(answers, expected) < 2e-4
+
+
+@pytest.mark.parametrize(("has_dots", "bits", "largest"), [(True, "8", 127), (False, "7", 64)])
+def test_a_processor_without_8_bit_dot_products_gets_weights_of_seven_bits(
+    has_dots: bool,
+    bits: str,
+    largest: int,
+    tiny_graphs: dict[str, onnx.ModelProto],
+    real_frames: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = tiny_graphs["videomae"]
+    here = SimpleNamespace(has_int8_dots=has_dots)
+    monkeypatch.setattr(quantize, "read_processor", lambda: here)
+    coarse = in_int8(plain, iter(pixels_of(plain, real_frames[:1])))
+    notes = {entry.key: entry.value for entry in coarse.metadata_props}
+    assert notes.pop(bundle.INT8_WEIGHT_BITS) == bits
+    assert notes == {entry.key: entry.value for entry in plain.metadata_props}
+    weights = [numpy_helper.to_array(tensor) for tensor in coarse.graph.initializer]
+    assert max(np.abs(one.astype(int)).max() for one in weights if one.dtype == np.int8) == largest
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -181,7 +225,7 @@ def test_a_ruined_layer_is_the_first_that_departs(
         and node.input[0].partition("/")[2].startswith("coded/")
     )
     (scale,) = (t for t in ruined.graph.initializer if t.name == node.input[1])
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 30, scale.name))
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 300, scale.name))
     pixels = pixels_of(plain, real_frames[13:14])[0]
     departures = _departures(plain, ruined, pixels)
     limits = _departures(plain, quantised[model_type], pixels)

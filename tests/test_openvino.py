@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ from onnx.external_data_helper import set_external_data
 
 from lora_deploy import cli
 from lora_deploy.artifact import bundle
-from lora_deploy.artifact.bundle import Precision
+from lora_deploy.artifact.bundle import Compiler, Precision
 from lora_deploy.errors import (
     GraphError,
     LabelOrderError,
@@ -25,7 +27,7 @@ from lora_deploy.errors import (
     ProviderFellBackError,
 )
 from lora_deploy.export.graph import copy_of
-from lora_deploy.runtime import ov
+from lora_deploy.runtime import open_bundle, ov
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import cache_folder
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
@@ -166,6 +168,28 @@ def test_int8_then_runs_with_the_rest_in_float32(
     expected = OnnxRuntimeBackend(content).logits(pixels[:1])
     assert np.abs(found - expected).max() < 0.5
     assert load(full_bundle, backend="openvino", precision="int8").backend.name == "openvino"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("has_dots", [True, False])
+def test_int8_that_this_processor_cuts_off_is_told_of(
+    backend: str,
+    has_dots: bool,
+    full_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here = SimpleNamespace(has_int8_dots=has_dots)
+    monkeypatch.setattr(open_bundle, "read_processor", lambda: here)
+    manifest = bundle.read_bundle_manifest(full_bundle)
+    form = manifest.form(cast(Compiler, backend), "int8")
+    assert form is not None
+    opened = open_bundle.open_form(full_bundle, manifest, form)
+    bits = cast(Any, opened).metadata[bundle.INT8_WEIGHT_BITS]
+    for weight_bits, is_cut_off in ((bits, bits == "8" and not has_dots), ("8", not has_dots)):
+        caplog.clear()
+        open_bundle._tell_of_sums({bundle.INT8_WEIGHT_BITS: weight_bits}, form)
+        assert ("proof.int8_weight_bits=7" in caplog.text) == is_cut_off
 
 
 def test_hints_follow_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +440,8 @@ def test_a_graph_of_other_labels_is_refused(full_bundle_copy: Path, full_bundle:
 CLOSED_ELSEWHERE = """
 import os, signal, sys, threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from lora_deploy.runtime.ov import OpenVinoBackend
 held = [OpenVinoBackend(Path(sys.argv[1]))]
 closing = threading.Thread(target=held.clear)

@@ -221,7 +221,8 @@ class Proving:
         by_name = {form.name: form for form in forms}
 
         def make(keep: Collection[str]) -> None:
-            write_lower(self._stage, self._plan, precision, keep, self._ranges)
+            bits = self._settings.int8_weight_bits
+            write_lower(self._stage, self._plan, precision, keep, self._ranges, bits)
             self.vouch()
 
         def departing(form: Form, rows: NDArray[np.int64]) -> list[Departure]:

@@ -3,17 +3,28 @@
 Static: how large the inputs become was measured on real clips. ONNX Runtime and OpenVINO fold what
 is inserted here into their integer kernels. Attention, normalisation, activations, the residual
 stream and the classifier stay in float.
+
+Integer kernels of x86 processors without 8-bit dot products (VNNI) add two products of an 8-bit
+input and an 8-bit weight in 16 bits, and what does not fit is cut off in silence. Weights from -64
+to 64 always fit (2 · 255 · 64 < 2^15), so such a graph answers alike on every processor; it rounds
+weights twice as coarsely.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lora_deploy.artifact import bundle
 from lora_deploy.export.blocks import block_of, check_blocks, is_head
 from lora_deploy.export.graph import Graph, copy_of, new_node
 from lora_deploy.export.ranges import measure
+from lora_deploy.processor import read_processor
+
+WeightBits = Literal[7, 8]
+_REACH: Mapping[WeightBits, int] = {7: 64, 8: 127}
 
 _OUTPUT_AXIS = {"MatMul": -1, "Gemm": -1, "Conv": 0}
 """Along which axis of its weight a node's outputs lie; each output has a scale of its own."""
@@ -23,6 +34,7 @@ def in_int8(
     model: onnx.ModelProto,
     calibration: Iterable[NDArray[np.float32]],
     keep: Collection[str] = (),
+    weight_bits: WeightBits | None = None,
 ) -> onnx.ModelProto:
     """Quantise projections and the patch embedding.
 
@@ -30,6 +42,8 @@ def in_int8(
         model: In float32, as `write_onnx` makes it; it stays as it is.
         calibration: Real clips, each [1, frames, 3, height, width]; a few dozen, of every label.
         keep: Blocks that are left in float32, as `block_of` names them.
+        weight_bits: 7 answers alike on every processor; None takes 8 where the processor here has
+            8-bit dot products.
 
     Returns:
         The graph; values that leave a block bear the names that they had.
@@ -47,7 +61,9 @@ def in_int8(
     values = list(dict.fromkeys(node.input[0] for node in chosen))
     channels = [value for value in values if len(graph.shape(value) or ()) == 3]
     found = measure(model, values, calibration, channels=channels)
-    quantising = _Quantising(graph)
+    bits = weight_bits or (8 if read_processor().has_int8_dots else 7)
+    onnx.helper.set_model_props(model, {**_properties(model), bundle.INT8_WEIGHT_BITS: str(bits)})
+    quantising = _Quantising(graph, _REACH[bits])
     ranges = {
         value: (float(low), float(high))
         for value, low, high in zip(
@@ -67,6 +83,10 @@ def in_int8(
     return model
 
 
+def _properties(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def _is_quantised(graph: Graph, node: onnx.NodeProto, keep: Collection[str]) -> bool:
     return (
         node.op_type in _OUTPUT_AXIS
@@ -80,8 +100,9 @@ def _is_quantised(graph: Graph, node: onnx.NodeProto, keep: Collection[str]) -> 
 class _Quantising:
     """Inserts pairs of QuantizeLinear and DequantizeLinear, one for each value that is taken."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, reach: int) -> None:
         self.graph = graph
+        self._reach = reach
         self.nodes: list[onnx.NodeProto] = []
         self._done: dict[str, str] = {}
 
@@ -115,7 +136,7 @@ class _Quantising:
         name = f"{value}/rounded/{axis}"
         if name in self._done:
             return self._done[name]
-        coded, scale = _rounded(numbers, axis)
+        coded, scale = _rounded(numbers, axis, self._reach)
         inputs = [
             self.graph.store(f"{value}/coded/{axis}", coded),
             self.graph.store(f"{value}/scale/{axis}", scale.reshape(-1)),
@@ -144,7 +165,7 @@ class _Quantising:
         bias = self.graph.constant(takers[0].input[slots[0]]) if slots else None
         if bias is None or bias.shape != numbers.shape[-1:]:
             return
-        coded, scale = _rounded(numbers, 1)
+        coded, scale = _rounded(numbers, 1, self._reach)
         shift = mean @ (coded * scale - numbers.astype(np.float32))  # [outputs]
         name = f"{takers[0].input[slots[0]]}/corrected:{node.input[1]}"
         takers[0].input[slots[0]] = self.graph.store(name, (bias - shift).astype(np.float32))
@@ -157,10 +178,10 @@ class _Quantising:
 
 
 def _rounded(
-    numbers: NDArray[np.generic], axis: int
+    numbers: NDArray[np.generic], axis: int, reach: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight in int8, and the scale along ``axis`` that gives it back, of as many dimensions."""
+    """A weight in int8, at most ``reach``, and the scale along ``axis`` that gives it back, of as many dimensions."""
     others = tuple(other for other in range(numbers.ndim) if other != axis)
-    reach = np.abs(numbers).max(axis=others, keepdims=True)
-    scale = np.maximum(reach / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    return np.clip(np.rint(numbers / scale), -127, 127).astype(np.int8), scale
+    largest = np.abs(numbers).max(axis=others, keepdims=True)
+    scale = np.maximum(largest / reach, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.clip(np.rint(numbers / scale), -reach, reach).astype(np.int8), scale

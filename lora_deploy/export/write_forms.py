@@ -28,7 +28,7 @@ from lora_deploy.export.fuse import fused
 from lora_deploy.export.half import in_half
 from lora_deploy.export.merge import merge
 from lora_deploy.export.plan import Plan
-from lora_deploy.export.quantize import in_int8
+from lora_deploy.export.quantize import WeightBits, in_int8
 from lora_deploy.export.to_onnx import write_onnx
 from lora_deploy.model.adapter_files import adapter_fingerprint
 from lora_deploy.model.architectures import logits_of
@@ -93,6 +93,7 @@ def write_lower(
     precision: Precision,
     keep: Collection[str],
     calibration: "CalibrationClips",
+    weight_bits: WeightBits | None = None,
 ) -> None:
     """Write the graph of a lower precision, made of the plain one.
 
@@ -102,6 +103,7 @@ def write_lower(
         precision: ``fp16``, ``bf16`` (for engines) or ``int8``.
         keep: Blocks that stay in float32.
         calibration: What int8 takes its ranges from, and fp16 learns which values are too large for it.
+        weight_bits: Of int8's weights, as `in_int8` takes it.
     """
     plain = onnx.load(stage / bundle.ONNX)
     if precision == "fp16":
@@ -110,7 +112,7 @@ def write_lower(
     elif precision == "bf16":
         onnx.save_model(in_half(plain, keep, kind="bf16"), stage / bundle.BFLOAT16)
     else:
-        int8 = in_int8(plain, calibration, keep)
+        int8 = in_int8(plain, calibration, keep, weight_bits)
         onnx.save_model(int8, stage / bundle.INT8)
         if any(form.file == bundle.FUSED_INT8 for form in plan.forms):
             onnx.save_model(fused(int8).model, stage / bundle.FUSED_INT8)

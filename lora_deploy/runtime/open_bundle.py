@@ -1,6 +1,7 @@
 """A BUNDLE opened with the backend and the precision that were asked for, each file checked first."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from lora_deploy.errors import (
     NoUnmergedFormError,
 )
 from lora_deploy.extras import import_backend, is_installed
+from lora_deploy.processor import read_processor
 from lora_deploy.runtime import own_cache
 from lora_deploy.runtime.base import Backend, Recogniser
 from lora_deploy.runtime.card import card_index
@@ -37,6 +39,8 @@ from lora_deploy.runtime.open_engine import open_for_card, open_proved
 from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
 from lora_deploy.runtime.tensorrt_api import FLAVOURS
 from lora_deploy.runtime.with_torch import TORCH_PACKAGES, Opened, WithTorch
+
+logger = logging.getLogger(__name__)
 
 _RUNS = {
     "onnxruntime": "to run ONNX files",
@@ -194,6 +198,8 @@ def open_form(
                 cache=cache,
             )
     _check_metadata(opened.metadata, manifest, form.file)
+    if form.precision == "int8":
+        _tell_of_sums(opened.metadata, form)
     backend: Backend = opened
     return backend
 
@@ -317,6 +323,17 @@ def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file:
         )
     if contract != manifest.contract:
         raise GraphDisagreesError(f"{file} and {bundle.MANIFEST} disagree on the pixel contract")
+
+
+def _tell_of_sums(metadata: Mapping[str, str], form: CompiledForm) -> None:
+    """A graph whose 8-bit weights use all 8 bits answers rightly only on some processors."""
+    if metadata.get(bundle.INT8_WEIGHT_BITS) != "7" and not read_processor().has_int8_dots:
+        logger.warning(
+            "%s was made for processors with 8-bit dot products (VNNI); this one cuts sums off at 16 "
+            "bits, so answers may differ: `lora-deploy verify BUNDLE --data CLIPS` says by how much, and "
+            "`merge-export … --set proof.int8_weight_bits=7` makes one that answers alike everywhere",
+            form.name,
+        )
 
 
 @dataclass(frozen=True)
