@@ -300,6 +300,7 @@ def test_a_form_has_one_file_and_nothing_else(service: Service, clips: list[Path
         (httpx.post(address, files=two), "more than one file"),
         (httpx.post(address, files={"file": ("a.mp4", content)}, data={"top_k": "3"}), "?top_k=3"),
         (httpx.post(address, files={"top_k": (None, "3")}), "?top_k=3"),
+        (httpx.post(address, content=b"x", headers={"content-type": "multipart/form-data"}), "no boundary"),
         (httpx.post(address, content=b"torn", headers={"content-type": "multipart/form-data; boundary=b"}), "malformed"),
         (httpx.post(address, content=b"--b\r\ncontent-disposition: form-data; name=file; filename=a\r\n\r\nabc",
                     headers={"content-type": "multipart/form-data; boundary=b"}), "last boundary"),
@@ -307,6 +308,7 @@ def test_a_form_has_one_file_and_nothing_else(service: Service, clips: list[Path
     ):  # fmt: skip
         assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "bad_request")
         assert word in answer.json()["error"]["message"]
+    assert "boundary" not in service.log.read_text()  # as the parser would say
 
 
 def test_a_fault_says_nothing_and_readiness_heals(service: Service, clips: list[Path]) -> None:
