@@ -318,8 +318,6 @@ def test_a_fault_says_nothing_and_readiness_heals(service: Service, clips: list[
         answer = ask(service.url, content)
         assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "fault")
         assert "secret" not in answer.text
-        assert "secret" not in service.log.read_text()
-        assert '"error": "RuntimeError"' in service.log.read_text()
         state = httpx.get(f"{service.url}/readyz")
         assert (state.status_code, state.json()) == (503, {"status": "failing"})
         assert httpx.get(f"{service.url}/healthz").status_code == 200
@@ -327,3 +325,6 @@ def test_a_fault_says_nothing_and_readiness_heals(service: Service, clips: list[
         broken.unlink()
     assert httpx.get(f"{service.url}/readyz").json() == {"status": "ready"}
     assert ask(service.url, content).status_code == 200
+    log = service.log.read_text()  # late: what failed is told of after it was answered
+    assert "secret" not in log
+    assert '"error": "RuntimeError"' in log

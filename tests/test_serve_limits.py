@@ -61,6 +61,20 @@ def test_what_is_too_large_is_refused_whatever_was_told(service: Service) -> Non
     service.until(lambda: service.numbers()["lora_deploy_upload_bytes_under_way",] == 0)
 
 
+def test_who_sends_all_before_listening_is_told_why(service: Service) -> None:
+    turned = ("lora_deploy_rejected_total", "content_type")
+    before = service.numbers().get(turned, 0)
+    with connected(service) as connection:
+        connection.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+            b"content-length: 200000\r\n\r\n"
+        )
+        service.until(lambda: service.numbers().get(turned, 0) > before)
+        for _ in range(20):
+            connection.sendall(bytes(10_000))
+        assert heard(connection).startswith(b"HTTP/1.1 415 ")
+
+
 def test_a_length_that_is_too_large_is_refused_before_anything_is_sent(service: Service) -> None:
     told = talk(
         service,

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import httpx
@@ -14,23 +15,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
+from lora_deploy.classify.terms import Model
 from lora_deploy.clips import guard
 from lora_deploy.clips.clip import DecodedClip
 from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ServeSettingError, TokenNeededError
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.load import load
+from lora_deploy.serve import launch
 from lora_deploy.serve.door import Door
 from lora_deploy.serve.engine import Engine
 from lora_deploy.serve.form import FormFile
 from lora_deploy.serve.line import Line
 from lora_deploy.serve.parcel import Parcel, Room
+from lora_deploy.serve.receiving import Receiving
 from lora_deploy.serve.refusals import Refusing
-from lora_deploy.serve.settings import ServeSettings
+from lora_deploy.serve.settings import ServeSettings, read_tokens
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
 from lora_deploy.web.watch import Watch
@@ -238,6 +243,25 @@ def test_a_disk_that_is_full_is_a_clean_refusal(monkeypatch: pytest.MonkeyPatch)
     assert (caught.value.status, caught.value.reason) == (503, "no_room")
 
 
+def test_an_upload_that_is_turned_away_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = (tmp_path / "file").open("w+b", buffering=0)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: file)
+
+    async def large() -> Message:
+        return {"type": "http.request", "body": bytes(11), "more_body": False}
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings(max_upload_bytes=10))
+        async with receiving.parcel(Headers({"content-type": "video/mp4"}), Body(large)):
+            raise AssertionError
+
+    with pytest.raises(Turned, match="too large"):
+        asyncio.run(take())
+    assert file.closed
+
+
 def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 64_000_000 + 1000
 
@@ -335,18 +359,24 @@ def test_no_web_socket_is_opened() -> None:
 
 
 class Decoders:
-    """A pool that gives black clips, and a fault in place of the second, at once or by its future."""
+    """A pool that gives black clips, and in place of the second a fault, or nothing as yet."""
 
-    def __init__(self, workers: int, *, fault: Literal["at once", "later"] | None = None) -> None:
+    def __init__(
+        self, workers: int, *, fault: Literal["at once", "later", "nothing"] | None = None
+    ) -> None:
         self.workers = workers
         self._fault = fault
         self.asked = 0
+        self.pending: Future[DecodedClip] = Future()
+        self.pending.set_running_or_notify_cancel()
 
     def submit(self, _: Path, contract: PixelContract, *__: object) -> "Future[DecodedClip]":
         future: Future[DecodedClip] = Future()
         self.asked += 1
         if self.asked == 2 and self._fault == "at once":
             raise RuntimeError("decoder")
+        if self.asked == 2 and self._fault == "nothing":
+            return self.pending
         if self.asked == 2 and self._fault:
             future.set_exception(RuntimeError("decoder"))
         else:
@@ -389,6 +419,36 @@ def test_after_a_fault_one_look_is_enough_for_all_who_ask(
     engine.close()
 
 
+def test_a_clip_that_is_decoded_after_the_end_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    pool: Any = Decoders(1, fault="nothing")
+    engine = Engine(lambda: recogniser, pool, ServeSettings(), Watch("serve"), batch_size=1)
+    engine.open()
+
+    async def ask() -> None:
+        with pytest.raises(TimeoutError), Watch("serve").request("classify") as request:
+            asked = engine.ask(Parcel.of(b"video"), None, Body(silent), request)
+            await asyncio.wait_for(asked, 0.05)
+
+    asyncio.run(ask())
+    pool.pending.set_exception(RuntimeError("the decoder was killed"))
+    assert caplog.text == ""
+    engine.close()
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_a_model_that_does_not_open_is_a_fault_unless_it_is_the_end(is_stopping: bool) -> None:
+    def broken() -> None:
+        raise RuntimeError
+
+    engine: Any = SimpleNamespace(open=broken)
+    server: Any = SimpleNamespace(is_stopping=is_stopping, fault=None, should_exit=False)
+    launch._open(engine, server, Model(EXAMPLE), Watch("serve"))
+    assert server.should_exit == (server.fault is not None) == (not is_stopping)
+
+
 # Settings -----------------------------------------------------------------------------------------
 
 
@@ -402,6 +462,12 @@ def test_after_a_fault_one_look_is_enough_for_all_who_ask(
 def test_settings_outside_what_they_may_be_are_named(values: dict[str, Any]) -> None:
     with pytest.raises(ServeSettingError):
         ServeSettings(**values)
+
+
+def test_a_long_file_of_tokens_is_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"{'x' * 16}\n" * 70_000)
+    assert read_tokens(file) == ("x" * 16,) * 70_000
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "clips.example", ""])
