@@ -67,6 +67,7 @@ def test_who_sends_all_before_listening_is_told_why(service: Service) -> None:
     with connected(service) as connection:
         connection.sendall(
             b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+            b"connection: close\r\n"
             b"content-length: 200000\r\n\r\n"
         )
         service.until(lambda: service.numbers().get(turned, 0) > before)
