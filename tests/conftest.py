@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from lora_deploy.export.pipeline import Shipped
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A computer that is busy is no failure.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 REFERENCE = MEDIA.parent / "reference"

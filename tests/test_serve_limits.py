@@ -61,6 +61,21 @@ def test_what_is_too_large_is_refused_whatever_was_told(service: Service) -> Non
     service.until(lambda: service.numbers()["lora_deploy_upload_bytes_under_way",] == 0)
 
 
+def test_who_sends_all_before_listening_is_told_why(service: Service) -> None:
+    turned = ("lora_deploy_rejected_total", "content_type")
+    before = service.numbers().get(turned, 0)
+    with connected(service) as connection:
+        connection.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+            b"connection: close\r\n"
+            b"content-length: 200000\r\n\r\n"
+        )
+        service.until(lambda: service.numbers().get(turned, 0) > before)
+        for _ in range(20):
+            connection.sendall(bytes(10_000))
+        assert heard(connection).startswith(b"HTTP/1.1 415 ")
+
+
 def test_a_length_that_is_too_large_is_refused_before_anything_is_sent(service: Service) -> None:
     told = talk(
         service,
@@ -110,6 +125,23 @@ def test_a_connection_that_asks_nothing_is_closed(service: Service) -> None:
         assert time.monotonic() - begun < 8
 
 
+def test_a_connection_that_was_answered_may_ask_again_later(service: Service) -> None:
+    with connected(service) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert heard(connection).startswith(b"HTTP/1.1 200 ")
+            time.sleep(1.5)  # longer than for a first request
+
+
+def test_an_answer_may_take_longer_than_an_upload_may_pause(service: Service, clip: bytes) -> None:
+    gate = service.shut("model")
+    asked = Asking(service.url, clip)
+    service.until(lambda: service.numbers()["lora_deploy_queue_length",] == 1)
+    time.sleep(1.5)
+    gate.unlink()
+    assert asked.answer().status_code == 200
+
+
 def test_headers_without_end_are_refused(service: Service) -> None:
     told = talk(service, b"GET /healthz HTTP/1.1\r\n" + b"x: " + b"y" * 200_000 + b"\r\n\r\n")
     assert told == b"" or told.startswith(b"HTTP/1.1 400 ")
@@ -122,11 +154,20 @@ def test_headers_without_end_are_refused(service: Service) -> None:
 def test_a_full_queue_is_told_at_once_and_before_the_upload(clip: bytes) -> None:
     with serving("--workers", "1", "--queue", "1") as service:
         gate = service.shut("model")
+        late = connected(service)  # let in while there is room, and whole when there is none
+        late.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: video/mp4\r\n"
+            b"content-length: 4\r\n\r\nabc"
+        )
+        service.until(lambda: service.numbers()["lora_deploy_upload_bytes_under_way",] == 4)
         inside = [Asking(service.url, clip) for _ in range(3)]  # a decoder, the model, the queue
         service.until(lambda: service.numbers()["lora_deploy_queue_length",] == 3)
         begun = time.monotonic()
         refused(ask(service.url, clip), 503, "busy")
         assert time.monotonic() - begun < 5
+        late.sendall(b"d")
+        assert heard(late).startswith(b"HTTP/1.1 503 ")
+        late.close()
         told = talk(
             service,
             b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: video/mp4\r\n"
@@ -230,6 +271,17 @@ def test_memory_and_files_do_not_grow(requests: int, clip: bytes, media: Path) -
         assert after["process_open_fds",] - before["process_open_fds",] <= 8  # kept connections
 
 
+def test_connections_have_a_limit() -> None:
+    with serving(changes="lora_deploy.serve.launch.CONNECTIONS=3") as service:
+        held = [connected(service) for _ in range(3)]
+        assert talk(service, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(
+            b"HTTP/1.1 503 "
+        )
+        for connection in held:
+            connection.close()
+        service.until(lambda: is_ready(service.url))
+
+
 # Who may ask -------------------------------------------------------------------------------------
 
 
@@ -321,6 +373,9 @@ def test_answers_are_not_kept_and_not_mistaken(service: Service) -> None:
         headers = httpx.get(f"{service.url}{path}").headers
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
         assert "server" not in headers
 
 
@@ -344,18 +399,22 @@ def connected(service: Service) -> socket.socket:
 
 
 def talk(service: Service, said: bytes) -> bytes:
-    """Say something, and hear all that is answered until the connection is closed, or a whole answer."""
+    """Say something on a connection of its own, and hear what is answered."""
     with connected(service) as connection:
-        heard = b""
-        try:
+        with suppress(ConnectionError):
             connection.sendall(said)
-            while part := connection.recv(65536):
-                heard += part
-                head, found, body = heard.partition(b"\r\n\r\n")
-                if found and b"content-length: " in head:
-                    length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
-                    if len(body) >= length:
-                        break
-        except ConnectionError:
-            pass
-        return heard
+        return heard(connection)
+
+
+def heard(connection: socket.socket) -> bytes:
+    """All that is answered until the connection is closed, or a whole answer."""
+    answer = b""
+    with suppress(ConnectionError):
+        while part := connection.recv(65536):
+            answer += part
+            head, found, body = answer.partition(b"\r\n\r\n")
+            if found and b"content-length: " in head:
+                length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+                if len(body) >= length:
+                    break
+    return answer

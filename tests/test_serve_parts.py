@@ -1,28 +1,44 @@
 """Pieces of the service alone: a form in pieces of any size, the model's line, room, settings."""
 
 import asyncio
+import io
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
+from lora_deploy.classify.terms import Model
 from lora_deploy.clips import guard
+from lora_deploy.clips.clip import DecodedClip
+from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import ServeSettingError, TokenNeededError
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.runtime.load import load
+from lora_deploy.serve import launch
+from lora_deploy.serve.door import Door
+from lora_deploy.serve.engine import Engine
 from lora_deploy.serve.form import FormFile
 from lora_deploy.serve.line import Line
 from lora_deploy.serve.parcel import Parcel, Room
-from lora_deploy.serve.settings import ServeSettings
+from lora_deploy.serve.receiving import Receiving
+from lora_deploy.serve.refusals import Refusing
+from lora_deploy.serve.settings import ServeSettings, read_tokens
+from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
+from lora_deploy.web.watch import Watch
 
 FORM = (
     b"--edge\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''a%%20b.mp4; "
@@ -53,6 +69,14 @@ def test_bytes_that_are_no_form_are_a_bad_request(content: bytes) -> None:
         form.take(b"--b\r\n" + content)
         form.check_whole()
     assert (caught.value.status, caught.value.reason) == (400, "bad_request")
+
+
+def test_what_a_form_has_around_its_file_is_bounded() -> None:
+    form = FormFile("multipart/form-data; boundary=edge")
+    assert form.take(FORM % bytes(100_000)) == bytes(100_000)
+    with pytest.raises(Turned, match="around its file"):
+        for _ in range(66):
+            form.take(b"x" * 1000)
 
 
 def frames(recogniser: Recogniser, number: int) -> NDArray[np.uint8]:
@@ -182,6 +206,26 @@ def test_a_parcel_is_read_by_its_path_and_leaves_nothing(
     assert not place.exists() or place.resolve().name != place.name
 
 
+def test_a_parcel_is_whole_however_little_the_disk_takes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sips(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(memoryview(data)[:7])
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Sips(tmp_path / "file", "w+"))
+    parcel = Parcel.of(b"a whole video")
+    assert parcel.path.read_bytes() == b"a whole video"
+    parcel.close_after(None)
+
+
+def test_a_large_upload_is_not_kept_in_memory() -> None:
+    parcel = Parcel()
+    asyncio.run(parcel.add(bytes(1 << 20)))
+    assert parcel.path.stat().st_size == 1 << 20
+    parcel.close_after(None)
+
+
 def test_a_disk_that_is_full_is_a_clean_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path("/dev/full")
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full.open("wb", buffering=0))
@@ -197,6 +241,25 @@ def test_a_disk_that_is_full_is_a_clean_refusal(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(Turned) as caught:
         asyncio.run(fill())
     assert (caught.value.status, caught.value.reason) == (503, "no_room")
+
+
+def test_an_upload_that_is_turned_away_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = (tmp_path / "file").open("w+b", buffering=0)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: file)
+
+    async def large() -> Message:
+        return {"type": "http.request", "body": bytes(11), "more_body": False}
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings(max_upload_bytes=10))
+        async with receiving.parcel(Headers({"content-type": "video/mp4"}), Body(large)):
+            raise AssertionError
+
+    with pytest.raises(Turned, match="too large"):
+        asyncio.run(take())
+    assert file.closed
 
 
 def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,15 +279,195 @@ def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert room.taken_bytes == 0
 
 
+async def silent() -> Message:
+    """A visitor who neither sends anything nor leaves."""
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+def test_what_is_read_for_nothing_has_an_end() -> None:
+    parts = iter([{"type": "http.request", "body": b"x" * 10, "more_body": True}] * 100)
+
+    async def endless() -> Message:
+        return next(parts)
+
+    async def drain() -> None:
+        await Body(endless).drain(50, 60)
+        await asyncio.wait_for(Body(silent).drain(50, 0.01), 10)
+
+    asyncio.run(drain())
+    assert len(list(parts)) == 94
+
+
+# The door -----------------------------------------------------------------------------------------
+
+
+def asked(settings: ServeSettings, path: str, address: str = "127.0.0.1", **headers: str) -> int:
+    """The status of a GET; 200 where the door lets it through."""
+    app = PlainTextResponse("inside")
+    door = Door(app, settings, Refusing(settings, Watch("serve")))
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(door, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as visitor:
+            return (await visitor.get(path, headers=headers)).status_code
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.0.2.7", 401)]
+)
+def test_metrics_are_for_this_computer_or_with_a_token(address: str, status: int) -> None:
+    settings = ServeSettings(host="0.0.0.0", tokens=("x" * 16,))
+    assert asked(settings, "/metrics", address) == status
+    assert asked(settings, "/metrics", address, authorization=f"Bearer {'x' * 16}") == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/clips/readyz", 200), ("/readyz", 200), ("/clips/v1/model", 401), ("/clipsreadyz", 401)],
+)
+def test_below_a_path_of_a_proxy_health_needs_no_token_either(path: str, status: int) -> None:
+    assert asked(ServeSettings(tokens=("x" * 16,), root_path="/clips"), path) == status
+
+
+@pytest.mark.parametrize(
+    "name", ["x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via"]
+)
+def test_what_was_passed_on_does_not_come_from_this_computer(name: str) -> None:
+    assert asked(ServeSettings(), "/v1/model") == 200
+    assert asked(ServeSettings(), "/v1/model", **{name: "192.0.2.7"}) == 403
+
+
+def test_no_web_socket_is_opened() -> None:
+    said: list[Any] = []
+
+    async def connect() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        said.append(message["type"])
+
+    settings = ServeSettings()
+    door = Door(PlainTextResponse("inside"), settings, Refusing(settings, Watch("serve")))
+    asyncio.run(door({"type": "websocket", "path": "/readyz", "headers": []}, connect, send))
+    assert said == ["websocket.close"]
+
+
+# The engine ---------------------------------------------------------------------------------------
+
+
+class Decoders:
+    """A pool that gives black clips, and in place of the second a fault, or nothing as yet."""
+
+    def __init__(
+        self, workers: int, *, fault: Literal["at once", "later", "nothing"] | None = None
+    ) -> None:
+        self.workers = workers
+        self._fault = fault
+        self.asked = 0
+        self.pending: Future[DecodedClip] = Future()
+        self.pending.set_running_or_notify_cancel()
+
+    def submit(self, _: Path, contract: PixelContract, *__: object) -> "Future[DecodedClip]":
+        future: Future[DecodedClip] = Future()
+        self.asked += 1
+        if self.asked == 2 and self._fault == "at once":
+            raise RuntimeError("decoder")
+        if self.asked == 2 and self._fault == "nothing":
+            return self.pending
+        if self.asked == 2 and self._fault:
+            future.set_exception(RuntimeError("decoder"))
+        else:
+            black = np.zeros(contract.frames_shape, np.uint8)
+            future.set_result(DecodedClip(black, (), 1.0, None))
+        return future
+
+
+@pytest.mark.parametrize("broken", ["decoder", "black"])
+def test_it_is_not_open_before_each_decoder_and_the_model_have_answered(broken: str) -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    if broken == "black":
+        recogniser = replace(recogniser, backend=Breaks(recogniser.backend, recogniser))
+    pool: Any = Decoders(2, fault="later" if broken == "decoder" else None)
+    engine = Engine(lambda: recogniser, pool, ServeSettings(), Watch("serve"), batch_size=1)
+    with pytest.raises(RuntimeError, match=broken):
+        engine.open()
+    assert engine.recogniser is None
+    engine.close()
+
+
+@pytest.mark.parametrize("fault", ["at once", "later"])
+def test_after_a_fault_one_look_is_enough_for_all_who_ask(
+    fault: Literal["at once", "later"],
+) -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    pool: Any = Decoders(1, fault=fault)
+    watch = Watch("serve")
+    settings = ServeSettings(timeout_seconds=1)  # for a decoder that nobody gave back
+    engine = Engine(lambda: recogniser, pool, settings, watch, batch_size=1)
+    engine.open()
+
+    async def look() -> list[bool]:
+        with watch.request("classify") as request, pytest.raises(RuntimeError, match="decoder"):
+            await engine.ask(Parcel.of(b"video"), None, Body(silent), request)
+        return await asyncio.gather(*(engine.is_well() for _ in range(4)))
+
+    assert asyncio.run(look()) == [True] * 4
+    assert pool.asked == 3
+    engine.close()
+
+
+def test_a_clip_that_is_decoded_after_the_end_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    pool: Any = Decoders(1, fault="nothing")
+    engine = Engine(lambda: recogniser, pool, ServeSettings(), Watch("serve"), batch_size=1)
+    engine.open()
+
+    async def ask() -> None:
+        with pytest.raises(TimeoutError), Watch("serve").request("classify") as request:
+            asked = engine.ask(Parcel.of(b"video"), None, Body(silent), request)
+            await asyncio.wait_for(asked, 0.05)
+
+    asyncio.run(ask())
+    pool.pending.set_exception(RuntimeError("the decoder was killed"))
+    assert caplog.text == ""
+    engine.close()
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_a_model_that_does_not_open_is_a_fault_unless_it_is_the_end(is_stopping: bool) -> None:
+    def broken() -> None:
+        raise RuntimeError
+
+    engine: Any = SimpleNamespace(open=broken)
+    server: Any = SimpleNamespace(is_stopping=is_stopping, fault=None, should_exit=False)
+    launch._open(engine, server, Model(EXAMPLE), Watch("serve"))
+    assert server.should_exit == (server.fault is not None) == (not is_stopping)
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "values",
     [{"port": 70_000}, {"queue": -1}, {"timeout_seconds": 0.5}, {"timeout_seconds": float("nan")},
      {"grace_seconds": -1}, {"max_upload_bytes": 0}, {"root_path": "clips"}, {"root_path": "/"},
-     {"tokens": ("short",)}, {"tokens": ("x" * 20,), "without_token": True}],
+     {"root_path": "/cl\nips"}, {"tokens": ("short",)}, {"tokens": ("é" * 20,)},
+     {"tokens": ("x\t" * 10,)}, {"tokens": ("x" * 20,), "without_token": True}],
 )  # fmt: skip
 def test_settings_outside_what_they_may_be_are_named(values: dict[str, Any]) -> None:
     with pytest.raises(ServeSettingError):
         ServeSettings(**values)
+
+
+def test_a_long_file_of_tokens_is_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"{'x' * 16}\n" * 70_000)
+    assert read_tokens(file) == ("x" * 16,) * 70_000
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "clips.example", ""])

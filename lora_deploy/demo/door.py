@@ -29,7 +29,7 @@ from lora_deploy.web.bodies import (
     in_words,
 )
 from lora_deploy.web.headers import SafeHeaders
-from lora_deploy.web.hosts import check_origin
+from lora_deploy.web.hosts import check_origin, path_of
 from lora_deploy.web.pulse import Pulse
 from lora_deploy.web.turned import Turned
 from lora_deploy.web.watch import Watch
@@ -100,7 +100,7 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _request(self, scope: Scope, body: Body, send: Send) -> None:
-        found = route_of(self._path(scope))
+        found = route_of(path_of(scope, self._settings.root_path))
         send = self._safe.on(send, may_be_kept=found is not None and found[0].kind == "static")
         try:
             answer = await self._answer(found, scope, body, send)
@@ -116,12 +116,6 @@ class Door:
             return
         if answer is not None:
             await answer(scope, body, send)
-
-    def _path(self, scope: Scope) -> str:
-        path: str = scope["path"]
-        root = self._settings.root_path
-        # a proxy may take the part in front away, or leave it
-        return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
     async def _answer(
         self, found: tuple[Route, Match[str]] | None, scope: Scope, body: Body, send: Send

@@ -8,7 +8,7 @@ import secrets
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lora_deploy.serve.refusals import STOPPING_SECONDS, Refusing, later
+from lora_deploy.serve.refusals import Refusing, stopping
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.headers import SafeHeaders
@@ -18,6 +18,7 @@ from lora_deploy.web.hosts import (
     check_own_name,
     is_loopback,
     is_proxied,
+    path_of,
 )
 from lora_deploy.web.pulse import Pulse
 from lora_deploy.web.turned import Turned
@@ -106,7 +107,7 @@ class Door:
         Raises:
             Turned: Not.
         """
-        path = self._path(scope)
+        path = path_of(scope, self._settings.root_path)
         if path in _OPEN:
             return
         if self._settings.is_private:
@@ -120,18 +121,10 @@ class Door:
         if scope["method"] not in ("GET", "HEAD"):
             check_origin(headers)
             if self.pulse.is_stopping:
-                raise later(
-                    "stopping", "the server is stopping: please try again", STOPPING_SECONDS
-                )
+                raise stopping()
 
     def _may_ask(self, path: str, scope: Scope, headers: Headers) -> bool:
         if not self._tokens.are_needed or self._tokens.accept(headers):
             return True
         # A program of this computer watches over it.
         return path == "/metrics" and is_loopback(address_of(scope)) and not is_proxied(headers)
-
-    def _path(self, scope: Scope) -> str:
-        path: str = scope["path"]
-        root = self._settings.root_path
-        # a proxy may take the part in front away, or leave it
-        return path[len(root) :] if root and path.startswith(f"{root}/") else path

@@ -15,7 +15,7 @@ from lora_deploy.errors import ClipError
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.serve.line import Answered, Line
 from lora_deploy.serve.parcel import Parcel
-from lora_deploy.serve.refusals import STOPPING_SECONDS, later
+from lora_deploy.serve.refusals import later, opening, stopping
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
@@ -98,7 +98,7 @@ class Engine:
             Turned: The model is not open yet, or too many clips wait.
         """
         if self.recogniser is None:
-            raise later("opening", "the model is not open yet: please try again in some seconds")
+            raise opening()
         if self._under_way >= self._room:
             raise later("busy", "many clips are waiting already: please try again")
 
@@ -159,9 +159,7 @@ class Engine:
             if not working.done():
                 raise Turned(499, "left", "")
             if working.cancelled():
-                raise later(
-                    "stopping", "the server is stopping: please try again", STOPPING_SECONDS
-                )
+                raise stopping()
             return working.result()
         finally:
             self._working.discard(working)

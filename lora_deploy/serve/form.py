@@ -3,6 +3,7 @@
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from lora_deploy.web.bodies import FORM_BYTES
 from lora_deploy.web.turned import Turned
 
 
@@ -42,6 +43,7 @@ class FormFile:
         self._files = 0
         self._found: list[bytes] = []
         self._is_whole = False
+        self._around_bytes = 0
 
     def take(self, data: bytes) -> bytes:
         """What of the file is in the next part of the body.
@@ -54,6 +56,9 @@ class FormFile:
         except FormParserError:
             raise _bad("the form is malformed") from None
         found, self._found = b"".join(self._found), []
+        self._around_bytes += len(data) - len(found)
+        if self._around_bytes > FORM_BYTES:
+            raise _bad(f"the form has more than {FORM_BYTES} bytes around its file")
         return found
 
     def check_whole(self) -> None:

@@ -14,7 +14,7 @@ from lora_deploy.web.watch import Watch
 BUSY_SECONDS = 2.0
 """After which somebody who was told that there is no room may try again."""
 
-STOPPING_SECONDS = 10.0
+_STOPPING_SECONDS = 10.0
 """After which another server may have taken the place of one that stops."""
 
 REFUSALS = {
@@ -50,6 +50,16 @@ def status_of(kind: ClipErrorKind) -> int:
 def later(reason: str, text: str, seconds: float = BUSY_SECONDS) -> Turned:
     """A 503 that says when to try again."""
     return Turned(503, reason, text, {"retry-after": str(math.ceil(seconds))})
+
+
+def opening() -> Turned:
+    """The refusal of what needs the model while it is not open."""
+    return later("opening", "the model is not open yet: please try again in some seconds")
+
+
+def stopping() -> Turned:
+    """The refusal of work that is not begun, or not ended, because the server stops."""
+    return later("stopping", "the server is stopping: please try again", _STOPPING_SECONDS)
 
 
 def refusal(turned: Turned) -> JSONResponse:

@@ -21,7 +21,7 @@ from lora_deploy.serve.door import BODY, Door
 from lora_deploy.serve.engine import Engine
 from lora_deploy.serve.page import PAGE
 from lora_deploy.serve.receiving import Receiving
-from lora_deploy.serve.refusals import Refusing, later, refusal, status_of
+from lora_deploy.serve.refusals import Refusing, opening, refusal, status_of
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.versions import installed_versions
 from lora_deploy.web import watch as watching
@@ -33,8 +33,6 @@ MOST_TOP_K = 1000
 
 _NOWHERE = Path()
 """Of a row whose path nobody is told."""
-
-_ASKED = frozenset({"top_k", "start", "end"})
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
@@ -71,7 +69,7 @@ _CLASSIFIED: dict[int | str, dict[str, Any]] = {
     500: {"model": shapes.Refusal, "description": "fault"},
 }
 
-_QUERIES = {
+_QUERIES: dict[str, Any] = {
     "top_k": Query(ge=1, le=MOST_TOP_K, description="Labels with their probabilities."),
     "start": Query(description="Where the part to be looked at begins, in seconds."),
     "end": Query(description="Where it ends; the end of the video by default."),
@@ -174,11 +172,11 @@ class _Endpoints:
         end: float | None,
         watched: RequestWatch,
     ) -> ClipRow:
-        if unknown := sorted(set(request.query_params) - _ASKED):
+        if unknown := sorted(set(request.query_params) - set(_QUERIES)):
             raise Turned(
                 400,
                 "bad_request",
-                f"nobody asks for {unknown[0][:40]!r}; what can be said is {', '.join(sorted(_ASKED))}",
+                f"nobody asks for {unknown[0][:40]!r}; what can be said is {', '.join(sorted(_QUERIES))}",
             )
         self._engine.check_room()  # before anything is sent for nothing
         body: Body = request.scope[BODY]
@@ -202,7 +200,7 @@ class _Endpoints:
         """What the model knows and sees, what runs it, and what was proved."""
         recogniser = self._engine.recogniser
         if recogniser is None:
-            raise later("opening", "the model is not open yet: please try again in some seconds")
+            raise opening()
         return JSONResponse(self._about(recogniser))
 
     async def healthz(self) -> Response:

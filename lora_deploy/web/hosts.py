@@ -38,6 +38,12 @@ def address_of(scope: Scope) -> str:
     return client[0] if client else ""
 
 
+def path_of(scope: Scope, root_path: str) -> str:
+    """The path that is asked for, without the part in front, which a proxy may take away or leave."""
+    path: str = scope["path"]
+    return path.removeprefix(root_path)
+
+
 def check_own_name(headers: Headers, text: str) -> None:
     """Refuse what does not call this computer by one of its own names, or was passed on.
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from lora_deploy import regular
 
-_MOST_BYTES = 1 << 20
-
 
 def read_secret_lines(path: Path) -> tuple[tuple[int, str], ...]:
     """Lines with something on them, without the spaces around it, each with its number from 1.
@@ -14,8 +12,7 @@ def read_secret_lines(path: Path) -> tuple[tuple[int, str], ...]:
         ValueError: Why it can't be read, in words that repeat nothing of it.
     """
     try:
-        with regular.opened(path) as file:
-            text = (file.read(_MOST_BYTES) or b"").decode()
+        text = regular.read_text(path)
     except UnicodeDecodeError:
         raise ValueError("it is no UTF-8 text") from None
     except OSError as error:

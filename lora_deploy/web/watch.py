@@ -144,7 +144,7 @@ class RequestWatch:
 
     def __init__(self, watch: Watch) -> None:
         self.outcome = "ok"
-        """ok, error or cancelled."""
+        """ok, error, rejected or cancelled."""
         self.kind: str | None = None
         """Of its error."""
         self.stages: dict[str, float] = {}
