@@ -267,8 +267,15 @@ def test_nothing_else_is_there(service: Service, clips: list[Path]) -> None:
 def test_what_can_not_be_obeyed_is_named(
     service: Service, clips: list[Path], query: dict[str, Any]
 ) -> None:
+    def counted() -> str:
+        [line] = [one for one in httpx.get(f"{service.url}/metrics").text.splitlines() if
+                  one.startswith("lora_deploy_requests_total") and "rejected" in one] or [""]  # fmt: skip
+        return line
+
+    before = counted()
     answer = ask(service.url, clips[0].read_bytes(), **query)
     assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "bad_request")
+    assert counted() != before
     assert next(iter(query)) in answer.json()["error"]["message"]
 
 

@@ -252,7 +252,9 @@ def _add_refusals(app: FastAPI, refusing: Refusing, watch: Watch) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         text = f"{first['loc'][-1]}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        return await turned(request, Turned(400, "bad_request", text))
+        with watch.request("classify") as watched:  # nothing else has values to be wrong
+            watched.outcome = "rejected"
+            return await turned(request, Turned(400, "bad_request", text))
 
     async def fault(request: Request, error: Exception) -> Response:
         del request
