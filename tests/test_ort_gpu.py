@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 
 from lora_deploy.artifact import bundle as artifact
+from lora_deploy.artifact.bundle import Precision
 from lora_deploy.errors import (
     BackendCannotError,
     NoSuchDeviceError,
@@ -157,6 +158,14 @@ def test_no_option_lets_a_float32_answer_be_less_or_change_from_start_to_start()
     assert "trt_engine_cache_enable" not in plain
 
 
+@pytest.mark.parametrize(("precision", "enabled"), [("fp16", ("1", "0")), ("bf16", ("0", "1"))])
+def test_tensorrt_computes_in_the_precision_of_its_graph(
+    precision: Precision, enabled: tuple[str, str]
+) -> None:
+    found = options_of("onnxruntime-tensorrt", precision=precision, index=0, cache=None)
+    assert (found["trt_fp16_enable"], found["trt_bf16_enable"]) == enabled
+
+
 def test_each_graph_has_a_folder_of_its_own_in_the_cache(tmp_path: Path) -> None:
     """TensorRT's provider knows engines by the names in a graph: weights are no part of that."""
     folders = set()
@@ -168,6 +177,8 @@ def test_each_graph_has_a_folder_of_its_own_in_the_cache(tmp_path: Path) -> None
         assert folder.stat().st_mode & 0o777 == 0o700
         options = options_of("onnxruntime-tensorrt", precision="fp32", index=0, cache=folder)
         assert options["trt_engine_cache_path"] == str(folder)
+        kernels = options_of("onnxruntime-rtx", precision="fp32", index=0, cache=folder)
+        assert kernels == {"nv_runtime_cache_path": str(folder)}
         folders.add(folder)
     assert len(folders) == 2
     (tmp_path / "cache" / "onnxruntime-tensorrt").chmod(0o777)
