@@ -35,6 +35,7 @@ from lora_deploy.export.blocks import block_of
 from lora_deploy.export.frames_in import frames_in
 from lora_deploy.export.pipeline import Shipped, merge_export
 from lora_deploy.export.plan import Plan
+from lora_deploy.processor import read_processor
 from lora_deploy.proof.certificate import Link
 from lora_deploy.runtime import ov
 from lora_deploy.runtime.base import softmax
@@ -504,6 +505,17 @@ def test_int8_that_is_no_faster_is_refused_unless_it_is_asked_for(
         assert "--set proof.int8_may_be_slower=true" in said
         assert ship(run, few, tmp_path / "b", precisions=["int8"]).certificate.passed
     assert clock.asked[:4] == ["int8", "fp32", "int8", "fp32"]  # in turns
+
+
+def test_int8_for_another_processor_than_this_is_made_when_it_is_asked_for(
+    ready: Callable[..., None], run: Path, few: Path, tmp_path: Path
+) -> None:
+    ready()
+    bits = 7 if read_processor().has_int8_dots else 8
+    ship(run, few, tmp_path / "a", f"proof.int8_weight_bits={bits}", precisions=["int8"])
+    graph = onnx.load(tmp_path / "a" / bundle.INT8)
+    notes = {entry.key: entry.value for entry in graph.metadata_props}
+    assert notes[bundle.INT8_WEIGHT_BITS] == str(bits)
 
 
 # bfloat16 -----------------------------------------------------------------------------------------
