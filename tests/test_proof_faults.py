@@ -292,10 +292,10 @@ def plant_ruin(
     tries: list[tuple[str, ...]] = []
 
     def spoilt(
-        stage: Path, plan: Plan, precision: Precision, keep: Collection[str], ranges: Any
+        stage: Path, plan: Plan, precision: Precision, keep: Collection[str], *others: Any
     ) -> None:
         tries.append(tuple(keep))
-        write(stage, plan, precision, keep if not always else (), ranges)
+        write(stage, plan, precision, keep if not always else (), *others)
         for file in {form.file for form in plan.at(precision)}:
             assert ruin(stage / file, block) is (always or block not in keep)
 
