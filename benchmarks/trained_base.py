@@ -55,9 +55,7 @@ def train(
 ) -> None:
     """Learn until the time is up, each clip shifted by chance; the rate rises, then falls to nothing."""
     generator = np.random.default_rng(0)
-    has_bf16 = (
-        read_processor().has_bf16
-    )  # elsewhere PyTorch multiplies bfloat16 on one core, slowly
+    has_bf16 = read_processor().has_bf16  # else PyTorch multiplies such numbers on one core
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     begun, epoch, done = time.monotonic(), 0, 0.0
     while done < 1:

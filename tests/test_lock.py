@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from lora_deploy import atomic, lock
+from lora_deploy import lock
 from lora_deploy.errors import BatchBusyError
 
 BUSY = BatchBusyError("somebody is at work")
@@ -55,18 +54,6 @@ def test_a_folder_itself_can_be_held(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def test_who_holds_a_folder_updates_it_without_waiting_for_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: float) -> None:
-        raise AssertionError("waits")
-
-    monkeypatch.setattr(atomic, "time", SimpleNamespace(sleep=refuse))
-    with lock.held_folder(tmp_path, BUSY), atomic.updating(tmp_path) as stage:
-        (stage / "file").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_lock_that_somebody_keeps_is_told_soon(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from lora_deploy.errors import (
     ProviderFellBackError,
 )
 from lora_deploy.export.graph import copy_of
-from lora_deploy.runtime import open_bundle, ov
+from lora_deploy.runtime import graph_notes, ov
 from lora_deploy.runtime.load import load
-from lora_deploy.runtime.open_bundle import cache_folder
+from lora_deploy.runtime.open_bundle import cache_folder, open_form
 from lora_deploy.runtime.ort import OnnxRuntimeBackend
 from lora_deploy.runtime.outside_data import refuse_outside_data
 from lora_deploy.runtime.ov import OpenVinoBackend
@@ -180,16 +180,16 @@ def test_int8_that_this_processor_cuts_off_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     here = SimpleNamespace(has_int8_dots=has_dots)
-    monkeypatch.setattr(open_bundle, "read_processor", lambda: here)
+    monkeypatch.setattr(graph_notes, "read_processor", lambda: here)
     manifest = bundle.read_bundle_manifest(full_bundle)
     form = manifest.form(cast(Compiler, backend), "int8")
     assert form is not None
-    opened = cast(Any, open_bundle.open_form(full_bundle, manifest, form))
+    opened = cast(Any, open_form(full_bundle, manifest, form))
     has_eight = opened.metadata[bundle.INT8_WEIGHT_BITS] == "8"
     assert ("proof.int8_weight_bits=7" in caplog.text) == (has_eight and not has_dots)
     caplog.clear()
     monkeypatch.setattr(bundle, "INT8_WEIGHT_BITS", "what older graphs do not say")
-    open_bundle.open_form(full_bundle, manifest, form)
+    open_form(full_bundle, manifest, form)
     assert ("proof.int8_weight_bits=7" in caplog.text) == (not has_dots)
 
 

@@ -1,8 +1,6 @@
 """A BUNDLE opened with the backend and the precision that were asked for, each file checked first."""
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,25 +16,21 @@ from lora_deploy.artifact.bundle import (
 )
 from lora_deploy.artifact.handing import handed
 from lora_deploy.artifact.manifest import manifest_digest
-from lora_deploy.clips.contract import PixelContract
 from lora_deploy.errors import (
     AdapterGraphMissingError,
     BackendCannotError,
-    GraphDisagreesError,
-    GraphError,
-    LabelOrderError,
     NoSuchAdapterError,
     NoSuchFormError,
     NoUnmergedFormError,
 )
 from lora_deploy.extras import import_backend, is_installed
-from lora_deploy.processor import read_processor
 from lora_deploy.runtime import own_cache
 from lora_deploy.runtime.base import Backend, Recogniser
-from lora_deploy.runtime.card import card_index
 from lora_deploy.runtime.frugal import frugal_opening
+from lora_deploy.runtime.graph_notes import check_notes, tell_of_sums
 from lora_deploy.runtime.open_engine import open_for_card, open_proved
-from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
+from lora_deploy.runtime.open_provider import open_on_provider
+from lora_deploy.runtime.providers import PROVIDER_BACKENDS
 from lora_deploy.runtime.tensorrt_api import FLAVOURS
 from lora_deploy.runtime.with_torch import TORCH_PACKAGES, Opened, WithTorch
 
@@ -197,58 +191,10 @@ def open_form(
                 threads=threads,
                 cache=cache,
             )
-    _check_metadata(opened.metadata, manifest, form.file)
-    if form.precision == "int8":
-        _tell_of_sums(opened.metadata, form)
+    check_notes(opened.metadata, manifest, form.file)
+    tell_of_sums(opened.metadata, form)
     backend: Backend = opened
     return backend
-
-
-def open_on_provider(
-    folder: Path,
-    manifest: BundleManifest,
-    backend: ProviderBackend,
-    precision: Precision,
-    *,
-    device: str | None = None,
-    batch_size: int = 1,
-) -> Backend:
-    """Open the plain graph of a BUNDLE on a card, by one of ONNX Runtime's providers.
-
-    Args:
-        folder: The bundle.
-        manifest: Its ``bundle.json``.
-        backend: Which provider.
-        precision: ``fp32``; a lower one where an engine's graph of it is in the bundle.
-        device: ``cuda`` or ``cuda:N``; None for the first card.
-        batch_size: Clips run at once, always.
-
-    Raises:
-        NoSuchFormError: There is no graph of that precision.
-        MissingPackageError: ONNX Runtime is not installed.
-        CardError: It has no such provider, or the provider does not run all of the graph.
-        ArtifactError: The file has changed.
-    """
-    graphs = {engine.precision: engine.made_of for engine in manifest.engines}
-    file = {**graphs, "fp32": bundle.ONNX}.get(precision)
-    if file not in manifest.files:
-        raise NoSuchFormError(f"{folder} has no graph for {backend} at {precision}")
-    index = card_index(device)
-    module = import_backend(
-        "lora_deploy.runtime.ort_gpu", "onnxruntime", purpose=_RUNS["onnxruntime"]
-    )
-    with frugal_opening(), handed(folder, manifest, file) as graph:
-        opened: Any = module.OnnxRuntimeOnCard(
-            graph,
-            backend,
-            precision=precision,
-            batch_size=batch_size,
-            index=index,
-            cache=own_cache.cache_folder(backend),
-        )
-    _check_metadata(opened.metadata, manifest, file)
-    found: Backend = opened
-    return found
 
 
 def open_adapter_graph(
@@ -289,7 +235,7 @@ def open_adapter_graph(
         opened = module.AdapterGraphBackend(
             graph, content, form=form, batch_size=batch_size, threads=threads
         )
-    _check_metadata(opened.metadata, manifest, bundle.ADAPTER_GRAPH)
+    check_notes(opened.metadata, manifest, bundle.ADAPTER_GRAPH)
     backend: Backend = opened
     return backend
 
@@ -307,33 +253,6 @@ def has_adapter_graph(manifest: BundleManifest, adapter: str) -> bool:
 def cache_folder() -> Path:
     """Where OpenVINO keeps what it compiled: in the user's cache, by the usual variable."""
     return own_cache.cache_folder("openvino")
-
-
-def _check_metadata(metadata: Mapping[str, str], manifest: BundleManifest, file: str) -> None:
-    """The graph and the manifest must speak of the same labels and pixels."""
-    try:
-        labels = json.loads(metadata["labels"])
-        contract = PixelContract.model_validate_json(metadata["pixel_contract"])
-    except (KeyError, ValueError, RecursionError):
-        raise GraphError(f"{file} does not say its labels and pixel contract") from None
-    if labels != list(manifest.labels):
-        raise LabelOrderError(
-            f"{file} was exported for the labels {labels}; {bundle.MANIFEST} says "
-            f"{list(manifest.labels)}"
-        )
-    if contract != manifest.contract:
-        raise GraphDisagreesError(f"{file} and {bundle.MANIFEST} disagree on the pixel contract")
-
-
-def _tell_of_sums(metadata: Mapping[str, str], form: CompiledForm) -> None:
-    """A graph whose 8-bit weights use all 8 bits answers rightly only on some processors."""
-    if metadata.get(bundle.INT8_WEIGHT_BITS) != "7" and not read_processor().has_int8_dots:
-        logger.warning(
-            "%s was made for processors with 8-bit dot products (VNNI); this one cuts sums off at 16 "
-            "bits, so answers may differ: `lora-deploy verify BUNDLE --data CLIPS` says by how much, and "
-            "`merge-export … --set proof.int8_weight_bits=7` makes one that answers alike everywhere",
-            form.name,
-        )
 
 
 @dataclass(frozen=True)
