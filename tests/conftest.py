@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A computer that is busy is no failure.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+POLICY, PRIORITY = os.sched_getscheduler(0), os.sched_getparam(0)
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 REFERENCE = MEDIA.parent / "reference"
@@ -93,6 +96,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def as_found() -> Iterator[None]:
+    """What a test sets for the whole process ends with it."""
+    logger = logging.getLogger("lora_deploy")
+    level, handlers, propagate = logger.level, logger.handlers, logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers, logger.propagate = handlers, propagate
+    if os.sched_getscheduler(0) != POLICY:
+        os.sched_setscheduler(0, POLICY, PRIORITY)
+        pytest.fail("it left this thread a priority that all that comes after it would have")
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,10 @@ Which numbers a contract must give is computed here from the times that were wri
 what any decoder says.
 """
 
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -268,7 +270,7 @@ def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
     if recipe.negative_dts:
         options["avoid_negative_ts"] = "disabled"
     muxer = {"mkv": "matroska", "ts": "mpegts", "mpg": "mpeg"}.get(muxer, muxer)
-    with av.open(str(path), "w", format=muxer, options=options) as out:
+    with ordinary_priority(), av.open(str(path), "w", format=muxer, options=options) as out:
         stream = cast(VideoStream, out.add_stream(recipe.codec, rate=_rate(recipe)))
         turns = recipe.clockwise // 90
         draw = draw_small if recipe.small else draw_number
@@ -300,6 +302,19 @@ def _encode(path: Path, recipe: Recipe, times: Sequence[Fraction]) -> None:
             picture.duration = int(1 / _rate(recipe) / tick)
             out.mux(stream.encode(picture))
         out.mux(stream.encode(None))
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Started by root, SVT-AV1 makes the thread that calls it the first of the whole computer.
+
+    Every thread and process that comes from that thread is so too, and starves all others.
+    """
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def _rate(recipe: Recipe) -> Fraction:
