@@ -171,7 +171,9 @@ def test_a_folder_that_is_no_model_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["serve", str(tmp_path), "--port", "0"]) == 2
-    assert "[NotAModelError]" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "[NotAModelError]" in told.err
+    assert "the service is at" not in told.out + told.err
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

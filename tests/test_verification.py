@@ -84,6 +84,13 @@ def flip(path: Path, place: int) -> None:
 # Sound bundles ------------------------------------------------------------------------------------
 
 
+def test_a_run_is_told_what_to_do_first(lora_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["verify", str(lora_run)]) == 2
+    said = capsys.readouterr().err
+    assert "holds no bundle.json" in said
+    assert "merge-export RUN --out BUNDLE" in said
+
+
 def test_a_sound_bundle_passes_without_clips(full_bundle: Path) -> None:
     found = verify(full_bundle)
     assert wrong(found) == []

@@ -20,7 +20,13 @@ from lora_deploy.artifact.manifest import (
     sha256_of_file,
 )
 from lora_deploy.clips.contract import ModelContract
-from lora_deploy.errors import FileChangedError, FileMissingError, FileUnknownError, ManifestError
+from lora_deploy.errors import (
+    FileChangedError,
+    FileMissingError,
+    FileUnknownError,
+    ManifestError,
+    NotABundleError,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example-bundle"
 """What is opened where a command needs a model and none is named."""
@@ -237,6 +243,8 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         ArtifactError: Missing, torn or newer, or an update can't be finished here.
     """
     atomic.settle(folder)
+    if folder.is_dir() and not is_bundle(folder):
+        raise NotABundleError(f"{folder} holds no {MANIFEST}, so it is no BUNDLE")
     manifest = read_manifest(folder / MANIFEST, BundleManifest)
     plain = [name for name in manifest.adapters if is_inside(name) and "/" not in name]
     for name in (*(set(manifest.adapters) - set(plain)), *manifest.files):

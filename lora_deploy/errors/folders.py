@@ -19,6 +19,12 @@ class NotAModelError(ArtifactError):
     remedy = "give a folder that `lora-deploy train` or `lora-deploy merge-export` left"
 
 
+class NotABundleError(NotAModelError):
+    """A folder that is no BUNDLE, where only a BUNDLE will do."""
+
+    remedy = "give a BUNDLE; `lora-deploy merge-export RUN --out BUNDLE` makes one of a RUN"
+
+
 class ManifestError(ArtifactError):
     """``run.json`` or ``bundle.json`` is torn, or says something that can't be."""
 

@@ -1,5 +1,6 @@
 """The forms of a bundle under way, written and held against the trained model one after the other."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,8 @@ from lora_deploy.runtime.eager import TorchBackend
 from lora_deploy.runtime.open_bundle import as_recogniser, open_adapter_graph, open_form
 from lora_deploy.runtime.trained import Trained
 from lora_deploy.versions import installed_versions
+
+logger = logging.getLogger(__name__)
 
 
 class Proving:
@@ -112,6 +115,7 @@ class Proving:
         self._calibrate()
 
         # 1. The float32 forms, each opened as its users open it.
+        logger.info("merging, and exporting in fp32 (a large model takes minutes)")
         write_float32(self._stage, trained, self._plan)
         self.vouch()
         chain.ask(Form("merged", _or_unreadable(lambda: _as_transformers(self._stage, trained))))
@@ -184,6 +188,7 @@ class Proving:
 
     def _prove_adapter_graph(self, name: str, off: Answers) -> None:
         """Hold the graph against the trained adapter, and without its update against the base."""
+        logger.info("exporting the graph that takes the adapter")
         write_adapter_graph(self._stage, self._trained, bundle.ADAPTER_NAME, fuse=self._plan.fuse)
         manifest = self.vouch()
 
@@ -221,6 +226,7 @@ class Proving:
         by_name = {form.name: form for form in forms}
 
         def make(keep: Collection[str]) -> None:
+            logger.info("making the %s forms", precision)
             bits = self._settings.int8_weight_bits
             write_lower(self._stage, self._plan, precision, keep, self._ranges, bits)
             self.vouch()
@@ -248,6 +254,7 @@ class Proving:
         file = self._stage / bundle.BFLOAT16
 
         def make(keep: Collection[str]) -> None:
+            logger.info("making the bf16 graph of the engines")
             write_lower(self._stage, self._plan, "bf16", keep, self._ranges)
             self.vouch()
 

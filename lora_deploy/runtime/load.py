@@ -83,7 +83,8 @@ def load(
         raise UnknownFormError(f"form {form!r} is unknown; allowed: {', '.join(FORMS)}")
     if batch_size < 1:
         raise BackendCannotError(f"batch size is {batch_size}; allowed: 1 or more")
-    adapter_alone = is_adapter(folder) and not run.is_run(folder) and not bundle.is_bundle(folder)
+    require_model(folder)
+    adapter_alone = not run.is_run(folder) and not bundle.is_bundle(folder)
     if not adapter_alone and (base is not None or labels is not None):
         raise BackendCannotError(
             f"{folder} is no adapter's folder, and brings its base and labels itself; leave --base "
@@ -100,19 +101,24 @@ def load(
             batch_size=batch_size,
             is_compiled=is_compiled,
         )
-    if run.is_run(folder) or adapter_alone:
-        if precision not in ("auto", "fp32", "bf16"):
-            raise BackendCannotError(
-                f"{folder} is no bundle, and runs in fp32, or on a card in bf16, only"
-            )
-        how = WithTorch(device, batch_size, "bf16" if precision == "bf16" else "fp32", is_compiled)
-        return _load_trained(folder, backend, form, adapter, how, base, labels)
-    raise _not_a_model(folder)
+    if precision not in ("auto", "fp32", "bf16"):
+        raise BackendCannotError(
+            f"{folder} is no bundle, and runs in fp32, or on a card in bf16, only"
+        )
+    how = WithTorch(device, batch_size, "bf16" if precision == "bf16" else "fp32", is_compiled)
+    return _load_trained(folder, backend, form, adapter, how, base, labels)
 
 
-def _not_a_model(folder: Path) -> NotAModelError:
+def require_model(folder: Path) -> None:
+    """See that a folder is one that `load` opens, or has what names it such.
+
+    Raises:
+        NotAModelError: It is neither a RUN, nor a BUNDLE, nor the folder of an adapter.
+    """
+    if bundle.is_bundle(folder) or run.is_run(folder) or is_adapter(folder):
+        return
     what = "is neither a RUN nor a BUNDLE folder" if folder.is_dir() else "does not exist"
-    return NotAModelError(
+    raise NotAModelError(
         f"{folder} {what}: one with {run.MANIFEST} or {bundle.MANIFEST} is needed here"
     )
 

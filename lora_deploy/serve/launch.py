@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lora_deploy.classify.terms import Model
 from lora_deploy.clips.pool import DecodePool
+from lora_deploy.runtime.load import require_model
 from lora_deploy.serve.about import about, certificate_of, precision_of
 from lora_deploy.serve.door import Door
 from lora_deploy.serve.engine import Engine
@@ -46,6 +47,7 @@ def run_service(
         AddressTakenError: The port is taken, or the address is not this computer's.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it repeats what strangers send
+    require_model(model.folder)
     certificate = certificate_of(model.folder)
     watch = Watch("serve")
     with (
