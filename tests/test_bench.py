@@ -26,6 +26,7 @@ from lora_deploy.bench.turns import turns
 from lora_deploy.cli import run
 from lora_deploy.errors import NotAModelError, NothingMeasuredError
 from lora_deploy.processor import Processor
+from tests.card_computers import ENGINE, with_engine
 
 ABLE = Processor(
     "an able one", cores=2, usable_cores=2, flags=frozenset({"avx512_bf16", "avx512_vnni"})
@@ -202,6 +203,13 @@ def test_a_run_is_measured_too(lora_run: Path) -> None:
 
 def clip_for(_: Path) -> Path:
     return Path(measure.__file__).parents[1] / "assets" / "warm-up.mp4"
+
+
+def test_engines_are_named_among_what_was_not_measured(bundle_copy: Path) -> None:
+    with_engine(bundle_copy)
+    [form] = [one for one in read_subject(bundle_copy, ABLE).forms if one.name == ENGINE.name]
+    assert form.obstacle == "it runs on a card, and this measures the processor"
+    assert form.file_bytes == (bundle_copy / ENGINE.file).stat().st_size
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

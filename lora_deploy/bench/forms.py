@@ -145,8 +145,17 @@ def _of_bundle(
             file_bytes=file_bytes,
             obstacle=obstacle,
         )
+    for engine in manifest.engines:
+        yield MeasuredForm(
+            name=engine.name,
+            precision=engine.precision,
+            job={"kind": "engine"},
+            file_bytes=bundle.record_of(folder, manifest, engine.file).bytes,
+            obstacle=_ON_A_CARD,
+        )
 
 
+_ON_A_CARD = "it runs on a card, and this measures the processor"
 _NO_BF16 = "this processor does not compute in bfloat16"
 
 
