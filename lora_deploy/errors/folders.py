@@ -19,7 +19,7 @@ class NotAModelError(ArtifactError):
     remedy = "give a folder that `lora-deploy train` or `lora-deploy merge-export` left"
 
 
-class NotABundleError(NotAModelError):
+class NotABundleError(ArtifactError):
     """A folder that is no BUNDLE, where only a BUNDLE will do."""
 
     remedy = "give a BUNDLE; `lora-deploy merge-export RUN --out BUNDLE` makes one of a RUN"
