@@ -1,5 +1,6 @@
 """The web page as people use it: a real browser, a real server, real clips, every form of a proved model."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lora_deploy.clips.example import write_sequence
 from lora_deploy.clips.pool import DecodePool
 from lora_deploy.demo import views
 from lora_deploy.demo.examples import Example, read_examples
-from lora_deploy.demo.handlers import CHOOSE_FIRST
+from lora_deploy.demo.handlers import CHOOSE_FIRST, Handlers, Part
 from lora_deploy.demo.models import About, Choices
 from lora_deploy.runtime.base import UNKNOWN, Prediction, Recogniser
 from lora_deploy.runtime.load import load
@@ -314,6 +315,30 @@ def test_without_a_video_the_buttons_say_what_to_do(chromium: Browser, page: str
         visitor.tab("Timeline")
         visitor.at("ld-label-video").click()
         assert visitor.text("ld-clip-problem", ".ld-problem") == CHOOSE_FIRST
+
+
+def test_a_video_that_comes_while_another_is_asked_about_is_answered(
+    chromium: Browser, page: str, named: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked, may_answer = Handlers.classify, threading.Event(), threading.Event()
+
+    def slow(self: Handlers, video: str | None, name: str, part: Part) -> tuple[str, str]:
+        asked.set()
+        may_answer.wait(60)
+        return ask(self, video, name, part)
+
+    monkeypatch.setattr(Handlers, "classify", slow)
+    label, other = next((label, path) for label, path in named.items() if label != "bend")
+    with visiting(chromium, page) as visitor:
+        visitor.upload(named["bend"])
+        while not asked.is_set():
+            visitor.page.wait_for_timeout(50)
+        visitor.page.get_by_label("Clear").first.click()
+        visitor.upload(other)
+        visitor.at("ld-video", "video").wait_for()
+        visitor.page.wait_for_timeout(500)  # so that it would ask about this one, too
+        may_answer.set()
+        visitor.at("ld-answer", ".ld-label").get_by_text(label).wait_for()
 
 
 def test_another_video_leaves_nothing_of_the_old_one(

@@ -191,7 +191,8 @@ def _classify_tab(handlers: Handlers, clip: _Clip) -> None:
 
     inputs, outputs = [clip.video, form, *clip.part], [answer, frames, clip.problem, problem]
     for change in clip.changes:
-        change.then(classify, inputs, outputs, **EVENT)
+        # Also where the last video is still asked about: else nobody would ask about this one.
+        change.then(classify, inputs, outputs, trigger_mode="always_last", **EVENT)
     gr.on(
         [form.change, again.click, clip.start.submit, clip.end.submit],
         classify,
