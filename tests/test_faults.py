@@ -251,8 +251,9 @@ def test_a_full_disk_ends_an_export_with_one_clear_line(
 
     monkeypatch.setattr(write_forms, "save_model", full)
     out = tmp_path / "out" / "bundle"
-    assert cli.run(["--quiet", "merge-export", str(saves.work / "old"), "--out", str(out)]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    assert cli.run(["merge-export", str(saves.work / "old"), "--out", str(out)]) == 2
+    under_way, line = capsys.readouterr().err.splitlines()
+    assert under_way.startswith("merging, and exporting in fp32")
     assert line == (
         f"error: the disk is full, and {out} was not written; free some space and give the same "
         "command again, a training with --resume [DiskFullError]"
