@@ -35,6 +35,22 @@ def test_a_worker_inherits_no_secret_no_descriptor_and_no_terminal(
     assert os.getsid(pid) == pid
 
 
+def test_a_worker_has_closed_the_file_before_it_answers(
+    stubbed: DecodePool, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_after_it = (
+        "import time",
+        "from lora_deploy.clips import answers",
+        "send = answers._send",
+        "answers._send = lambda *what: (send(*what), time.sleep(0.5))",
+    )
+    monkeypatch.setattr(pool, "_WORKER_COMMAND", worker_command(*slow_after_it))
+    path = order("nothing")
+    stubbed.decode(path, CONTRACT)
+    [pid] = stubbed.worker_pids()
+    assert str(path) not in [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
 def test_a_worker_is_limited_and_without_any_right(stubbed: DecodePool, order: Order) -> None:
     stubbed.decode(order("nothing"), CONTRACT)
     [pid] = stubbed.worker_pids()

@@ -43,8 +43,9 @@ class Answering:
                 busy = _Busy(connection)
                 for outcome in self.parts(file, job.contract, job.parts, busy.beat):
                     _send(connection, outcome)
-            else:
-                _send(connection, self._clip(file, job))
+                return
+            outcome = self._clip(file, job)
+        _send(connection, outcome)  # by then the file is closed
 
     def parts(
         self,
