@@ -65,7 +65,7 @@ def exit_code_of(command: click.Command, arguments: Sequence[str]) -> int:
 def _our_fault(error: Exception) -> int:
     click.echo(
         f"error: a fault of lora-deploy itself: {type(error).__name__}: {visible(str(error))}\n"
-        "please report it with the output of the same command under -v",
+        "please report it with the output of the same command with -v in front: lora-deploy -v COMMAND …",
         err=True,
     )
     if _is_verbose():

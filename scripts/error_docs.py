@@ -19,7 +19,7 @@ A mistake that you can mend is one line: what was found and what is allowed, wha
 error: there is nothing at clips; give a folder with one subfolder per class, or a CSV or JSONL manifest, with --data [NoSuchDataError]
 ```
 
-Exit codes: 0 done; 1 finished, but a check did not pass or some clips failed; 2 a mistake; 3 a fault of ours, which shows its traceback with `-v`; 130 and 143 interrupted. In Python every error below is a class of `lora_deploy.errors` and descends from `LoraDeployError`.
+Exit codes: 0 done; 1 finished, but a check did not pass or some clips failed; 2 a mistake; 3 a fault of ours, which shows its traceback with `-v` in front of the command (`lora-deploy -v classify …`; `-q` there leaves warnings and errors alone); 130 and 143 interrupted. In Python every error below is a class of `lora_deploy.errors` and descends from `LoraDeployError`.
 """
 
 

@@ -194,7 +194,7 @@ def verify(
 @click.option(
     "--with-clips",
     is_flag=True,
-    help="Also upload splits.csv and report.html, which name clips and show them.",
+    help="Also upload splits.csv, near_duplicates.csv and report.html, which name clips and show them.",
 )
 @click.option(
     "--dataset",

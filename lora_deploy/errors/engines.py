@@ -101,6 +101,4 @@ class EnginePrecisionError(EngineError):
 class EngineNotBuiltError(EngineError):
     """TensorRT read the graph and built no engine of it."""
 
-    remedy = (
-        "see its messages with -v, and please report them with the versions of `lora-deploy doctor`"
-    )
+    remedy = "see its messages with -v in front of the command, and please report them with the versions of `lora-deploy doctor`"

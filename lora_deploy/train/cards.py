@@ -86,7 +86,7 @@ def run_card(manifest: RunManifest, settings: Settings, evaluation: Evaluation) 
         "```bash",
         'pip install "lora-deploy[train]"',
         "lora-deploy classify THIS_FOLDER clip.mp4",
-        "lora-deploy evaluate THIS_FOLDER --data CLIPS           # how well it does on yours",
+        "lora-deploy evaluate THIS_FOLDER --data CLIPS --split all   # how well it does on yours",
         "lora-deploy merge-export THIS_FOLDER --out bundle       # a form without PyTorch",
         "```",
         *(

@@ -66,7 +66,7 @@ def write_report(
         "<title>Training report</title><link rel=icon href='data:,'>"
         f"<style>{STYLE}{REPORT_STYLE}</style><main>{_head(manifest, evaluation)}{''.join(sections)}"
         "</main><footer>Made by lora-deploy at the end of the training. Measure on other clips with "
-        "<code>lora-deploy evaluate RUN --data CLIPS</code>.</footer></html>\n"
+        "<code>lora-deploy evaluate RUN --data CLIPS --split all</code>.</footer></html>\n"
     )
     atomic.write_text(folder / run.REPORT, page)
 
