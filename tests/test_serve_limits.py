@@ -361,6 +361,7 @@ def test_other_sites_pages_may_neither_ask_nor_read(service: Service, clip: byte
         {"sec-fetch-site": "cross-site"},
         {"origin": "https://elsewhere.example"},
         {"origin": "null"},
+        {"origin": "http://["},
     ):
         answer = httpx.post(f"{service.url}/v1/classify", files={"file": clip}, headers=headers)
         refused(answer, 403, "origin")
