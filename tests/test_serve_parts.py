@@ -304,13 +304,17 @@ def test_what_is_read_for_nothing_has_an_end() -> None:
 
 def asked(settings: ServeSettings, path: str, address: str = "127.0.0.1", **headers: str) -> int:
     """The status of a GET; 200 where the door lets it through."""
-    app = PlainTextResponse("inside")
-    door = Door(app, settings, Refusing(settings, Watch("serve")))
+    door = Door(PlainTextResponse("inside"), settings, Refusing(settings, Watch("serve")))
+    return got(door, path, address, **headers).status_code
 
-    async def ask() -> int:
+
+def got(door: Door, path: str, address: str = "127.0.0.1", **headers: str) -> httpx.Response:
+    """What a door answers to a GET."""
+
+    async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(door, client=(address, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as visitor:
-            return (await visitor.get(path, headers=headers)).status_code
+            return await visitor.get(path, headers=headers)
 
     return asyncio.run(ask())
 
@@ -338,6 +342,17 @@ def test_below_a_path_of_a_proxy_health_needs_no_token_either(path: str, status:
 def test_what_was_passed_on_does_not_come_from_this_computer(name: str) -> None:
     assert asked(ServeSettings(), "/v1/model") == 200
     assert asked(ServeSettings(), "/v1/model", **{name: "192.0.2.7"}) == 403
+
+
+def test_what_breaks_before_there_is_an_answer_is_answered_and_counted() -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    watch, settings = Watch("serve"), ServeSettings()
+    answer = got(Door(broken, settings, Refusing(settings, watch)), "/v1/model")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "fault")
+    assert "secret" not in answer.text
+    assert b'lora_deploy_rejected_total{reason="fault"} 1.0' in watch.metrics()
 
 
 def test_no_web_socket_is_opened() -> None:

@@ -38,6 +38,9 @@ REFUSALS = {
 
 _DRAIN_SECONDS = 10.0
 
+_LAST_SECONDS = 1.0
+"""As that, where the server ends; it waits no longer than two for answers that are on their way."""
+
 
 def status_of(kind: ClipErrorKind) -> int:
     """The HTTP status of a clip that gives no answer: the file is to blame, so it is a 4xx.
@@ -77,8 +80,23 @@ class Refusing:
 
     async def answer(self, turned: Turned, headers: Headers, body: Body) -> JSONResponse:
         """The answer, after the rest of what is being sent: many programs don't look at it before."""
+        return await self._after(_DRAIN_SECONDS, turned, headers, body)
+
+    async def last_answer(self, headers: Headers, body: Body) -> JSONResponse:
+        """The answer of a server that ends to a request that it gives up."""
+        return await self._after(_LAST_SECONDS, stopping(), headers, body)
+
+    async def _after(
+        self, seconds: float, turned: Turned, headers: Headers, body: Body
+    ) -> JSONResponse:
         self._watch.rejected(turned.reason)
         waits_for_us = "expect" in headers and not body.bytes
         if body.cut != "slow" and not waits_for_us:
-            await body.drain(2 * self._settings.max_upload_bytes, _DRAIN_SECONDS)
+            await body.drain(2 * self._settings.max_upload_bytes, seconds)
         return refusal(turned)
+
+    def fault(self, error: Exception) -> JSONResponse:
+        """The answer where something broke that is ours; the log says where."""
+        self._watch.fault(error, endpoint="request")
+        self._watch.rejected("fault")
+        return refusal(Turned(500, "fault", "something went wrong here, and not with the request"))
