@@ -1,6 +1,7 @@
 """Pieces of the service alone: a form in pieces of any size, the model's line, room, settings."""
 
 import asyncio
+import errno
 import io
 import threading
 from concurrent.futures import Future
@@ -279,6 +280,24 @@ def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert room.taken_bytes == 0
 
 
+def test_an_upload_that_no_file_may_be_opened_for_may_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings())
+        async with receiving.parcel(Headers({"content-type": "video/mp4"}), Body(silent)):
+            raise AssertionError
+
+    with pytest.raises(Turned) as caught:
+        asyncio.run(take())
+    assert (caught.value.status, caught.value.reason) == (503, "no_room")
+
+
 async def silent() -> Message:
     """A visitor who neither sends anything nor leaves."""
     await asyncio.sleep(60)
@@ -377,7 +396,10 @@ class Decoders:
     """A pool that gives black clips, and in place of the second a fault, or nothing as yet."""
 
     def __init__(
-        self, workers: int, *, fault: Literal["at once", "later", "nothing"] | None = None
+        self,
+        workers: int,
+        *,
+        fault: Literal["at once", "later", "nothing", "no more files"] | None = None,
     ) -> None:
         self.workers = workers
         self._fault = fault
@@ -392,6 +414,8 @@ class Decoders:
             raise RuntimeError("decoder")
         if self.asked == 2 and self._fault == "nothing":
             return self.pending
+        if self.asked == 2 and self._fault == "no more files":
+            raise OSError(errno.EMFILE, "Too many open files")
         if self.asked == 2 and self._fault:
             future.set_exception(RuntimeError("decoder"))
         else:
@@ -410,6 +434,23 @@ def test_it_is_not_open_before_each_decoder_and_the_model_have_answered(broken: 
     with pytest.raises(RuntimeError, match=broken):
         engine.open()
     assert engine.recogniser is None
+    engine.close()
+
+
+def test_a_clip_that_can_not_be_opened_for_want_of_files_may_come_again() -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    pool: Any = Decoders(1, fault="no more files")
+    engine = Engine(lambda: recogniser, pool, ServeSettings(), Watch("serve"), batch_size=1)
+    engine.open()
+
+    async def ask() -> bool:
+        with pytest.raises(Turned) as caught, Watch("serve").request("classify") as request:
+            await engine.ask(Parcel.of(b"video"), None, Body(silent), request)
+        assert (caught.value.status, caught.value.reason) == (503, "no_room")
+        return await engine.is_well()
+
+    assert asyncio.run(ask())
+    assert pool.asked == 2  # nothing is sick, so nothing of our own was asked
     engine.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_deploy.serve.refusals import Refusing, stopping
+from lora_deploy.serve.refusals import Refusing, crowded, stopping
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.headers import SafeHeaders
@@ -140,6 +140,8 @@ class Door:
         Raises:
             Turned: Not.
         """
+        if self.pulse.is_crowded() and path != "/metrics":
+            raise crowded()
         if self._settings.is_private:
             check_own_name(
                 headers,

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lora_deploy import open_files
 from lora_deploy.classify.overlap import Known
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.pool import DecodePool
@@ -15,7 +16,7 @@ from lora_deploy.errors import ClipError
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.serve.line import Answered, Line
 from lora_deploy.serve.parcel import Parcel
-from lora_deploy.serve.refusals import later, opening
+from lora_deploy.serve.refusals import later, no_room, opening
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
@@ -173,7 +174,9 @@ class Engine:
             return error
         except Turned:
             raise
-        except Exception:
+        except Exception as error:
+            if open_files.ran_out(error):
+                raise no_room() from None
             self._is_sick = True
             raise
         took("queue", answered.waited_seconds)

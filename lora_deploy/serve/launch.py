@@ -16,7 +16,7 @@ from lora_deploy.web.server import OrderlyServer, listening
 from lora_deploy.web.watch import Watch
 
 CONNECTIONS = 600
-"""At once; more are told 503."""
+"""At once; who asks on another one is told 503."""
 
 REQUEST_SECONDS = 10.0
 """For a request to arrive, up to its body, after the connection is made or its first byte is sent."""

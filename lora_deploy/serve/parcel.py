@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora_deploy.serve.refusals import later
+from lora_deploy import open_files
+from lora_deploy.serve.refusals import no_room
 
 SPARE_BYTES = 64_000_000
 """Of the disk that uploads can't fill."""
@@ -22,7 +23,7 @@ MOST_AT_ONCE = 8
 
 _WRITTEN_AT_ONCE = 1 << 20
 
-_NO_ROOM = "there is no room for another upload now: please try again"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Room:
@@ -44,12 +45,27 @@ class Room:
             self.taken_bytes + size_bytes > self._most_bytes
             or free < self.taken_bytes + size_bytes + SPARE_BYTES
         ):
-            raise later("no_room", _NO_ROOM)
+            raise no_room()
         self.taken_bytes += size_bytes
         try:
             yield
         finally:
             self.taken_bytes -= size_bytes
+
+
+@contextmanager
+def lack_of_room_told() -> Iterator[None]:
+    """Turn away an upload for which the disk, or this process, takes no more.
+
+    Raises:
+        Turned: It does not.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL or open_files.ran_out(error):
+            raise no_room() from None
+        raise
 
 
 class Parcel:
@@ -93,12 +109,8 @@ class Parcel:
             Turned: The disk is full.
         """
         waiting, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-        try:
+        with lack_of_room_told():
             await asyncio.to_thread(self._write, waiting)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise later("no_room", _NO_ROOM) from None
-            raise
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

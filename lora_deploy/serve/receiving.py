@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 
 from lora_deploy.serve.form import FormFile
-from lora_deploy.serve.parcel import MOST_AT_ONCE, Parcel, Room
+from lora_deploy.serve.parcel import MOST_AT_ONCE, Parcel, Room, lack_of_room_told
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import (
     FORM_BYTES,
@@ -43,7 +43,8 @@ class Receiving:
             raise self._too_large()
         with self.room.of(expected):
             body.limit(expected, IDLE_SECONDS, least_bytes_per_second=LEAST_UPLOAD_BYTES_PER_SECOND)
-            parcel = Parcel()
+            with lack_of_room_told():
+                parcel = Parcel()
             try:
                 await self._fill(parcel, form, body)
             except BaseException:

@@ -28,7 +28,7 @@ REFUSALS = {
     "left": "Whoever asked has gone; only metrics and the log show it.",
     "too_large": "The upload has more bytes than are taken.",
     "content_type": "What is sent is neither a form nor said to be a video.",
-    "busy": "The queue is full, or a clip waited too long in it.",
+    "busy": "The queue is full, a clip waited too long in it, or too many connections are open.",
     "no_room": "There is no room for another upload.",
     "opening": "The model is not open yet.",
     "stopping": "The server is stopping.",
@@ -58,6 +58,18 @@ def later(reason: str, text: str, seconds: float = BUSY_SECONDS) -> Turned:
 def opening() -> Turned:
     """The refusal of what needs the model while it is not open."""
     return later("opening", "the model is not open yet: please try again in some seconds")
+
+
+def no_room() -> Turned:
+    """The refusal of an upload that finds no place, on the disk or among the files that may be open."""
+    return later("no_room", "there is no room for another upload now: please try again")
+
+
+def crowded() -> Turned:
+    """The refusal of a request on a connection more than are taken; the connection ends with it."""
+    turned = later("busy", "many connections are open already: please try again")
+    turned.headers["connection"] = "close"
+    return turned
 
 
 def stopping() -> Turned:

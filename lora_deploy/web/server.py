@@ -11,11 +11,15 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from lora_deploy import open_files
 from lora_deploy.errors import AddressTakenError, LoraDeployError
 from lora_deploy.web.pulse import Pulse
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than programs and proxies do, or one asks on a connection that is just being closed."""
+
+_FILES_PER_CONNECTION = 3
+"""That may be open: itself, an upload, and that upload once more for who reads it."""
 
 
 class OrderlyServer(uvicorn.Server):
@@ -24,7 +28,8 @@ class OrderlyServer(uvicorn.Server):
     Args:
         app: What is served.
         pulse: Told when it stops.
-        connections: At once; more are told 503.
+        connections: At once; fewer where so many files can't be open. Of more than these, the door,
+            which asks the pulse, refuses requests.
         request_seconds: For a request to arrive, up to its body, after the connection is made or
             its first byte is sent.
         grace_seconds: What is under way may take so long after the server was asked to stop.
@@ -50,12 +55,15 @@ class OrderlyServer(uvicorn.Server):
                 server_header=False,
                 lifespan="on",
                 ws="none",
-                limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=2,
             )
         )
+        self._connections = (
+            open_files.allow(_FILES_PER_CONNECTION * connections) // _FILES_PER_CONNECTION
+        )
         self._pulse = pulse
+        pulse.is_crowded = lambda: len(self.server_state.connections) > self._connections
         self._request_seconds = request_seconds
         self._grace_seconds = grace_seconds
         self._stopping_since = 0.0
