@@ -5,6 +5,7 @@ import errno
 import io
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +279,40 @@ def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         with room.of(400):
             assert room.taken_bytes == 1000
     assert room.taken_bytes == 0
+
+
+def test_what_is_written_is_not_taken_from_the_disk_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [2 << 30]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    room, size = Room(10**10), 200_000_000
+    with ExitStack() as uploads:
+        for number in range(10):
+            place = uploads.enter_context(room.of(size))
+            place.written_bytes = size
+            free[0] -= size
+            assert room.taken_bytes == (number + 1) * size
+        with pytest.raises(Turned), room.of(size):
+            pass
+
+
+def test_a_small_upload_of_unknown_length_takes_no_more_room_than_it_has() -> None:
+    parts = iter([(bytes(2 << 20), True), (b"abc", False)])
+
+    async def receive() -> Message:
+        part, more = next(parts)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings())
+        headers = Headers({"content-type": "video/mp4"})
+        async with receiving.parcel(headers, Body(receive)) as parcel:
+            assert receiving.room.taken_bytes == parcel.bytes == (2 << 20) + 3
+            (place,) = receiving.room._places
+            assert place.written_bytes == parcel.bytes
+            parcel.close_after(None)
+        assert receiving.room.taken_bytes == 0
+
+    asyncio.run(take())
 
 
 def test_an_upload_that_no_file_may_be_opened_for_may_come_again(
