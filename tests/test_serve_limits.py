@@ -134,6 +134,17 @@ def test_a_connection_that_was_answered_may_ask_again_later(service: Service) ->
             time.sleep(1.5)  # longer than for a first request
 
 
+def test_who_reads_no_answer_is_cut_off() -> None:
+    with serving(changes="lora_deploy.web.server.UNREAD_SECONDS=0.5") as service:
+        connection, deadline = connected(service), time.monotonic() + 20
+        with connection, pytest.raises(ConnectionError):
+            connection.settimeout(0.5)
+            while time.monotonic() < deadline:
+                with suppress(TimeoutError):
+                    connection.sendall(b"GET /docs HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
+        assert is_ready(service.url)
+
+
 def test_an_answer_may_take_longer_than_an_upload_may_pause(service: Service, clip: bytes) -> None:
     gate = service.shut("model")
     asked = Asking(service.url, clip)

@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import io
+import socket
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,8 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
@@ -39,6 +44,8 @@ from lora_deploy.serve.receiving import Receiving
 from lora_deploy.serve.refusals import Refusing
 from lora_deploy.serve.settings import ServeSettings, read_tokens
 from lora_deploy.web.bodies import Body
+from lora_deploy.web.pulse import Pulse
+from lora_deploy.web.server import OrderlyServer, listening
 from lora_deploy.web.turned import Turned
 from lora_deploy.web.watch import Watch
 
@@ -407,6 +414,36 @@ def test_what_breaks_before_there_is_an_answer_is_answered_and_counted() -> None
     assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "fault")
     assert "secret" not in answer.text
     assert b'lora_deploy_rejected_total{reason="fault"} 1.0' in watch.metrics()
+
+
+def test_a_connection_ends_though_nobody_reads_its_last_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lora_deploy.web.server.UNREAD_SECONDS", 0.3)
+    answer = PlainTextResponse("x" * 60_000, headers={"connection": "close"})
+    with listening("127.0.0.1", 0) as (listener, _), socket.socket() as visitor:
+        for one, buffer in ((listener, socket.SO_SNDBUF), (visitor, socket.SO_RCVBUF)):
+            one.setsockopt(socket.SOL_SOCKET, buffer, 1)  # the least that the system gives
+        server = OrderlyServer(
+            Starlette(routes=[Route("/", answer)]), Pulse(),
+            connections=5, request_seconds=10, grace_seconds=0,
+        )  # fmt: skip
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        visitor.connect(listener.getsockname())
+        visitor.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        until(lambda: server.server_state.total_requests == 1)
+        until(lambda: not server.server_state.connections)
+        server.stop()
+        thread.join(20)
+
+
+def until(holds: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_no_web_socket_is_opened() -> None:

@@ -18,6 +18,9 @@ from lora_deploy.web.pulse import Pulse
 KEEP_ALIVE_SECONDS = 65
 """Longer than programs and proxies do, or one asks on a connection that is just being closed."""
 
+UNREAD_SECONDS = 60.0
+"""For a visitor to take what was written of an answer."""
+
 _FILES_PER_CONNECTION = 3
 """That may be open: itself, an upload, and that upload once more for who reads it."""
 
@@ -68,6 +71,7 @@ class OrderlyServer(uvicorn.Server):
         self._grace_seconds = grace_seconds
         self._stopping_since = 0.0
         self._silent_since: dict[Any, float] = {}
+        self._unread: dict[Any, asyncio.Task[None]] = {}
         self.at_start: Callable[[], None] | None = None
         """Called in a thread when requests are taken."""
         self.failure: LoraDeployError | None = None
@@ -112,6 +116,7 @@ class OrderlyServer(uvicorn.Server):
                 self.end_work()
                 self.should_exit = True
         self._close_silent_connections(time.monotonic())
+        self._watch_unread_answers()
         return await super().on_tick(counter)
 
     def _close_silent_connections(self, now: float) -> None:
@@ -124,6 +129,24 @@ class OrderlyServer(uvicorn.Server):
         for connection, since in self._silent_since.items():
             if now - since > self._request_seconds:
                 connection.transport.close()
+
+    def _watch_unread_answers(self) -> None:
+        """Uvicorn waits without end for whoever does not read, also when it closes a connection."""
+        connections: set[Any] = {*self.server_state.connections}
+        for one in connections - self._unread.keys():
+            one.transport.set_write_buffer_limits(0)  # it is paused while anything is not sent
+            if one.flow.write_paused:
+                self._unread[one] = asyncio.create_task(self._end_unless_read(one))
+
+    async def _end_unless_read(self, connection: Any) -> None:
+        # Awaited, because somebody who reads slowly would be found paused at nearly every tick.
+        try:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await connection.flow.drain()
+        except TimeoutError:
+            connection.transport.abort()
+        finally:
+            del self._unread[connection]
 
 
 def _awaits_request(connection: Any) -> bool:
