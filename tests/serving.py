@@ -1,5 +1,6 @@
 """The service as operations run it: a process of its own, asked over loopback."""
 
+import json
 import os
 import re
 import subprocess
@@ -21,7 +22,9 @@ from lora_deploy.artifact.bundle import EXAMPLE
 ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
-import importlib, json, os, sys, time
+import importlib, json, os, resource, sys, time
+if limits := json.loads(os.environ["OPEN_FILES"]):
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 for change in filter(None, os.environ.get("CHANGES", "").split(";")):
     place, value = change.split("=")
     module, name = place.rsplit(".", 1)
@@ -127,6 +130,7 @@ def serving(
     *options: str,
     model: Path = EXAMPLE,
     changes: str = "",
+    open_files: tuple[int, int] | None = None,
     wait: bool = True,
     shut: tuple[str, ...] = (),
 ) -> Iterator[Service]:
@@ -136,6 +140,7 @@ def serving(
         options: Of the command.
         model: The example bundle by default.
         changes: Constants of modules, as in ``module.NAME=0.5;…``.
+        open_files: How many it may have, and may raise that to.
         wait: Until it is ready.
         shut: What is held up from the beginning.
     """
@@ -150,6 +155,7 @@ def serving(
                 cwd=ROOT,
                 env={
                     **os.environ, "PYTHONPATH": str(ROOT), "GATE": str(gate), "CHANGES": changes,
+                    "OPEN_FILES": json.dumps(open_files),
                 },
                 stdout=subprocess.PIPE,
                 stderr=stderr,

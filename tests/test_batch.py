@@ -1,5 +1,6 @@
 """A run of `classify` that nobody has to watch: it goes on, says what differs, and writes the same bytes."""
 
+import errno
 import json
 import os
 import shutil
@@ -148,6 +149,27 @@ def interrupted_after(rows: int, action: Callable[[], object]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "add", interrupting)
         action()
+
+
+def test_where_no_more_files_may_be_open_the_run_ends_and_goes_on(
+    bundle: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    real, out = os.open, tmp_path / "rows.jsonl"
+
+    def full(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path) == clips[2]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path, *rest, **named)
+
+    command = ["-q", "classify", str(bundle), *clips[:4], "--out", str(out)]
+    monkeypatch.setattr(os, "open", full)
+    assert cli.run(command) == 2
+    assert capsys.readouterr().err == f"error: Too many open files: {clips[2]}\n"
+    monkeypatch.setattr(os, "open", real)
+    assert cli.run(command) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["ok"] * 4
 
 
 def test_another_model_or_setting_is_refused_by_name_with_both_values(

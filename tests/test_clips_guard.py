@@ -1,5 +1,6 @@
 """What is refused before FFmpeg sees it."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_deploy.clips import guard
+from lora_deploy.clips.frame_folder import pictures_of
 from lora_deploy.errors import ClipError, ClipErrorKind
 
 
@@ -99,6 +101,24 @@ def test_an_unreadable_file_says_so(ordinary_user: None) -> None:
     error = refusal(Path("/etc/shadow"))
     assert error.kind == "unreadable"
     assert "Permission denied" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_file_is_not_to_blame_where_no_more_may_be_open(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"x")
+
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", full)
+    monkeypatch.setattr(os, "scandir", full)
+    for look in (guard.open_clip, guard.open_regular):
+        with pytest.raises(OSError, match="Too many open files"):
+            look(tmp_path / "1.jpg")
+    with pytest.raises(OSError, match="Too many open files"):
+        pictures_of(tmp_path)
 
 
 def test_limits_hold_at_their_edge() -> None:

@@ -233,6 +233,7 @@ def test_metrics_are_not_for_everybody_where_no_login_is_needed() -> None:
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site", "origin": "{own}"},

@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -114,6 +116,33 @@ def test_the_client_waits_as_it_is_told(folder: Path) -> None:
     assert client.returncode == 0
     assert said.startswith("clip.mp4 ")
     assert "opening" not in said
+
+
+def test_the_client_waits_where_a_proxy_does_not_say_how_long(folder: Path) -> None:
+    (program,) = blocks("python")
+    told = iter([(503, {}), (200, {"label": "book"})])
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            status, said = next(told)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.server_port}"
+        (folder / "client.py").write_text(program.replace(ADDRESS, address), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-I", "client.py", "clip.mp4"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        proxy.shutdown()
+    assert (done.returncode, done.stdout) == (0, "clip.mp4 book\n"), done.stderr
 
 
 def test_the_commands_of_the_units_are_taken() -> None:

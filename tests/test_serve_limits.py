@@ -1,6 +1,7 @@
 """How much the service takes, from whom, and how it says no: cleanly, soon, and with the time to try again."""
 
 import os
+import resource
 import signal
 import socket
 import time
@@ -131,6 +132,17 @@ def test_a_connection_that_was_answered_may_ask_again_later(service: Service) ->
             connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert heard(connection).startswith(b"HTTP/1.1 200 ")
             time.sleep(1.5)  # longer than for a first request
+
+
+def test_who_reads_no_answer_is_cut_off() -> None:
+    with serving(changes="lora_deploy.web.server.UNREAD_SECONDS=0.5") as service:
+        connection, deadline = connected(service), time.monotonic() + 20
+        with connection, pytest.raises(ConnectionError):
+            connection.settimeout(0.5)
+            while time.monotonic() < deadline:
+                with suppress(TimeoutError):
+                    connection.sendall(b"GET /docs HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
+        assert is_ready(service.url)
 
 
 def test_an_answer_may_take_longer_than_an_upload_may_pause(service: Service, clip: bytes) -> None:
@@ -271,15 +283,42 @@ def test_memory_and_files_do_not_grow(requests: int, clip: bytes, media: Path) -
         assert after["process_open_fds",] - before["process_open_fds",] <= 8  # kept connections
 
 
-def test_connections_have_a_limit() -> None:
+def test_who_asks_on_one_connection_too_many_may_try_again(clip: bytes) -> None:
     with serving(changes="lora_deploy.serve.launch.CONNECTIONS=3") as service:
         held = [connected(service) for _ in range(3)]
-        assert talk(service, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(
-            b"HTTP/1.1 503 "
-        )
+        answer = ask(service.url, clip)
+        refused(answer, 503, "busy")
+        assert answer.headers["connection"] == "close"
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
+        assert service.numbers()["lora_deploy_rejected_total", "busy"] == 1
+        held.pop().close()
+        service.until(lambda: ask(service.url, clip).status_code == 200)
         for connection in held:
             connection.close()
-        service.until(lambda: is_ready(service.url))
+
+
+def test_open_files_last_for_as_many_uploads_as_there_may_be_connections(clip: bytes) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with serving("--workers", "1", open_files=(200, hard)) as service:
+        held = [begun_upload(service) for _ in range(120)]  # with two open files each
+        service.until(lambda: service.numbers()["lora_deploy_upload_bytes_under_way",] == 120_000)
+        assert ask(service.url, clip).status_code == 200
+        for connection in held:
+            connection.close()
+
+
+def test_where_few_files_may_be_open_there_are_fewer_connections(clip: bytes) -> None:
+    with serving("--workers", "1", open_files=(190, 190)) as service:
+        held = [begun_upload(service) for _ in range(100)]
+        busy = ("lora_deploy_rejected_total", "busy")
+        service.until(lambda: service.numbers().get(busy, 0) >= 70)
+        refused(ask(service.url, clip), 503, "busy")
+        for connection in held:
+            connection.close()
+        service.until(lambda: ask(service.url, clip).status_code == 200)
+        log = service.log.read_text()
+        assert "fault" not in log
+        assert "system resource" not in log
 
 
 # Who may ask -------------------------------------------------------------------------------------
@@ -361,6 +400,7 @@ def test_other_sites_pages_may_neither_ask_nor_read(service: Service, clip: byte
         {"sec-fetch-site": "cross-site"},
         {"origin": "https://elsewhere.example"},
         {"origin": "null"},
+        {"origin": "http://["},
     ):
         answer = httpx.post(f"{service.url}/v1/classify", files={"file": clip}, headers=headers)
         refused(answer, 403, "origin")
@@ -396,6 +436,15 @@ def connected(service: Service) -> socket.socket:
     assert where.hostname
     assert where.port
     return socket.create_connection((where.hostname, where.port), timeout=30)
+
+
+def begun_upload(service: Service) -> socket.socket:
+    connection = connected(service)
+    connection.sendall(
+        b"POST /v1/classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: video/mp4\r\n"
+        b"content-length: 1000\r\n\r\nabc"
+    )
+    return connection
 
 
 def talk(service: Service, said: bytes) -> bytes:

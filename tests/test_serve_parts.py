@@ -1,9 +1,14 @@
 """Pieces of the service alone: a form in pieces of any size, the model's line, room, settings."""
 
 import asyncio
+import errno
 import io
+import socket
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
@@ -37,6 +44,8 @@ from lora_deploy.serve.receiving import Receiving
 from lora_deploy.serve.refusals import Refusing
 from lora_deploy.serve.settings import ServeSettings, read_tokens
 from lora_deploy.web.bodies import Body
+from lora_deploy.web.pulse import Pulse
+from lora_deploy.web.server import OrderlyServer, listening
 from lora_deploy.web.turned import Turned
 from lora_deploy.web.watch import Watch
 
@@ -279,6 +288,58 @@ def test_the_last_of_the_disk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert room.taken_bytes == 0
 
 
+def test_what_is_written_is_not_taken_from_the_disk_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [2 << 30]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    room, size = Room(10**10), 200_000_000
+    with ExitStack() as uploads:
+        for number in range(10):
+            place = uploads.enter_context(room.of(size))
+            place.written_bytes = size
+            free[0] -= size
+            assert room.taken_bytes == (number + 1) * size
+        with pytest.raises(Turned), room.of(size):
+            pass
+
+
+def test_a_small_upload_of_unknown_length_takes_no_more_room_than_it_has() -> None:
+    parts = iter([(bytes(2 << 20), True), (b"abc", False)])
+
+    async def receive() -> Message:
+        part, more = next(parts)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings())
+        headers = Headers({"content-type": "video/mp4"})
+        async with receiving.parcel(headers, Body(receive)) as parcel:
+            assert receiving.room.taken_bytes == parcel.bytes == (2 << 20) + 3
+            (place,) = receiving.room._places
+            assert place.written_bytes == parcel.bytes
+            parcel.close_after(None)
+        assert receiving.room.taken_bytes == 0
+
+    asyncio.run(take())
+
+
+def test_an_upload_that_no_file_may_be_opened_for_may_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+
+    async def take() -> None:
+        receiving = Receiving(ServeSettings())
+        async with receiving.parcel(Headers({"content-type": "video/mp4"}), Body(silent)):
+            raise AssertionError
+
+    with pytest.raises(Turned) as caught:
+        asyncio.run(take())
+    assert (caught.value.status, caught.value.reason) == (503, "no_room")
+
+
 async def silent() -> Message:
     """A visitor who neither sends anything nor leaves."""
     await asyncio.sleep(60)
@@ -304,13 +365,17 @@ def test_what_is_read_for_nothing_has_an_end() -> None:
 
 def asked(settings: ServeSettings, path: str, address: str = "127.0.0.1", **headers: str) -> int:
     """The status of a GET; 200 where the door lets it through."""
-    app = PlainTextResponse("inside")
-    door = Door(app, settings, Refusing(settings, Watch("serve")))
+    door = Door(PlainTextResponse("inside"), settings, Refusing(settings, Watch("serve")))
+    return got(door, path, address, **headers).status_code
 
-    async def ask() -> int:
+
+def got(door: Door, path: str, address: str = "127.0.0.1", **headers: str) -> httpx.Response:
+    """What a door answers to a GET."""
+
+    async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(door, client=(address, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as visitor:
-            return (await visitor.get(path, headers=headers)).status_code
+            return await visitor.get(path, headers=headers)
 
     return asyncio.run(ask())
 
@@ -340,6 +405,47 @@ def test_what_was_passed_on_does_not_come_from_this_computer(name: str) -> None:
     assert asked(ServeSettings(), "/v1/model", **{name: "192.0.2.7"}) == 403
 
 
+def test_what_breaks_before_there_is_an_answer_is_answered_and_counted() -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    watch, settings = Watch("serve"), ServeSettings()
+    answer = got(Door(broken, settings, Refusing(settings, watch)), "/v1/model")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "fault")
+    assert "secret" not in answer.text
+    assert b'lora_deploy_rejected_total{reason="fault"} 1.0' in watch.metrics()
+
+
+def test_a_connection_ends_though_nobody_reads_its_last_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lora_deploy.web.server.UNREAD_SECONDS", 0.3)
+    answer = PlainTextResponse("x" * 60_000, headers={"connection": "close"})
+    with listening("127.0.0.1", 0) as (listener, _), socket.socket() as visitor:
+        for one, buffer in ((listener, socket.SO_SNDBUF), (visitor, socket.SO_RCVBUF)):
+            one.setsockopt(socket.SOL_SOCKET, buffer, 1)  # the least that the system gives
+        server = OrderlyServer(
+            Starlette(routes=[Route("/", answer)]), Pulse(),
+            connections=5, request_seconds=10, grace_seconds=0,
+        )  # fmt: skip
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        visitor.connect(listener.getsockname())
+        visitor.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        until(lambda: server.server_state.total_requests == 1)
+        until(lambda: not server.server_state.connections)
+        server.stop()
+        thread.join(20)
+
+
+def until(holds: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_no_web_socket_is_opened() -> None:
     said: list[Any] = []
 
@@ -362,7 +468,10 @@ class Decoders:
     """A pool that gives black clips, and in place of the second a fault, or nothing as yet."""
 
     def __init__(
-        self, workers: int, *, fault: Literal["at once", "later", "nothing"] | None = None
+        self,
+        workers: int,
+        *,
+        fault: Literal["at once", "later", "nothing", "no more files"] | None = None,
     ) -> None:
         self.workers = workers
         self._fault = fault
@@ -377,6 +486,8 @@ class Decoders:
             raise RuntimeError("decoder")
         if self.asked == 2 and self._fault == "nothing":
             return self.pending
+        if self.asked == 2 and self._fault == "no more files":
+            raise OSError(errno.EMFILE, "Too many open files")
         if self.asked == 2 and self._fault:
             future.set_exception(RuntimeError("decoder"))
         else:
@@ -395,6 +506,23 @@ def test_it_is_not_open_before_each_decoder_and_the_model_have_answered(broken: 
     with pytest.raises(RuntimeError, match=broken):
         engine.open()
     assert engine.recogniser is None
+    engine.close()
+
+
+def test_a_clip_that_can_not_be_opened_for_want_of_files_may_come_again() -> None:
+    recogniser = load(EXAMPLE, backend="onnxruntime", batch_size=1)
+    pool: Any = Decoders(1, fault="no more files")
+    engine = Engine(lambda: recogniser, pool, ServeSettings(), Watch("serve"), batch_size=1)
+    engine.open()
+
+    async def ask() -> bool:
+        with pytest.raises(Turned) as caught, Watch("serve").request("classify") as request:
+            await engine.ask(Parcel.of(b"video"), None, Body(silent), request)
+        assert (caught.value.status, caught.value.reason) == (503, "no_room")
+        return await engine.is_well()
+
+    assert asyncio.run(ask())
+    assert pool.asked == 2  # nothing is sick, so nothing of our own was asked
     engine.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lora_deploy.artifact.bundle import EXAMPLE
 from lora_deploy.cli import run
-from tests.serving import ROOT, Asking, ask, is_alive, is_ready, serving
+from tests.serving import ROOT, Asking, Service, ask, is_alive, is_ready, serving
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,53 @@ def test_after_the_grace_those_who_wait_are_told(clip: bytes) -> None:
         assert 0.9 < time.monotonic() - begun < 10
         assert service.end()[0] == 1
         assert '"unanswered": 1' in service.log.read_text()
+
+
+def test_after_the_grace_who_is_still_sending_is_told() -> None:
+    with serving("--grace", "1") as service:
+        sending = begun_upload(service, "/v1/classify")
+        service.until(lambda: service.numbers()["lora_deploy_upload_bytes_under_way",] == 1000)
+        os.kill(service.process.pid, signal.SIGTERM)
+        refused(sending, "stopping")
+        assert service.end()[0] == 1
+        log = service.log.read_text()
+        assert '"unanswered": 1' in log
+        assert "Traceback" not in log
+
+
+def test_who_was_refused_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("a-token-of-sixteen-signs-or-more\n")
+    with serving("--grace", "1", "--token-file", str(tmp_path / "tokens")) as service:
+        strangers = [begun_upload(service, path) for path in ("/v1/classify", "/healthz")]
+        turned = {("lora_deploy_rejected_total", kind) for kind in ("token", "method")}
+        service.until(lambda: turned <= set(service.numbers()))
+        os.kill(service.process.pid, signal.SIGTERM)
+        for stranger in strangers:
+            refused(stranger, "stopping")
+        assert service.end()[0] == 0
+        log = service.log.read_text()
+        assert '"unanswered": 0' in log
+        assert "Traceback" not in log
+
+
+def begun_upload(service: Service, path: str) -> socket.socket:
+    """Of which only the beginning is sent."""
+    where = httpx.URL(service.url)
+    connection = socket.create_connection((where.host, where.port or 0), timeout=30)
+    connection.sendall(
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: video/mp4\r\n"
+        "content-length: 1000\r\n\r\nabc".encode()
+    )
+    return connection
+
+
+def refused(connection: socket.socket, kind: str) -> None:
+    """It is told so, with the time to ask again, before it is closed."""
+    with connection, connection.makefile("rb") as said:
+        told = said.read()
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: " in told
+    assert f'"kind":"{kind}"'.encode() in told
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

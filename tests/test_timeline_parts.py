@@ -1,5 +1,6 @@
 """Many parts of a file in one go: the clips are those of the parts alone, and nothing is done twice."""
 
+import errno
 import gc
 import math
 import os
@@ -406,6 +407,18 @@ def test_parts_of_what_is_no_file_are_errors(tmp_path: Path) -> None:
     with DecodePool(1, proof=False) as running:
         found = list(running.parts(tmp_path / "gone.mp4", CONTRACT, SEVERAL))
     assert kinds(found) == ["not_found"] * len(SEVERAL)
+
+
+def test_parts_are_no_errors_where_no_more_files_may_be_open(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with DecodePool(1, proof=False) as running:
+        monkeypatch.setattr("lora_deploy.clips.guard.open_clip", full)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(running.parts(film, CONTRACT, SEVERAL))
 
 
 # Messages ---------------------------------------------------------------------------------------

@@ -5,13 +5,12 @@ import hashlib
 import json
 import logging
 import re
-import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_deploy import atomic
+from lora_deploy import atomic, open_files
 from lora_deploy.classify.inputs import Item
 from lora_deploy.classify.rows import Row
 from lora_deploy.classify.terms import differences
@@ -171,7 +170,7 @@ def find_parts(out: Path) -> Parts:
         PartsDifferError: They are not of one run.
     """
     paths = _paths(out)
-    _allow_files(len(paths))
+    open_files.allow(len(paths))
     headers = [_checked(path, shard) for shard, path in paths.items()]
     for path, header in zip(list(paths.values())[1:], headers[1:], strict=True):
         _check_same(path, headers[0], header)
@@ -249,13 +248,3 @@ def _check_same(path: Path, first: Header, header: Header) -> None:
 
 def _line(row: Row, timed: bool) -> bytes:
     return row.as_json(timed=timed).encode() + b"\n"
-
-
-def _allow_files(parts: int) -> None:
-    """Room for that many open files, and some for others."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = parts + 100
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

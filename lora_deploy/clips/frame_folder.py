@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lora_deploy import open_files
 from lora_deploy.clips import guard
 from lora_deploy.clips.clip import WHOLE_FILE, Stretch
 from lora_deploy.clips.contract import PixelContract
@@ -76,6 +77,8 @@ def pictures_of(folder: Path) -> list[Path]:
     try:
         found = [(*numbered, name) for name in _names(folder) if (numbered := _number_of(name))]
     except OSError as error:
+        if open_files.ran_out(error):
+            raise
         raise ClipError(
             "unreadable", f"the folder can't be read ({os.strerror(error.errno or 0)})"
         ) from None

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from lora_deploy import open_files
 from lora_deploy.errors import ClipError
 
 FORMAT_WHITELIST = (
@@ -74,6 +75,7 @@ def open_clip(path: Path) -> BinaryIO:
 
     Raises:
         ClipError: As `open_regular`; ``forbidden`` for a playlist too, ``unreadable`` for a text.
+        OSError: As `open_regular`.
     """
     file = open_regular(path)
     try:
@@ -99,6 +101,7 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         ClipError: ``not_found``; ``forbidden`` for a folder, device, pipe or socket;
             ``unreadable`` for an empty file, or one that may not be read.
+        OSError: This process may open no more files; nothing is known of this one.
     """
     try:
         # Looked at before it is opened, because opening alone does something to some devices.
@@ -108,6 +111,8 @@ def open_regular(path: Path) -> BinaryIO:
         # ValueError: a name with a NUL in it.
         raise ClipError("not_found", "there is no such file") from None
     except OSError as error:
+        if open_files.ran_out(error):
+            raise
         raise ClipError(
             "unreadable", f"the file can't be opened ({os.strerror(error.errno or 0)})"
         ) from None

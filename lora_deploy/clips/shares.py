@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from lora_deploy import open_files
 from lora_deploy.clips import guard, wire
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.contract import PixelContract
@@ -145,7 +146,9 @@ class Shares(Generic[W]):
             except wire.Deadline:
                 waited = f"{self._deadline_seconds:g} seconds"
                 lost = ClipError("timeout", f"decoding got no further for {waited} and was cut off")
-            except (wire.WireError, OSError):
+            except (wire.WireError, OSError) as error:
+                if open_files.ran_out(error):
+                    raise
                 lost = ClipError("unreadable", "the decoder broke down over this file")
             finally:
                 with self._lock:

@@ -132,6 +132,9 @@ class Door:
             return JSONResponse(
                 {"status": "stopping" if stopping else "ok"}, 503 if stopping else 200
             )
+        if self.pulse.is_crowded() and kind != "metrics":
+            wait = {"retry-after": "2", "connection": "close"}
+            raise Turned(503, "busy", "many people are here: please try again", wait)
         self._entrance.check_address(headers)
         if kind == "metrics":
             if not self._entrance.may_see_metrics(scope, headers):

@@ -32,7 +32,7 @@ GRACE_SECONDS = 20.0
 """What is being worked on may take so long after the server was asked to stop."""
 
 CONNECTIONS = 600
-"""At once; a browser with the page open holds two or three. More are told 503."""
+"""At once; a browser with the page open holds two or three. Who asks on another one is told 503."""
 
 REQUEST_SECONDS = 10.0
 """For a request to arrive, up to its body, after the connection is made or its first byte is sent."""

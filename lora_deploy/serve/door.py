@@ -1,14 +1,16 @@
 """What stands between the network and the service: who may ask, and when; it knows nothing of videos."""
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import secrets
+from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_deploy.serve.refusals import Refusing, stopping
+from lora_deploy.serve.refusals import Refusing, crowded, stopping
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.headers import SafeHeaders
@@ -73,8 +75,14 @@ class Door:
         self._tokens = Tokens(settings.tokens)
         self._safe = SafeHeaders(_HEADERS)
         self.pulse = Pulse()
+        self._unanswered: set[asyncio.Task[Any]] = set()
         self.under_way = 0
-        """Requests with a body that are being received, worked on, or answered."""
+        """Requests with a body that were let in and are being received, worked on, or answered."""
+
+    def give_up(self) -> None:
+        """Tell all who still wait that the server ends."""
+        for task in self._unanswered:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
@@ -87,29 +95,53 @@ class Door:
 
     async def _request(self, scope: Scope, body: Body, send: Send) -> None:
         headers = Headers(scope=scope)
-        has_body = scope["method"] not in ("GET", "HEAD")
-        self.under_way += has_body
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def sending(message: Message) -> None:
+            self._unanswered.discard(task)
+            await send(message)
+
+        self._unanswered.add(task)
         try:
-            self._check(scope, headers)
-            await self._app({**scope, BODY: body}, body, send)
+            await self._answer(scope, headers, body, sending)
+        except asyncio.CancelledError:
+            if task not in self._unanswered:
+                raise
+            answer = await self._refusing.last_answer(headers, body)
+            await answer(scope, body, sending)
+        except Exception as error:
+            if task in self._unanswered and not body.is_gone:
+                await self._refusing.fault(error)(scope, body, sending)
+            else:  # the application has answered that something failed, or nobody listens
+                logger.debug("a request failed: %s", type(error).__name__, exc_info=True)
+        finally:
+            self._unanswered.discard(task)
+
+    async def _answer(self, scope: Scope, headers: Headers, body: Body, send: Send) -> None:
+        path = path_of(scope, self._settings.root_path)
+        is_open = path in _OPEN
+        is_work = not is_open and scope["method"] not in ("GET", "HEAD")
+        try:
+            if not is_open:
+                self._check(path, scope, headers)
+            self.under_way += is_work
+            try:
+                await self._app({**scope, BODY: body}, body, send)
+            finally:
+                self.under_way -= is_work
         except Turned as turned:
             answer = await self._refusing.answer(turned, headers, body)
             await answer(scope, body, send)
-        except Exception as error:  # the application has answered that something failed
-            if not body.is_gone:
-                logger.debug("a request failed: %s", type(error).__name__, exc_info=True)
-        finally:
-            self.under_way -= has_body
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, path: str, scope: Scope, headers: Headers) -> None:
         """Let a request through, or not.
 
         Raises:
             Turned: Not.
         """
-        path = path_of(scope, self._settings.root_path)
-        if path in _OPEN:
-            return
+        if self.pulse.is_crowded() and path != "/metrics":
+            raise crowded()
         if self._settings.is_private:
             check_own_name(
                 headers,

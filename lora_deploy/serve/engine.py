@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lora_deploy import open_files
 from lora_deploy.classify.overlap import Known
 from lora_deploy.clips.clip import DecodedClip, Stretch
 from lora_deploy.clips.pool import DecodePool
@@ -15,7 +16,7 @@ from lora_deploy.errors import ClipError
 from lora_deploy.runtime.base import Recogniser
 from lora_deploy.serve.line import Answered, Line
 from lora_deploy.serve.parcel import Parcel
-from lora_deploy.serve.refusals import later, opening, stopping
+from lora_deploy.serve.refusals import later, no_room, opening
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
@@ -51,7 +52,6 @@ class Engine:
         self._timeout_seconds = settings.timeout_seconds
         self._room = pool.workers + batch_size + settings.queue
         self._decoders = asyncio.Semaphore(pool.workers)
-        self._working: set[asyncio.Task[Known | ClipError]] = set()
         self._under_way = 0
         self._is_sick = False
         self._checking = asyncio.Lock()
@@ -134,11 +134,6 @@ class Engine:
         """Let go of what is kept; nobody asks any more."""
         self._own.close_after(None)
 
-    def give_up(self) -> None:
-        """End what is under way; who waits is told that the server stops."""
-        for task in self._working:
-            task.cancel()
-
     @contextmanager
     def _place(self) -> Iterator[None]:
         self.check_room()
@@ -153,16 +148,12 @@ class Engine:
     ) -> Known | ClipError:
         working = asyncio.create_task(work)
         leaving = asyncio.create_task(_until_left(body))
-        self._working.add(working)
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise Turned(499, "left", "")
-            if working.cancelled():
-                raise stopping()
             return working.result()
         finally:
-            self._working.discard(working)
             for task in (working, leaving):
                 task.cancel()
             await asyncio.wait({working, leaving})
@@ -183,7 +174,9 @@ class Engine:
             return error
         except Turned:
             raise
-        except Exception:
+        except Exception as error:
+            if open_files.ran_out(error):
+                raise no_room() from None
             self._is_sick = True
             raise
         took("queue", answered.waited_seconds)

@@ -16,7 +16,7 @@ from lora_deploy.web.server import OrderlyServer, listening
 from lora_deploy.web.watch import Watch
 
 CONNECTIONS = 600
-"""At once; more are told 503."""
+"""At once; who asks on another one is told 503."""
 
 REQUEST_SECONDS = 10.0
 """For a request to arrive, up to its body, after the connection is made or its first byte is sent."""
@@ -56,7 +56,7 @@ def run_service(
     ):
         engine = Engine(model.open, pool, settings, watch, batch_size=model.batch_size)
         door = application(engine, settings, watch, lambda one: about(model, one, certificate))
-        server = _Server(door, engine, settings)
+        server = _Server(door, settings)
         opening = threading.Thread(
             target=_open, args=(engine, server, model, watch), name="open", daemon=True
         )
@@ -81,7 +81,7 @@ def run_service(
 class _Server(OrderlyServer):
     """Works as long as a request with a video is received, asked about, or answered."""
 
-    def __init__(self, door: Door, engine: Engine, settings: ServeSettings) -> None:
+    def __init__(self, door: Door, settings: ServeSettings) -> None:
         super().__init__(
             door,
             door.pulse,
@@ -91,7 +91,6 @@ class _Server(OrderlyServer):
             http="h11",  # it limits the size of headers
         )
         self._door = door
-        self._engine = engine
         self.fault: Exception | None = None
         """Why there is no model."""
         self.unanswered = 0
@@ -109,7 +108,7 @@ class _Server(OrderlyServer):
     def end_work(self) -> None:
         """Tell those who wait that there will be none."""
         self.unanswered = self._door.under_way
-        self._engine.give_up()
+        self._door.give_up()
 
 
 def _open(engine: Engine, server: _Server, model: Model, watch: Watch) -> None:

@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_deploy.serve.refusals import later
+from lora_deploy import open_files
+from lora_deploy.serve.refusals import no_room
 
 SPARE_BYTES = 64_000_000
 """Of the disk that uploads can't fill."""
@@ -22,7 +24,17 @@ MOST_AT_ONCE = 8
 
 _WRITTEN_AT_ONCE = 1 << 20
 
-_NO_ROOM = "there is no room for another upload now: please try again"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(eq=False)
+class Place:
+    """Of one upload."""
+
+    bytes: int
+    """That are set apart; fewer once it is whole and turns out smaller."""
+    written_bytes: int = 0
+    """Of those, which the disk counts among its own."""
 
 
 class Room:
@@ -30,26 +42,48 @@ class Room:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self.taken_bytes = 0
+        self._places: set[Place] = set()
+
+    @property
+    def taken_bytes(self) -> int:
+        """That are set apart for all."""
+        return sum(place.bytes for place in self._places)
 
     @contextmanager
-    def of(self, size_bytes: int) -> Iterator[None]:
+    def of(self, size_bytes: int) -> Iterator[Place]:
         """Set room apart for one upload.
 
         Raises:
             Turned: There is none.
         """
         free = shutil.disk_usage(tempfile.gettempdir()).free
+        to_come = sum(place.bytes - place.written_bytes for place in self._places)
         if (
             self.taken_bytes + size_bytes > self._most_bytes
-            or free < self.taken_bytes + size_bytes + SPARE_BYTES
+            or free < to_come + size_bytes + SPARE_BYTES
         ):
-            raise later("no_room", _NO_ROOM)
-        self.taken_bytes += size_bytes
+            raise no_room()
+        place = Place(size_bytes)
+        self._places.add(place)
         try:
-            yield
+            yield place
         finally:
-            self.taken_bytes -= size_bytes
+            self._places.discard(place)
+
+
+@contextmanager
+def lack_of_room_told() -> Iterator[None]:
+    """Turn away an upload for which the disk, or this process, takes no more.
+
+    Raises:
+        Turned: It does not.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL or open_files.ran_out(error):
+            raise no_room() from None
+        raise
 
 
 class Parcel:
@@ -61,6 +95,8 @@ class Parcel:
         self._waiting_bytes = 0
         self.bytes = 0
         """Of the video."""
+        self.written_bytes = 0
+        """Of those, to the disk."""
 
     @classmethod
     def of(cls, data: bytes) -> "Parcel":
@@ -93,12 +129,9 @@ class Parcel:
             Turned: The disk is full.
         """
         waiting, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-        try:
+        with lack_of_room_told():
             await asyncio.to_thread(self._write, waiting)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise later("no_room", _NO_ROOM) from None
-            raise
+        self.written_bytes = self.bytes
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

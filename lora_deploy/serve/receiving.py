@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 
 from lora_deploy.serve.form import FormFile
-from lora_deploy.serve.parcel import MOST_AT_ONCE, Parcel, Room
+from lora_deploy.serve.parcel import MOST_AT_ONCE, Parcel, Place, Room, lack_of_room_told
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import (
     FORM_BYTES,
@@ -41,17 +41,19 @@ class Receiving:
         expected = expected_bytes(headers, most)
         if expected > most:
             raise self._too_large()
-        with self.room.of(expected):
+        with self.room.of(expected) as place:
             body.limit(expected, IDLE_SECONDS, least_bytes_per_second=LEAST_UPLOAD_BYTES_PER_SECOND)
-            parcel = Parcel()
+            with lack_of_room_told():
+                parcel = Parcel()
             try:
-                await self._fill(parcel, form, body)
+                await self._fill(parcel, place, form, body)
             except BaseException:
                 parcel.close_after(None)
                 raise
+            place.bytes = parcel.bytes
             yield parcel
 
-    async def _fill(self, parcel: Parcel, form: FormFile | None, body: Body) -> None:
+    async def _fill(self, parcel: Parcel, place: Place, form: FormFile | None, body: Body) -> None:
         while not body.is_complete:
             data = (await body()).get("body", b"")
             if body.cut:
@@ -59,11 +61,13 @@ class Receiving:
             if body.is_gone:
                 raise Turned(499, "left", "")
             await parcel.add(form.take(data) if form else data)
+            place.written_bytes = parcel.written_bytes
             if parcel.bytes > self._most_bytes:  # of a form, whose frame is smaller than it may be
                 raise self._too_large()
         if form:
             form.check_whole()
         await parcel.flush()
+        place.written_bytes = parcel.written_bytes
 
     def _too_large(self) -> Turned:
         most = in_words(self._most_bytes)

@@ -28,7 +28,7 @@ REFUSALS = {
     "left": "Whoever asked has gone; only metrics and the log show it.",
     "too_large": "The upload has more bytes than are taken.",
     "content_type": "What is sent is neither a form nor said to be a video.",
-    "busy": "The queue is full, or a clip waited too long in it.",
+    "busy": "The queue is full, a clip waited too long in it, or too many connections are open.",
     "no_room": "There is no room for another upload.",
     "opening": "The model is not open yet.",
     "stopping": "The server is stopping.",
@@ -37,6 +37,9 @@ REFUSALS = {
 """Kinds beside those of clips, which are `lora_deploy.errors.CLIP_ERROR_KINDS`."""
 
 _DRAIN_SECONDS = 10.0
+
+_LAST_SECONDS = 1.0
+"""As that, where the server ends; it waits no longer than two for answers that are on their way."""
 
 
 def status_of(kind: ClipErrorKind) -> int:
@@ -55,6 +58,18 @@ def later(reason: str, text: str, seconds: float = BUSY_SECONDS) -> Turned:
 def opening() -> Turned:
     """The refusal of what needs the model while it is not open."""
     return later("opening", "the model is not open yet: please try again in some seconds")
+
+
+def no_room() -> Turned:
+    """The refusal of an upload that finds no place, on the disk or among the files that may be open."""
+    return later("no_room", "there is no room for another upload now: please try again")
+
+
+def crowded() -> Turned:
+    """The refusal of a request on a connection more than are taken; the connection ends with it."""
+    turned = later("busy", "many connections are open already: please try again")
+    turned.headers["connection"] = "close"
+    return turned
 
 
 def stopping() -> Turned:
@@ -77,8 +92,23 @@ class Refusing:
 
     async def answer(self, turned: Turned, headers: Headers, body: Body) -> JSONResponse:
         """The answer, after the rest of what is being sent: many programs don't look at it before."""
+        return await self._after(_DRAIN_SECONDS, turned, headers, body)
+
+    async def last_answer(self, headers: Headers, body: Body) -> JSONResponse:
+        """The answer of a server that ends to a request that it gives up."""
+        return await self._after(_LAST_SECONDS, stopping(), headers, body)
+
+    async def _after(
+        self, seconds: float, turned: Turned, headers: Headers, body: Body
+    ) -> JSONResponse:
         self._watch.rejected(turned.reason)
         waits_for_us = "expect" in headers and not body.bytes
         if body.cut != "slow" and not waits_for_us:
-            await body.drain(2 * self._settings.max_upload_bytes, _DRAIN_SECONDS)
+            await body.drain(2 * self._settings.max_upload_bytes, seconds)
         return refusal(turned)
+
+    def fault(self, error: Exception) -> JSONResponse:
+        """The answer where something broke that is ours; the log says where."""
+        self._watch.fault(error, endpoint="request")
+        self._watch.rejected("fault")
+        return refusal(Turned(500, "fault", "something went wrong here, and not with the request"))

@@ -21,7 +21,7 @@ from lora_deploy.serve.door import BODY, Door
 from lora_deploy.serve.engine import Engine
 from lora_deploy.serve.page import PAGE
 from lora_deploy.serve.receiving import Receiving
-from lora_deploy.serve.refusals import Refusing, opening, refusal, status_of
+from lora_deploy.serve.refusals import Refusing, opening, status_of
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.versions import installed_versions
 from lora_deploy.web import watch as watching
@@ -258,8 +258,7 @@ def _add_refusals(app: FastAPI, refusing: Refusing, watch: Watch) -> None:
 
     async def fault(request: Request, error: Exception) -> Response:
         del request
-        watch.fault(error, endpoint="request")
-        return refusal(Turned(500, "fault", "something went wrong here, and not with the request"))
+        return refusing.fault(error)
 
     app.add_exception_handler(Turned, turned)
     app.add_exception_handler(HTTPException, no_such)

@@ -70,7 +70,10 @@ def check_origin(headers: Headers) -> None:
     site = headers.get("sec-fetch-site")
     if site in ("same-origin", "none"):
         return
-    origin = urlsplit(headers.get("origin", "")).netloc
+    try:
+        origin = urlsplit(headers.get("origin", "")).netloc
+    except ValueError:  # brackets that hold no address
+        origin = ""
     ours = {headers.get("host"), headers.get("x-forwarded-host")}
     if site is not None or ("origin" in headers and origin not in ours):
         raise Turned(403, "origin", "this request comes from another site's page")

@@ -1,5 +1,6 @@
-"""Whether a server takes work: read by its door, set by whoever stops it."""
+"""Whether a server takes work: read by its door, set by the server."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -8,3 +9,5 @@ class Pulse:
     """Whether the server takes work."""
 
     is_stopping: bool = False
+    is_crowded: Callable[[], bool] = lambda: False
+    """Whether more connections are open than it takes."""

@@ -11,11 +11,18 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from lora_deploy import open_files
 from lora_deploy.errors import AddressTakenError, LoraDeployError
 from lora_deploy.web.pulse import Pulse
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than programs and proxies do, or one asks on a connection that is just being closed."""
+
+UNREAD_SECONDS = 60.0
+"""For a visitor to take what was written of an answer."""
+
+_FILES_PER_CONNECTION = 3
+"""That may be open: itself, an upload, and that upload once more for who reads it."""
 
 
 class OrderlyServer(uvicorn.Server):
@@ -24,7 +31,8 @@ class OrderlyServer(uvicorn.Server):
     Args:
         app: What is served.
         pulse: Told when it stops.
-        connections: At once; more are told 503.
+        connections: At once; fewer where so many files can't be open. Of more than these, the door,
+            which asks the pulse, refuses requests.
         request_seconds: For a request to arrive, up to its body, after the connection is made or
             its first byte is sent.
         grace_seconds: What is under way may take so long after the server was asked to stop.
@@ -50,16 +58,20 @@ class OrderlyServer(uvicorn.Server):
                 server_header=False,
                 lifespan="on",
                 ws="none",
-                limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=2,
             )
         )
+        self._connections = (
+            open_files.allow(_FILES_PER_CONNECTION * connections) // _FILES_PER_CONNECTION
+        )
         self._pulse = pulse
+        pulse.is_crowded = lambda: len(self.server_state.connections) > self._connections
         self._request_seconds = request_seconds
         self._grace_seconds = grace_seconds
         self._stopping_since = 0.0
         self._silent_since: dict[Any, float] = {}
+        self._unread: dict[Any, asyncio.Task[None]] = {}
         self.at_start: Callable[[], None] | None = None
         """Called in a thread when requests are taken."""
         self.failure: LoraDeployError | None = None
@@ -104,6 +116,7 @@ class OrderlyServer(uvicorn.Server):
                 self.end_work()
                 self.should_exit = True
         self._close_silent_connections(time.monotonic())
+        self._watch_unread_answers()
         return await super().on_tick(counter)
 
     def _close_silent_connections(self, now: float) -> None:
@@ -116,6 +129,24 @@ class OrderlyServer(uvicorn.Server):
         for connection, since in self._silent_since.items():
             if now - since > self._request_seconds:
                 connection.transport.close()
+
+    def _watch_unread_answers(self) -> None:
+        """Uvicorn waits without end for whoever does not read, also when it closes a connection."""
+        connections: set[Any] = {*self.server_state.connections}
+        for one in connections - self._unread.keys():
+            one.transport.set_write_buffer_limits(0)  # it is paused while anything is not sent
+            if one.flow.write_paused:
+                self._unread[one] = asyncio.create_task(self._end_unless_read(one))
+
+    async def _end_unless_read(self, connection: Any) -> None:
+        # Awaited, because somebody who reads slowly would be found paused at nearly every tick.
+        try:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await connection.flow.drain()
+        except TimeoutError:
+            connection.transport.abort()
+        finally:
+            del self._unread[connection]
 
 
 def _awaits_request(connection: Any) -> bool:
