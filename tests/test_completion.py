@@ -37,7 +37,7 @@ from lora_deploy.errors import (
     NotCompletableError,
     ProofClipsMissingError,
 )
-from lora_deploy.proof.answers import Answering, Clips
+from lora_deploy.proof.answers import NOISE_CLIPS, Answering, Clips
 from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.card import has_binding
 from lora_deploy.runtime.load import load
@@ -95,7 +95,7 @@ def here(*changes: Callable[..., Any], name: str = NAME, **more: Any) -> Forms:
         def opening(change: Callable[..., Any]) -> Callable[[], Answering]:
             return lambda: Answers(folder, change)
 
-        openings = tuple(opening(change) for change in changes or (same,))
+        openings = {size: opening(change) for size, change in enumerate(changes or (same,), 1)}
         versions = {"tensorrt-rtx": "1.7.1.116"}
         return [CardForm(name, "fp32", openings=openings, versions=versions, **more)]
 
@@ -342,8 +342,9 @@ def test_only_what_is_for_the_card_and_installed_is_asked_at_each_batch_size(
     manifest = read_bundle_manifest(folder)
     found = forms.on_card(folder, manifest, None)
     assert [form.name for form in found] == [NAME, "torch-bf16"]
-    sizes = [opening().backend.batch_size for opening in found[0].openings]  # type: ignore[attr-defined]
-    assert sizes == list(ENGINE.batch_sizes)
+    assert list(found[0].openings) == list(ENGINE.batch_sizes)
+    for size, opening in found[0].openings.items():
+        assert opening().backend.batch_size == size  # type: ignore[attr-defined]
     assert complete(folder).passed
     assert [is_vouched(manifest, engine) for engine in manifest.engines] == [True, False]
     monkeypatch.setattr(forms, "is_installed", lambda package: package != "peft")
@@ -442,12 +443,39 @@ def test_of_batch_sizes_within_budget_the_worst_is_written_down(folder: Path) ->
     assert found > 5e-6
 
 
+@pytest.mark.parametrize("with_clips", [True, False])
+@pytest.mark.parametrize(("batch_size", "first_wrong"), [(8, 2), (16, 12)])
+def test_no_place_of_a_batch_goes_without_a_clip(
+    batch_size: int, first_wrong: int, with_clips: bool, bundle_copy: Path, few_clips: Path,
+    with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of clips there are 8, of noise 2: places beyond those get some of them again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    with_engine(bundle_copy, batch_sizes=(1, batch_size))
+    with_card.package.batch_sizes = (1, batch_size)
+    real = with_card.package.answer
+
+    def wrong_there(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = real(pixels)
+        logits[first_wrong:] = logits[first_wrong:, ::-1] * 5 + 1
+        return logits
+
+    with_card.package.answer = wrong_there
+    assert not complete(bundle_copy, few_clips if with_clips else None).passed
+    manifest = read_bundle_manifest(bundle_copy)
+    assert not is_vouched(manifest, manifest.engines[0])
+    assert load(bundle_copy, batch_size=batch_size).backend.name == "onnxruntime"
+
+
 @pytest.mark.parametrize("rows", ["clips", "noise"])
 def test_no_number_for_clips_or_for_noise_alone_is_over_budget_too(
     rows: str, folder: Path, few_clips: Path
 ) -> None:
+    asked = count()
+
     def partly(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        return nothing(logits) if (len(logits) == 1) == (rows == "clips") else logits
+        """Noise is asked about first, clip by clip."""
+        return nothing(logits) if (next(asked) < NOISE_CLIPS) == (rows == "noise") else logits
 
     assert not complete(folder, few_clips, on_card=here(partly, a_little)).passed
     assert not certificate_of(folder).completed[0].passed
@@ -569,7 +597,9 @@ def test_a_form_of_other_labels_or_pixels_is_not_compared(other: str, folder: Pa
         answers.labels = tuple(reversed(answers.labels))
     else:
         answers.contract = answers.contract.model_copy(update={"std": (1.0, 1.0, 1.0)})
-    found = complete(folder, on_card=lambda *_: [CardForm(NAME, "fp32", CARD, (lambda: answers,))])
+    found = complete(
+        folder, on_card=lambda *_: [CardForm(NAME, "fp32", CARD, {1: lambda: answers})]
+    )
     assert not found.passed
     assert "names other labels or pixels" in lines(found)[0][1]
     assert certificate_of(folder).completed == ()
@@ -614,7 +644,7 @@ def test_killed_before_any_write_the_bundle_is_whole_and_all_old_or_all_new(
     seen = []
     form = here()(folder, read_bundle_manifest(folder), None)[0]
     asked = Answers(folder, same)  # opened once, as the child is forked for each try
-    quick = dataclasses.replace(form, openings=(lambda: asked,))
+    quick = dataclasses.replace(form, openings={1: lambda: asked})
     for nth in count(1):
         copy = Path(shutil.copytree(folder, tmp_path / str(nth)))
         came = attempt(

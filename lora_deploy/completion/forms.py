@@ -27,8 +27,8 @@ class CardForm:
     precision: Precision
     card: str
     """Name and kind of the card."""
-    openings: tuple[Callable[[], Answering], ...]
-    """One for each batch size that it has kernels for, which all have to answer alike."""
+    openings: Mapping[int, Callable[[], Answering]]
+    """By batch size: one for each that it has kernels for, which all have to answer alike."""
     versions: Mapping[str, str] = field(default_factory=dict)
     is_promised: bool = True
     """Whether the bundle has it, as an engine; else it is one more way to run what is proved."""
@@ -50,7 +50,7 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
     forms = [
         CardForm(
             engine.name, engine.precision, name,
-            tuple(_opening(folder, manifest, engine, index, size) for size in engine.batch_sizes),
+            {size: _opening(folder, manifest, engine, index, size) for size in engine.batch_sizes},
             _only(versions, engine.flavour),
             is_known_here=is_vouched(manifest, engine),
         )
@@ -61,11 +61,11 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
         if bundle.ONNX in manifest.files and _has_provider(backend):
             opening = _loading(folder, backend, "fp32", f"cuda:{index}")
             used = _only(versions, "onnxruntime", "onnxruntime-gpu")
-            forms.append(CardForm(f"{backend}-fp32", "fp32", name, (opening,), used, False))
+            forms.append(CardForm(f"{backend}-fp32", "fp32", name, {1: opening}, used, False))
     if (folder / bundle.MODEL).is_dir() and all(map(is_installed, TORCH_PACKAGES)):
         opening = _loading(folder, "torch", "bf16", f"cuda:{index}")
         used = _only(versions, "torch", "transformers")
-        forms.append(CardForm("torch-bf16", "bf16", name, (opening,), used, False))
+        forms.append(CardForm("torch-bf16", "bf16", name, {1: opening}, used, False))
     return forms
 
 
