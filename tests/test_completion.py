@@ -5,13 +5,14 @@ No card is here: ONNX Runtime's answers stand for an engine's, and `tests/card_c
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from html import unescape
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,15 +33,20 @@ from lora_deploy.errors import (
     EngineCardError,
     EngineOverBudgetError,
     EngineUnusableError,
+    EngineVersionError,
     FileChangedError,
     NoCardError,
     NotCompletableError,
     ProofClipsMissingError,
 )
+from lora_deploy.export.build_engines import timing_cache
+from lora_deploy.export.engine_order import EngineOrder
+from lora_deploy.export.to_tensorrt import _remembering
 from lora_deploy.proof.answers import NOISE_CLIPS, Answering, Clips
 from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.card import has_binding
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.own_cache import cache_folder, ready_folder
 from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.verification import verify
 from tests.card_computers import ENGINE, REASON, Computer, with_engine
@@ -727,6 +733,49 @@ def test_the_command_ends_with_1_where_an_engine_is_over_budget(
     assert "not within budget" in capsys.readouterr().out
     manifest = read_bundle_manifest(folder)
     assert not is_vouched(manifest, manifest.engines[0])
+
+
+@pytest.mark.parametrize("made_by", ["ready_folder", "timing"])
+def test_an_engine_is_remembered_under_a_umask_that_is_open_to_a_group(
+    made_by: str, folder: Path, with_card: Computer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whoever makes the cache's folder first, as OpenVINO's part of it or TensorRT's timings do."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    previous = os.umask(0o002)
+    try:
+        if made_by == "ready_folder":
+            assert ready_folder(cache_folder("openvino") / "f32", "*.blob", 1) is not None
+        else:
+            timing = timing_cache(EngineOrder("tensorrt", "8.6", "fp32"))
+            config = SimpleNamespace(
+                create_timing_cache=lambda content: content,
+                set_timing_cache=lambda *_: True,
+                get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"),
+            )
+            keep = _remembering(cast(Any, config), timing)
+            assert keep is not None
+            keep()
+            assert timing.read_bytes() == b"times"
+        complete(folder)
+    finally:
+        os.umask(previous)
+    manifest = read_bundle_manifest(folder)
+    assert is_vouched(manifest, manifest.engines[0])
+
+
+def test_a_card_is_given_back_where_its_engine_is_refused(
+    folder: Path, few_clips: Path, with_card: Computer
+) -> None:
+    assert complete(folder, few_clips).passed
+    with_card.package.__version__ = "1.0"
+    assert any("1.0 is installed" in text for _, text in lines(verify(folder)))
+    assert with_card.driver.taken == {}
+    manifest = read_bundle_manifest(folder)
+    [opening, *_] = forms.on_card(folder, manifest, None)[0].openings.values()
+    with pytest.raises(EngineVersionError):
+        opening()
+    assert with_card.driver.taken == {}
 
 
 def test_a_device_is_for_completing_alone(folder: Path) -> None:
