@@ -337,6 +337,19 @@ def test_what_is_proved_anew_on_clips_is_written_anew(folder: Path, few_clips: P
     assert certificate_of(folder).completed[0].card == "Another 4000 (sm86)"
 
 
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_what_was_run_on_another_card_is_not_complete_for_this_one(
+    is_promised: bool, folder: Path
+) -> None:
+    for card in (CARD, "Another 4000 (sm86)"):
+        found = complete(folder, on_card=here(card=card, is_promised=is_promised))
+        assert lines(found)[0][1].startswith(f"run on {card}")
+    assert certificate_of(folder).completed[0].card == card
+    assert "nothing is left" in lines(
+        complete(folder, on_card=here(card=card)), "certificate"
+    )[0][1]  # fmt: skip
+
+
 def test_only_what_is_for_the_card_and_installed_is_asked_at_each_batch_size(
     folder: Path, with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +414,16 @@ def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
         load(folder, backend="tensorrt-rtx")
     assert load(folder).backend.name == "onnxruntime"
     assert verify(folder).passed
-    assert any("is not within its budget" in text for _, text in lines(verify(folder)))
+    [said] = [text for _, text in lines(verify(folder)) if "is not within its budget" in text]
+    assert said.endswith(". It is not opened.")
+
+
+def test_of_what_opens_all_the_same_it_is_not_said_that_it_does_not(folder: Path) -> None:
+    complete(folder, on_card=here(turned, name="torch-bf16", is_promised=False))
+    [(_, said)] = lines(verify(folder), "torch-bf16")
+    assert "is not within its budget" in said
+    for text in (said, (folder / artifact.CARD).read_text()):
+        assert "not opened" not in text
 
 
 @pytest.mark.parametrize("with_clips", [True, False])
@@ -416,10 +438,29 @@ def test_what_was_over_budget_is_asked_again(
     assert (engine.ran.passed, engine.ran.is_proved) == (True, with_clips)
 
 
+@pytest.mark.parametrize("change", [turned, nothing])
 def test_what_was_over_budget_on_clips_stays_so_when_noise_agrees(
+    change: Callable[..., Any], folder: Path, few_clips: Path
+) -> None:
+    complete(folder, few_clips, on_card=here(change))
+    before = contents(folder)
+    complete(folder, on_card=here())
+    assert contents(folder) == before
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.clips == certificate_of(folder).clips
+
+
+def test_a_completion_from_before_clips_were_counted_is_still_read(
     folder: Path, few_clips: Path
 ) -> None:
     complete(folder, few_clips, on_card=here(turned))
+    path = folder / artifact.CERTIFICATE
+    values = json.loads(path.read_text())
+    del values["completed"][0]["clips"]
+    path.write_text(json.dumps(values))
+    with_new_hashes(folder)
+    assert certificate_of(folder).completed[0].is_of_clips  # its link says so
     before = contents(folder)
     complete(folder, on_card=here())
     assert contents(folder) == before
@@ -524,6 +565,52 @@ def test_what_can_t_be_run_stays_unrun(is_promised: bool, folder: Path) -> None:
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_what_ends_one_form_costs_nothing_that_came_out_before(
+    is_promised: bool, folder: Path
+) -> None:
+    """PyTorch and ONNX Runtime have errors of their own, as that a card's memory is full."""
+    error = RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    def both(*asked: Any) -> list[CardForm]:
+        ended = here(raising(error), name="torch-bf16", is_promised=is_promised)
+        return [*here()(*asked), *ended(*asked)]
+
+    if is_promised:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            complete(folder, on_card=both)
+    else:
+        found = complete(folder, on_card=both)
+        assert found.passed
+        said = "not run: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
+        assert lines(found, "torch-bf16") == [(None, said)]
+    assert [one.form for one in certificate_of(folder).completed] == [NAME]
+    manifest = read_bundle_manifest(folder)
+    assert is_vouched(manifest, manifest.engines[0])
+    assert is_whole(folder)
+
+
+def test_a_provider_that_would_round_float32_is_not_asked_and_that_is_told(
+    bundle_copy: Path, with_card: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "_has_provider", lambda backend: backend == "onnxruntime-tensorrt")
+    manifest = read_bundle_manifest(bundle_copy)
+    before = contents(bundle_copy)
+    for value in (None, "1", "0"):
+        if value is not None:
+            monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        found = complete(bundle_copy)
+        assert found.passed
+        [(passed, text)] = lines(found, "onnxruntime-tensorrt-fp32")
+        assert passed is None
+        assert ("NVIDIA_TF32_OVERRIDE=0" in text) == (value != "0")
+        assert [one.held_back != "" for one in forms.on_card(bundle_copy, manifest, None)] == [
+            value != "0",
+            False,
+        ]
+    assert contents(bundle_copy) == before
+
+
 def test_clips_of_the_certificate_that_are_missing_are_counted(
     folder: Path, few_clips: Path, tmp_path: Path
 ) -> None:
@@ -575,6 +662,10 @@ def resealed(folder: Path, **change: Any) -> None:
     """Another certificate, vouched for by the manifest as if it had been written so."""
     certificate = certificate_of(folder).model_copy(update=change)
     (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
+    with_new_hashes(folder)
+
+
+def with_new_hashes(folder: Path) -> None:
     manifest = read_bundle_manifest(folder)
     files = {**manifest.files, **artifact.record_files(folder)}
     write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
@@ -628,6 +719,47 @@ def test_two_at_once_do_not_write_over_each_other(folder: Path) -> None:
         return logits
 
     assert complete(folder, on_card=here(meanwhile)).passed
+
+
+def test_nothing_is_read_before_it_is_held(folder: Path, few_clips: Path) -> None:
+    """Else who comes between reading and holding would be written over."""
+
+    def with_another(*asked: Any) -> list[CardForm]:
+        with pytest.raises(CompletionBusyError):
+            complete(folder, few_clips, on_card=here(turned))
+        return here()(*asked)
+
+    assert complete(folder, on_card=with_another).passed
+
+
+def test_what_came_out_is_not_written_into_another_bundle(
+    folder: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / ENGINE.file).write_bytes(b"of other bytes")
+    with_new_hashes(other)
+    before = contents(other)
+
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        if other.exists():
+            folder.rename(tmp_path / "first")
+            other.rename(folder)
+        return logits
+
+    with pytest.raises(FileChangedError, match="is another bundle than the one"):
+        complete(folder, few_clips, on_card=here(meanwhile))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", [artifact.CARD, artifact.CERTIFICATE_PAGE])
+def test_what_is_changed_while_a_form_is_asked_is_not_sealed_anew(name: str, folder: Path) -> None:
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        (folder / name).write_text("something else")
+        return logits
+
+    with pytest.raises(FileChangedError, match=name):
+        complete(folder, on_card=here(meanwhile))
+    assert certificate_of(folder).completed == ()
 
 
 def test_whoever_completes_does_not_wait_for_himself(
@@ -757,11 +889,27 @@ def test_an_engine_is_remembered_under_a_umask_that_is_open_to_a_group(
             assert keep is not None
             keep()
             assert timing.read_bytes() == b"times"
-        complete(folder)
+        found = complete(folder)
     finally:
         os.umask(previous)
     manifest = read_bundle_manifest(folder)
     assert is_vouched(manifest, manifest.engines[0])
+    assert not any("remembered" in text for _, text in lines(found))
+
+
+def test_that_an_engine_can_t_be_remembered_is_told(
+    folder: Path, with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "lora-deploy").mkdir()
+    (tmp_path / "lora-deploy").chmod(0o775)
+    found = complete(folder)
+    assert found.passed
+    assert (None, True) in [
+        (passed, "could not be remembered" in text) for passed, text in lines(found)
+    ]
+    manifest = read_bundle_manifest(folder)
+    assert not is_vouched(manifest, manifest.engines[0])
 
 
 def test_a_card_is_given_back_where_its_engine_is_refused(

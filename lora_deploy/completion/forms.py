@@ -1,5 +1,6 @@
 """What of a bundle can be run on the card that is here: its engines, and what runs its graphs and weights."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from lora_deploy.runtime.card import Card, card_index
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser
 from lora_deploy.runtime.open_engine import open_engine
-from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
+from lora_deploy.runtime.providers import PROVIDER_BACKENDS, TF32_OFF, ProviderBackend
 from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.runtime.with_torch import TORCH_PACKAGES
 from lora_deploy.versions import installed_versions
@@ -34,6 +35,8 @@ class CardForm:
     """Whether the bundle has it, as an engine; else it is one more way to run what is proved."""
     is_known_here: bool = True
     """Whether this user has run it on this computer before, or it is no native code of the bundle's."""
+    held_back: str = ""
+    """Why it is not asked now, in words."""
 
 
 def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[CardForm]:
@@ -61,12 +64,26 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
         if bundle.ONNX in manifest.files and _has_provider(backend):
             opening = _loading(folder, backend, "fp32", f"cuda:{index}")
             used = _only(versions, "onnxruntime", "onnxruntime-gpu")
-            forms.append(CardForm(f"{backend}-fp32", "fp32", name, {1: opening}, used, False))
+            held_back = _held_back(backend)
+            forms.append(
+                CardForm(
+                    f"{backend}-fp32", "fp32", name, {1: opening}, used,
+                    is_promised=False, held_back=held_back,
+                )
+            )  # fmt: skip
     if (folder / bundle.MODEL).is_dir() and all(map(is_installed, TORCH_PACKAGES)):
         opening = _loading(folder, "torch", "bf16", f"cuda:{index}")
         used = _only(versions, "torch", "transformers")
         forms.append(CardForm("torch-bf16", "bf16", name, {1: opening}, used, False))
     return forms
+
+
+def _held_back(backend: ProviderBackend) -> str:
+    """What would be over budget for the computer's sake says nothing of the bundle."""
+    variable, value = TF32_OFF
+    if backend != "onnxruntime-tensorrt" or os.environ.get(variable) == value:
+        return ""
+    return f"it may round float32 to TF32; with {variable}={value} in the environment it does not"
 
 
 def _has_provider(backend: ProviderBackend) -> bool:

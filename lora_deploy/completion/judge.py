@@ -161,6 +161,7 @@ def _ask_once(
             card=form.card,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             versions=dict(form.versions),
+            clips=len(truth.order),
             noise_difference=largest,
             link=link if link is not None and _is_finite(link) else None,
             reason="; ".join(reasons),
