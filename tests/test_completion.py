@@ -5,13 +5,14 @@ No card is here: ONNX Runtime's answers stand for an engine's, and `tests/card_c
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from html import unescape
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,15 +33,20 @@ from lora_deploy.errors import (
     EngineCardError,
     EngineOverBudgetError,
     EngineUnusableError,
+    EngineVersionError,
     FileChangedError,
     NoCardError,
     NotCompletableError,
     ProofClipsMissingError,
 )
-from lora_deploy.proof.answers import Answering, Clips
+from lora_deploy.export.build_engines import timing_cache
+from lora_deploy.export.engine_order import EngineOrder
+from lora_deploy.export.to_tensorrt import _remembering
+from lora_deploy.proof.answers import NOISE_CLIPS, Answering, Clips
 from lora_deploy.proof.certificate import Certificate
 from lora_deploy.runtime.card import has_binding
 from lora_deploy.runtime.load import load
+from lora_deploy.runtime.own_cache import cache_folder, ready_folder
 from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.verification import verify
 from tests.card_computers import ENGINE, REASON, Computer, with_engine
@@ -95,7 +101,7 @@ def here(*changes: Callable[..., Any], name: str = NAME, **more: Any) -> Forms:
         def opening(change: Callable[..., Any]) -> Callable[[], Answering]:
             return lambda: Answers(folder, change)
 
-        openings = tuple(opening(change) for change in changes or (same,))
+        openings = {size: opening(change) for size, change in enumerate(changes or (same,), 1)}
         versions = {"tensorrt-rtx": "1.7.1.116"}
         return [CardForm(name, "fp32", openings=openings, versions=versions, **more)]
 
@@ -331,6 +337,19 @@ def test_what_is_proved_anew_on_clips_is_written_anew(folder: Path, few_clips: P
     assert certificate_of(folder).completed[0].card == "Another 4000 (sm86)"
 
 
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_what_was_run_on_another_card_is_not_complete_for_this_one(
+    is_promised: bool, folder: Path
+) -> None:
+    for card in (CARD, "Another 4000 (sm86)"):
+        found = complete(folder, on_card=here(card=card, is_promised=is_promised))
+        assert lines(found)[0][1].startswith(f"run on {card}")
+    assert certificate_of(folder).completed[0].card == card
+    assert "nothing is left" in lines(
+        complete(folder, on_card=here(card=card)), "certificate"
+    )[0][1]  # fmt: skip
+
+
 def test_only_what_is_for_the_card_and_installed_is_asked_at_each_batch_size(
     folder: Path, with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,8 +361,9 @@ def test_only_what_is_for_the_card_and_installed_is_asked_at_each_batch_size(
     manifest = read_bundle_manifest(folder)
     found = forms.on_card(folder, manifest, None)
     assert [form.name for form in found] == [NAME, "torch-bf16"]
-    sizes = [opening().backend.batch_size for opening in found[0].openings]  # type: ignore[attr-defined]
-    assert sizes == list(ENGINE.batch_sizes)
+    assert list(found[0].openings) == list(ENGINE.batch_sizes)
+    for size, opening in found[0].openings.items():
+        assert opening().backend.batch_size == size  # type: ignore[attr-defined]
     assert complete(folder).passed
     assert [is_vouched(manifest, engine) for engine in manifest.engines] == [True, False]
     monkeypatch.setattr(forms, "is_installed", lambda package: package != "peft")
@@ -394,7 +414,16 @@ def test_over_budget_is_said_and_written_and_such_an_engine_is_not_opened(
         load(folder, backend="tensorrt-rtx")
     assert load(folder).backend.name == "onnxruntime"
     assert verify(folder).passed
-    assert any("is not within its budget" in text for _, text in lines(verify(folder)))
+    [said] = [text for _, text in lines(verify(folder)) if "is not within its budget" in text]
+    assert said.endswith(". It is not opened.")
+
+
+def test_of_what_opens_all_the_same_it_is_not_said_that_it_does_not(folder: Path) -> None:
+    complete(folder, on_card=here(turned, name="torch-bf16", is_promised=False))
+    [(_, said)] = lines(verify(folder), "torch-bf16")
+    assert "is not within its budget" in said
+    for text in (said, (folder / artifact.CARD).read_text()):
+        assert "not opened" not in text
 
 
 @pytest.mark.parametrize("with_clips", [True, False])
@@ -409,10 +438,29 @@ def test_what_was_over_budget_is_asked_again(
     assert (engine.ran.passed, engine.ran.is_proved) == (True, with_clips)
 
 
+@pytest.mark.parametrize("change", [turned, nothing])
 def test_what_was_over_budget_on_clips_stays_so_when_noise_agrees(
+    change: Callable[..., Any], folder: Path, few_clips: Path
+) -> None:
+    complete(folder, few_clips, on_card=here(change))
+    before = contents(folder)
+    complete(folder, on_card=here())
+    assert contents(folder) == before
+    [engine] = read_bundle_manifest(folder).engines
+    assert engine.ran is not None
+    assert engine.ran.clips == certificate_of(folder).clips
+
+
+def test_a_completion_from_before_clips_were_counted_is_still_read(
     folder: Path, few_clips: Path
 ) -> None:
     complete(folder, few_clips, on_card=here(turned))
+    path = folder / artifact.CERTIFICATE
+    values = json.loads(path.read_text())
+    del values["completed"][0]["clips"]
+    path.write_text(json.dumps(values))
+    with_new_hashes(folder)
+    assert certificate_of(folder).completed[0].is_of_clips  # its link says so
     before = contents(folder)
     complete(folder, on_card=here())
     assert contents(folder) == before
@@ -442,12 +490,39 @@ def test_of_batch_sizes_within_budget_the_worst_is_written_down(folder: Path) ->
     assert found > 5e-6
 
 
+@pytest.mark.parametrize("with_clips", [True, False])
+@pytest.mark.parametrize(("batch_size", "first_wrong"), [(8, 2), (16, 12)])
+def test_no_place_of_a_batch_goes_without_a_clip(
+    batch_size: int, first_wrong: int, with_clips: bool, bundle_copy: Path, few_clips: Path,
+    with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of clips there are 8, of noise 2: places beyond those get some of them again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    with_engine(bundle_copy, batch_sizes=(1, batch_size))
+    with_card.package.batch_sizes = (1, batch_size)
+    real = with_card.package.answer
+
+    def wrong_there(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = real(pixels)
+        logits[first_wrong:] = logits[first_wrong:, ::-1] * 5 + 1
+        return logits
+
+    with_card.package.answer = wrong_there
+    assert not complete(bundle_copy, few_clips if with_clips else None).passed
+    manifest = read_bundle_manifest(bundle_copy)
+    assert not is_vouched(manifest, manifest.engines[0])
+    assert load(bundle_copy, batch_size=batch_size).backend.name == "onnxruntime"
+
+
 @pytest.mark.parametrize("rows", ["clips", "noise"])
 def test_no_number_for_clips_or_for_noise_alone_is_over_budget_too(
     rows: str, folder: Path, few_clips: Path
 ) -> None:
+    asked = count()
+
     def partly(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        return nothing(logits) if (len(logits) == 1) == (rows == "clips") else logits
+        """Noise is asked about first, clip by clip."""
+        return nothing(logits) if (next(asked) < NOISE_CLIPS) == (rows == "noise") else logits
 
     assert not complete(folder, few_clips, on_card=here(partly, a_little)).passed
     assert not certificate_of(folder).completed[0].passed
@@ -488,6 +563,52 @@ def test_what_can_t_be_run_stays_unrun(is_promised: bool, folder: Path) -> None:
     assert passed is (False if is_promised else None)
     assert text.startswith("not run: it was of another kind")
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_what_ends_one_form_costs_nothing_that_came_out_before(
+    is_promised: bool, folder: Path
+) -> None:
+    """PyTorch and ONNX Runtime have errors of their own, as that a card's memory is full."""
+    error = RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    def both(*asked: Any) -> list[CardForm]:
+        ended = here(raising(error), name="torch-bf16", is_promised=is_promised)
+        return [*here()(*asked), *ended(*asked)]
+
+    if is_promised:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            complete(folder, on_card=both)
+    else:
+        found = complete(folder, on_card=both)
+        assert found.passed
+        said = "not run: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
+        assert lines(found, "torch-bf16") == [(None, said)]
+    assert [one.form for one in certificate_of(folder).completed] == [NAME]
+    manifest = read_bundle_manifest(folder)
+    assert is_vouched(manifest, manifest.engines[0])
+    assert is_whole(folder)
+
+
+def test_a_provider_that_would_round_float32_is_not_asked_and_that_is_told(
+    bundle_copy: Path, with_card: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "_has_provider", lambda backend: backend == "onnxruntime-tensorrt")
+    manifest = read_bundle_manifest(bundle_copy)
+    before = contents(bundle_copy)
+    for value in (None, "1", "0"):
+        if value is not None:
+            monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        found = complete(bundle_copy)
+        assert found.passed
+        [(passed, text)] = lines(found, "onnxruntime-tensorrt-fp32")
+        assert passed is None
+        assert ("NVIDIA_TF32_OVERRIDE=0" in text) == (value != "0")
+        assert [one.held_back != "" for one in forms.on_card(bundle_copy, manifest, None)] == [
+            value != "0",
+            False,
+        ]
+    assert contents(bundle_copy) == before
 
 
 def test_clips_of_the_certificate_that_are_missing_are_counted(
@@ -541,6 +662,10 @@ def resealed(folder: Path, **change: Any) -> None:
     """Another certificate, vouched for by the manifest as if it had been written so."""
     certificate = certificate_of(folder).model_copy(update=change)
     (folder / artifact.CERTIFICATE).write_text(certificate.model_dump_json())
+    with_new_hashes(folder)
+
+
+def with_new_hashes(folder: Path) -> None:
     manifest = read_bundle_manifest(folder)
     files = {**manifest.files, **artifact.record_files(folder)}
     write_bundle_manifest(folder, manifest.model_copy(update={"files": files}))
@@ -569,7 +694,9 @@ def test_a_form_of_other_labels_or_pixels_is_not_compared(other: str, folder: Pa
         answers.labels = tuple(reversed(answers.labels))
     else:
         answers.contract = answers.contract.model_copy(update={"std": (1.0, 1.0, 1.0)})
-    found = complete(folder, on_card=lambda *_: [CardForm(NAME, "fp32", CARD, (lambda: answers,))])
+    found = complete(
+        folder, on_card=lambda *_: [CardForm(NAME, "fp32", CARD, {1: lambda: answers})]
+    )
     assert not found.passed
     assert "names other labels or pixels" in lines(found)[0][1]
     assert certificate_of(folder).completed == ()
@@ -594,6 +721,47 @@ def test_two_at_once_do_not_write_over_each_other(folder: Path) -> None:
     assert complete(folder, on_card=here(meanwhile)).passed
 
 
+def test_nothing_is_read_before_it_is_held(folder: Path, few_clips: Path) -> None:
+    """Else who comes between reading and holding would be written over."""
+
+    def with_another(*asked: Any) -> list[CardForm]:
+        with pytest.raises(CompletionBusyError):
+            complete(folder, few_clips, on_card=here(turned))
+        return here()(*asked)
+
+    assert complete(folder, on_card=with_another).passed
+
+
+def test_what_came_out_is_not_written_into_another_bundle(
+    folder: Path, few_clips: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / ENGINE.file).write_bytes(b"of other bytes")
+    with_new_hashes(other)
+    before = contents(other)
+
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        if other.exists():
+            folder.rename(tmp_path / "first")
+            other.rename(folder)
+        return logits
+
+    with pytest.raises(FileChangedError, match="is another bundle than the one"):
+        complete(folder, few_clips, on_card=here(meanwhile))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", [artifact.CARD, artifact.CERTIFICATE_PAGE])
+def test_what_is_changed_while_a_form_is_asked_is_not_sealed_anew(name: str, folder: Path) -> None:
+    def meanwhile(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        (folder / name).write_text("something else")
+        return logits
+
+    with pytest.raises(FileChangedError, match=name):
+        complete(folder, on_card=here(meanwhile))
+    assert certificate_of(folder).completed == ()
+
+
 def test_whoever_completes_does_not_wait_for_himself(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,7 +782,7 @@ def test_killed_before_any_write_the_bundle_is_whole_and_all_old_or_all_new(
     seen = []
     form = here()(folder, read_bundle_manifest(folder), None)[0]
     asked = Answers(folder, same)  # opened once, as the child is forked for each try
-    quick = dataclasses.replace(form, openings=(lambda: asked,))
+    quick = dataclasses.replace(form, openings={1: lambda: asked})
     for nth in count(1):
         copy = Path(shutil.copytree(folder, tmp_path / str(nth)))
         came = attempt(
@@ -697,6 +865,65 @@ def test_the_command_ends_with_1_where_an_engine_is_over_budget(
     assert "not within budget" in capsys.readouterr().out
     manifest = read_bundle_manifest(folder)
     assert not is_vouched(manifest, manifest.engines[0])
+
+
+@pytest.mark.parametrize("made_by", ["ready_folder", "timing"])
+def test_an_engine_is_remembered_under_a_umask_that_is_open_to_a_group(
+    made_by: str, folder: Path, with_card: Computer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whoever makes the cache's folder first, as OpenVINO's part of it or TensorRT's timings do."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    previous = os.umask(0o002)
+    try:
+        if made_by == "ready_folder":
+            assert ready_folder(cache_folder("openvino") / "f32", "*.blob", 1) is not None
+        else:
+            timing = timing_cache(EngineOrder("tensorrt", "8.6", "fp32"))
+            config = SimpleNamespace(
+                create_timing_cache=lambda content: content,
+                set_timing_cache=lambda *_: True,
+                get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"),
+            )
+            keep = _remembering(cast(Any, config), timing)
+            assert keep is not None
+            keep()
+            assert timing.read_bytes() == b"times"
+        found = complete(folder)
+    finally:
+        os.umask(previous)
+    manifest = read_bundle_manifest(folder)
+    assert is_vouched(manifest, manifest.engines[0])
+    assert not any("remembered" in text for _, text in lines(found))
+
+
+def test_that_an_engine_can_t_be_remembered_is_told(
+    folder: Path, with_card: Computer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "lora-deploy").mkdir()
+    (tmp_path / "lora-deploy").chmod(0o775)
+    found = complete(folder)
+    assert found.passed
+    assert (None, True) in [
+        (passed, "could not be remembered" in text) for passed, text in lines(found)
+    ]
+    manifest = read_bundle_manifest(folder)
+    assert not is_vouched(manifest, manifest.engines[0])
+
+
+def test_a_card_is_given_back_where_its_engine_is_refused(
+    folder: Path, few_clips: Path, with_card: Computer
+) -> None:
+    assert complete(folder, few_clips).passed
+    with_card.package.__version__ = "1.0"
+    assert any("1.0 is installed" in text for _, text in lines(verify(folder)))
+    assert with_card.driver.taken == {}
+    manifest = read_bundle_manifest(folder)
+    [opening, *_] = forms.on_card(folder, manifest, None)[0].openings.values()
+    with pytest.raises(EngineVersionError):
+        opening()
+    assert with_card.driver.taken == {}
 
 
 def test_a_device_is_for_completing_alone(folder: Path) -> None:

@@ -108,7 +108,10 @@ def test_what_is_impossible_is_refused_before_the_graph_is_read(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (order("8.9", flavour="tensorrt"), "for the card that is here, not for sm89; here is 8.6"),
+        (
+            order("8.9", flavour="tensorrt"),
+            "for the first card that is here, not for sm89; here is 8.6",
+        ),
         (order("9.0", flavour="tensorrt"), "not for sm90; here is 8.6"),
     ],
 )
@@ -120,6 +123,19 @@ def test_tensorrt_builds_for_no_other_card_than_the_one_that_is_here(
     assert said in str(caught.value)
     assert str(caught.value).endswith("compiles for cards that are not here")
     check_order(order("8.6", flavour="tensorrt"))
+
+
+def test_of_several_cards_tensorrt_takes_the_first_on_which_it_builds(
+    card_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (engine_order, plan):
+        monkeypatch.setattr(module, "cards_here", lambda: ("8.6", "12.0"))
+    found = planned([], ["fp16"], flavour="tensorrt")
+    assert [one.compute_capability for one in found.engines] == ["8.6"]
+    check_order(order("8.6", flavour="tensorrt"))
+    with pytest.raises(CardNotHereError, match=r"not for sm120; here is 8\.6, 12\.0") as caught:
+        check_order(order("12.0", flavour="tensorrt"))
+    assert "CUDA_VISIBLE_DEVICES=1" in str(caught.value)
 
 
 @pytest.mark.usefixtures("card_here")

@@ -169,10 +169,10 @@ def test_tensorrt_computes_in_the_precision_of_its_graph(
 def test_each_graph_has_a_folder_of_its_own_in_the_cache(tmp_path: Path) -> None:
     """TensorRT's provider knows engines by the names in a graph: weights are no part of that."""
     folders = set()
-    for content in (b"weights", b"other weights"):
+    for content, size in ((b"weights", 1), (b"other weights", 1), (b"weights", 8)):
         graph = tmp_path / "model.onnx"
         graph.write_bytes(content)
-        folder = ort_gpu._folder_of(graph, tmp_path / "cache" / "onnxruntime-tensorrt")
+        folder = ort_gpu._folder_of(graph, tmp_path / "cache" / "onnxruntime-tensorrt", size)
         assert folder is not None
         assert folder.stat().st_mode & 0o777 == 0o700
         options = options_of("onnxruntime-tensorrt", precision="fp32", index=0, cache=folder)
@@ -180,19 +180,62 @@ def test_each_graph_has_a_folder_of_its_own_in_the_cache(tmp_path: Path) -> None
         kernels = options_of("onnxruntime-rtx", precision="fp32", index=0, cache=folder)
         assert kernels == {"nv_runtime_cache_path": str(folder)}
         folders.add(folder)
-    assert len(folders) == 2
+    assert len(folders) == 3
     (tmp_path / "cache" / "onnxruntime-tensorrt").chmod(0o777)
-    assert ort_gpu._folder_of(graph, tmp_path / "cache" / "onnxruntime-tensorrt") is None
+    assert ort_gpu._folder_of(graph, tmp_path / "cache" / "onnxruntime-tensorrt", 1) is None
+
+
+@pytest.fixture
+def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The processor, as if it were every card's provider, and what each opening asked options with."""
+    asked: list[dict[str, Any]] = []
+    for backend in PROVIDER_BACKENDS:
+        monkeypatch.setitem(PROVIDERS, backend, "CPUExecutionProvider")
+    monkeypatch.setattr(ort_gpu, "NO_CPU", "session.an_option_that_is_not_there")
+    monkeypatch.setattr(OnnxRuntimeOnCard, "_bind", lambda self, index: None)
+
+    def no_options(*_: Any, **more: Any) -> dict[str, str]:
+        asked.append(more)
+        return {}
+
+    monkeypatch.setattr(ort_gpu, "options_of", no_options)
+    return asked
+
+
+def test_what_is_compiled_for_one_batch_size_is_not_taken_for_another(
+    bundle: Path, on_the_processor: list[dict[str, Any]]
+) -> None:
+    for size in (1, 8, 8):
+        load(bundle, backend="onnxruntime-tensorrt", batch_size=size)
+    one, eight, again = [Path(options["cache"]) for options in on_the_processor]
+    assert one != eight == again
+    assert one.parent == eight.parent
+
+
+def test_tensorrt_s_own_package_brings_its_libraries_before_the_provider_looks_for_them(
+    bundle: Path, on_the_processor: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that it is gone afterwards
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "tensorrt"
+    package.mkdir()
+    for content in ("print('loaded')", "raise OSError('libnvinfer.so.10 is missing')"):
+        (package / "__init__.py").write_text(content)
+        del sys.modules["tensorrt"]
+        load(bundle, backend="onnxruntime-cuda")
+        assert "tensorrt" not in sys.modules
+        load(bundle, backend="onnxruntime-tensorrt")
+        assert ("tensorrt" in sys.modules) == content.startswith("print")
+    assert capfd.readouterr().out == ""
 
 
 def test_a_session_is_for_one_batch_size_and_opening_it_prints_nothing(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """On the processor, as if that were the card; ONNX Runtime's search for CUDA prints what it lacks."""
-    monkeypatch.setitem(PROVIDERS, "onnxruntime-cuda", "CPUExecutionProvider")
-    monkeypatch.setattr(ort_gpu, "NO_CPU", "session.an_option_that_is_not_there")
-    monkeypatch.setattr(ort_gpu, "options_of", lambda *_, **__: {})
-    monkeypatch.setattr(OnnxRuntimeOnCard, "_bind", lambda self, index: None)
+    bundle: Path, on_the_processor: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """ONNX Runtime's search for CUDA prints what it lacks."""
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas"))
     opened = load(bundle, backend="onnxruntime-cuda", batch_size=3)
     backend: Any = opened.backend

@@ -174,6 +174,7 @@ def test_all_that_was_taken_is_given_back(engine: Engine) -> None:
     backend = computer.open()
     assert len(computer.driver.taken) > 4
     backend.close()
+    assert computer.package.let_go == [True, True]  # a context and its engine, on their card
     assert computer.driver.taken == {}
     backend.close()
     assert computer.driver.depth == 0

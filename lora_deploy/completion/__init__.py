@@ -5,6 +5,7 @@ noise, and with the certificate's clips on those. What came out is written into 
 manifest, all or nothing, whether it was within budget or not.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from lora_deploy.errors import (
 from lora_deploy.lock import held_folder
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.certificate import Certificate, Completion
+from lora_deploy.runtime.own_cache import cache_folder
 from lora_deploy.runtime.vouched import vouch
 from lora_deploy.verification import read_certificate
 
 __all__ = ["CardForm", "complete"]
+
+logger = logging.getLogger(__name__)
 
 Forms = Callable[[Path, BundleManifest, str | None], Sequence[CardForm]]
 
@@ -59,27 +63,42 @@ def complete(
         DataError: The clips can't be used, or lack some of the certificate.
     """
     found = Checkup(str(folder), "BUNDLE")
-    manifest = bundle.read_bundle_manifest(folder)
-    _refuse_damaged(folder, manifest)
-    certificate = _certificate(folder, manifest)
-    here = on_card(folder, manifest, device)
-    asked = [form for form in here if _wants_asking(form, certificate, data)]
-    if not asked:
-        return _nothing_to_ask(here, manifest, found)
+    bundle.read_bundle_manifest(folder)  # what is none is not held, either
     busy = CompletionBusyError(f"{folder} is being completed by another process")
-    with held_folder(folder, busy), judge.truth_of(certificate, manifest, data) as truth:
-        results = [
-            result for form in asked if (result := _asked(form, truth, found, progress)) is not None
-        ]
-        new = [result for result in results if _says_more(result.completion, certificate)]
-        if new:
-            write.write(folder, new, truth.pictures(new))
-            found.tell("certificate", f"says so of {len(new)} forms, {new[0].completion.date}")
-    for result in results:
-        for engine in manifest.engines:
-            if result.completion.passed and engine.name == result.completion.form:
-                vouch(manifest, engine, result.completion.card)
+    with held_folder(folder, busy):  # before it is read: who had it until now has written
+        manifest = bundle.read_bundle_manifest(folder)
+        _refuse_damaged(folder, manifest)
+        certificate = _certificate(folder, manifest)
+        here = on_card(folder, manifest, device)
+        asked = [form for form in here if _wants_asking(form, certificate, data)]
+        if not asked:
+            return _nothing_to_ask(here, manifest, found)
+        with judge.truth_of(certificate, manifest, data) as truth:
+            results: list[judge.Outcome] = []
+            try:
+                for form in asked:
+                    if (result := _asked(form, truth, found, progress)) is not None:
+                        results.append(result)
+            finally:  # whatever ends one form, what came out of those before it is kept
+                _keep(folder, results, truth, found)
     return found
+
+
+def _keep(folder: Path, results: Sequence[judge.Outcome], truth: Truth, found: Checkup) -> None:
+    """Write down what came out, and remember the engines that may be opened without being named."""
+    new = [one for one in results if _says_more(one.completion, truth.certificate)]
+    if new:
+        write.write(folder, new, truth)
+        found.tell("certificate", f"says so of {len(new)} forms, {new[0].completion.date}")
+    passed = {one.completion.form: one.completion for one in results if one.completion.passed}
+    for engine in truth.manifest.engines:
+        ran = passed.get(engine.name)
+        if ran is not None and not vouch(truth.manifest, engine, ran.card):
+            found.shrug(
+                engine.name,
+                f"could not be remembered, so --backend auto does not take it: {cache_folder()} can't "
+                "be written to, or not by you alone (chmod go-w)",
+            )
 
 
 def _refuse_damaged(folder: Path, manifest: BundleManifest) -> None:
@@ -102,11 +121,12 @@ def _certificate(folder: Path, manifest: BundleManifest) -> Certificate:
 
 
 def _wants_asking(form: CardForm, certificate: Certificate, data: Path | None) -> bool:
-    """Whether it was never asked, not here, did not pass, or there are clips now and were none before."""
+    """Whether it was never asked, not here or on another card, did not pass, or there are clips now and
+    were none before."""
     before = _before(form.name, certificate)
-    if before is None or not before.passed or not form.is_known_here:
+    if before is None or not before.passed or before.card != form.card or not form.is_known_here:
         return True
-    return before.link is None and data is not None
+    return not before.is_of_clips and data is not None
 
 
 def _before(form: str, certificate: Certificate) -> Completion | None:
@@ -116,8 +136,8 @@ def _before(form: str, certificate: Certificate) -> Completion | None:
 def _says_more(completion: Completion, certificate: Certificate) -> bool:
     """Whether it is to be written down: what clips decided, either way, stays so when noise agrees."""
     before = _before(completion.form, certificate)
-    decided_before = before is not None and before.link is not None
-    return not (decided_before and completion.passed and completion.link is None)
+    decided_before = before is not None and before.is_of_clips
+    return not (decided_before and completion.passed and not completion.is_of_clips)
 
 
 def _nothing_to_ask(here: Sequence[CardForm], manifest: BundleManifest, found: Checkup) -> Checkup:
@@ -132,12 +152,23 @@ def _asked(
     form: CardForm, truth: Truth, found: Checkup, progress: Progress
 ) -> judge.Outcome | None:
     """Ask one form; that it can't be opened is a fault only where the bundle promises it."""
+    if form.held_back:
+        found.shrug(form.name, f"not run: {form.held_back}")
+        return None
     try:
         outcome = judge.ask(form, truth, progress)
     except LoraDeployError as error:
         found.findings.append(
             Finding(form.name, False if form.is_promised else None, f"not run: {error}", error.name)
         )
+        return None
+    except Exception as error:
+        if form.is_promised:
+            raise
+        # PyTorch and ONNX Runtime end in whatever they like, and are no promise of the bundle.
+        logger.debug("%s did not run", form.name, exc_info=True)
+        said = " ".join(str(error).split())[:300]
+        found.shrug(form.name, f"not run: {type(error).__name__}: {said}")
         return None
     found.findings.append(
         Finding(form.name, outcome.completion.passed, _sentence(outcome.completion))

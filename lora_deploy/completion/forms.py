@@ -1,5 +1,6 @@
 """What of a bundle can be run on the card that is here: its engines, and what runs its graphs and weights."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from lora_deploy.runtime.card import Card, card_index
 from lora_deploy.runtime.load import load
 from lora_deploy.runtime.open_bundle import as_recogniser
 from lora_deploy.runtime.open_engine import open_engine
-from lora_deploy.runtime.providers import PROVIDER_BACKENDS, ProviderBackend
+from lora_deploy.runtime.providers import PROVIDER_BACKENDS, TF32_OFF, ProviderBackend
 from lora_deploy.runtime.vouched import is_vouched
 from lora_deploy.runtime.with_torch import TORCH_PACKAGES
 from lora_deploy.versions import installed_versions
@@ -27,13 +28,15 @@ class CardForm:
     precision: Precision
     card: str
     """Name and kind of the card."""
-    openings: tuple[Callable[[], Answering], ...]
-    """One for each batch size that it has kernels for, which all have to answer alike."""
+    openings: Mapping[int, Callable[[], Answering]]
+    """By batch size: one for each that it has kernels for, which all have to answer alike."""
     versions: Mapping[str, str] = field(default_factory=dict)
     is_promised: bool = True
     """Whether the bundle has it, as an engine; else it is one more way to run what is proved."""
     is_known_here: bool = True
     """Whether this user has run it on this computer before, or it is no native code of the bundle's."""
+    held_back: str = ""
+    """Why it is not asked now, in words."""
 
 
 def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[CardForm]:
@@ -50,7 +53,7 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
     forms = [
         CardForm(
             engine.name, engine.precision, name,
-            tuple(_opening(folder, manifest, engine, index, size) for size in engine.batch_sizes),
+            {size: _opening(folder, manifest, engine, index, size) for size in engine.batch_sizes},
             _only(versions, engine.flavour),
             is_known_here=is_vouched(manifest, engine),
         )
@@ -61,12 +64,26 @@ def on_card(folder: Path, manifest: BundleManifest, device: str | None) -> list[
         if bundle.ONNX in manifest.files and _has_provider(backend):
             opening = _loading(folder, backend, "fp32", f"cuda:{index}")
             used = _only(versions, "onnxruntime", "onnxruntime-gpu")
-            forms.append(CardForm(f"{backend}-fp32", "fp32", name, (opening,), used, False))
+            held_back = _held_back(backend)
+            forms.append(
+                CardForm(
+                    f"{backend}-fp32", "fp32", name, {1: opening}, used,
+                    is_promised=False, held_back=held_back,
+                )
+            )  # fmt: skip
     if (folder / bundle.MODEL).is_dir() and all(map(is_installed, TORCH_PACKAGES)):
         opening = _loading(folder, "torch", "bf16", f"cuda:{index}")
         used = _only(versions, "torch", "transformers")
-        forms.append(CardForm("torch-bf16", "bf16", name, (opening,), used, False))
+        forms.append(CardForm("torch-bf16", "bf16", name, {1: opening}, used, False))
     return forms
+
+
+def _held_back(backend: ProviderBackend) -> str:
+    """What would be over budget for the computer's sake says nothing of the bundle."""
+    variable, value = TF32_OFF
+    if backend != "onnxruntime-tensorrt" or os.environ.get(variable) == value:
+        return ""
+    return f"it may round float32 to TF32; with {variable}={value} in the environment it does not"
 
 
 def _has_provider(backend: ProviderBackend) -> bool:

@@ -14,7 +14,7 @@ from lora_deploy.artifact.bundle import BundleManifest, Precision
 from lora_deploy.clips.dataset import LabelledClip
 from lora_deploy.completion.forms import CardForm
 from lora_deploy.errors import FormsDifferError, ProofClipsMissingError
-from lora_deploy.progress import Progress
+from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.answers import Answering, Clips, identity_of, noise_frames
 from lora_deploy.proof.certificate import Budget, Certificate, Completion, Link
 from lora_deploy.proof.chain import as_rows, link_objections
@@ -71,6 +71,8 @@ class Outcome:
     logits: Rows | None
     """On the certificate's clips, in its order; None where they were not asked about."""
     noise: Rows
+    distance: float
+    """By how much a probability differs, on clips where they were asked about; infinite without a number."""
 
 
 @contextmanager
@@ -119,29 +121,29 @@ def ask(form: CardForm, truth: Truth, progress: Progress) -> Outcome:
     Raises:
         LoraDeployError: It can't be opened, or names other labels.
     """
-    tries = [_ask_once(form, opening(), truth, progress) for opening in form.openings]
-    failed = [one for one in tries if not one.completion.passed]
-    return max(failed or tries, key=_distance)
+    tries = [
+        _ask_once(form, size, opening(), truth, progress) for size, opening in form.openings.items()
+    ]
+    return max(tries, key=lambda one: (not one.completion.passed, one.distance))
 
 
-def _distance(outcome: Outcome) -> float:
-    link = outcome.completion.link
-    if link is not None:
-        return link.largest_probability_difference
-    noise = outcome.completion.noise_difference
-    return math.inf if noise is None else noise
-
-
-def _ask_once(form: CardForm, opened: Answering, truth: Truth, progress: Progress) -> Outcome:
+def _ask_once(
+    form: CardForm, batch_size: int, opened: Answering, truth: Truth, progress: Progress
+) -> Outcome:
     manifest = truth.manifest
     if opened.labels != manifest.labels or opened.contract != manifest.contract:
         raise FormsDifferError(f"{form.name} names other labels or pixels than the bundle")
-    noise = opened.logits(noise_frames(opened.contract))
+    frames = noise_frames(opened.contract)
+    noise = _in_each_place(opened, frames, range(len(frames)), batch_size)
     recorded = np.array(truth.certificate.noise_logits[truth.form], np.float32)
     largest = _largest_difference(recorded, noise, manifest.temperature)
     allowed = truth.budgets[form.precision].largest_difference
-    logits = None if truth.clips is None else _on_clips(form, opened, truth, progress)
-    link = None if logits is None else _link(form, logits, truth)
+    logits = link = None
+    if truth.clips is not None:
+        frames = truth.clips.frames(opened.contract)
+        doing = f"asking {form.name}"
+        answers = _in_each_place(opened, frames, truth.order, batch_size, progress, doing)
+        logits, link = _worst(form, answers, truth)
     if link is not None:
         reasons = link_objections(link)  # clips decide: noise is like nothing that it learnt
         if largest is None:
@@ -159,28 +161,56 @@ def _ask_once(form: CardForm, opened: Answering, truth: Truth, progress: Progres
             card=form.card,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             versions=dict(form.versions),
+            clips=len(truth.order),
             noise_difference=largest,
             link=link if link is not None and _is_finite(link) else None,
             reason="; ".join(reasons),
         ),
         None if logits is None else _accuracy(logits, truth),
         None if logits is None else as_rows(logits),
-        as_rows(noise),
+        as_rows(noise[0]),
+        _distance(link) if link is not None else math.inf if largest is None else largest,
     )
 
 
-def _on_clips(
-    form: CardForm, opened: Answering, truth: Truth, progress: Progress
+def _in_each_place(
+    opened: Answering,
+    frames: NDArray[np.uint8],
+    rows: Sequence[int],
+    batch_size: int,
+    progress: Progress = silent,
+    doing: str = "",
 ) -> NDArray[np.float32]:
-    """Logits of the certificate's clips, in its order."""
-    assert truth.clips is not None
-    frames = truth.clips.frames(opened.contract)
-    rows = []
-    with progress(f"asking {form.name}", len(truth.order)) as advance:
-        for row in truth.order:
-            rows.append(opened.logits(frames[row][None])[0])
+    """Logits of clips, by whole batches, so that no place of a batch goes without a clip of them.
+
+    Args:
+        opened: What is asked.
+        frames: Of clips: [clips, frames, height, width, 3].
+        rows: Which of them, in which order.
+        batch_size: Clips that it runs at once.
+        progress: Told of each batch.
+        doing: What it shows.
+
+    Returns:
+        [rounds, rows, labels]: fewer clips than places are asked about several times over.
+    """
+    rounds = -(-batch_size // len(rows))
+    wanted = rounds * len(rows)
+    answers = []
+    with progress(doing, -(-wanted // batch_size)) as advance:
+        for start in range(0, wanted, batch_size):
+            places = [rows[place % len(rows)] for place in range(start, start + batch_size)]
+            answers.append(opened.logits(frames[places]))
             advance()
-    return np.stack(rows)
+    return np.concatenate(answers)[:wanted].reshape(rounds, len(rows), -1)
+
+
+def _worst(
+    form: CardForm, answers: NDArray[np.float32], truth: Truth
+) -> tuple[NDArray[np.float32], Link]:
+    """Of rounds [rounds, clips, labels] the one that is furthest from the trained model's answers."""
+    rounds = [(logits, _link(form, logits, truth)) for logits in answers]
+    return max(rounds, key=lambda one: (not one[1].passed, _distance(one[1])))
 
 
 def _link(form: CardForm, logits: NDArray[np.float32], truth: Truth) -> Link:
@@ -205,6 +235,10 @@ def _largest_difference(
     if not np.isfinite(other).all():
         return None
     return float(np.abs(softmax(one / temperature) - softmax(other / temperature)).max())
+
+
+def _distance(link: Link) -> float:
+    return link.largest_probability_difference if _is_finite(link) else math.inf
 
 
 def _is_finite(link: Link) -> bool:

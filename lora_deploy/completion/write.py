@@ -6,30 +6,31 @@ from pathlib import Path
 from lora_deploy import atomic, regular
 from lora_deploy.artifact import bundle
 from lora_deploy.artifact.bundle import BundleManifest, Engine, Ran, record_files
-from lora_deploy.completion.judge import Outcome
-from lora_deploy.errors import CertificateUnreadableError
+from lora_deploy.completion.judge import Outcome, Truth
+from lora_deploy.errors import FileChangedError
 from lora_deploy.proof.card_lines import completed_card
 from lora_deploy.proof.certificate import Certificate, Completion
 from lora_deploy.proof.flip_cards import thumbnails_in
 from lora_deploy.proof.page import certificate_html
-from lora_deploy.verification import read_certificate
 
 
-def write(folder: Path, outcomes: Sequence[Outcome], pictures: Mapping[str, bytes]) -> None:
+def write(folder: Path, outcomes: Sequence[Outcome], truth: Truth) -> None:
     """Replace what speaks of the forms that were run; the bundle is whole at every moment.
 
     Args:
         folder: The BUNDLE, held against others who would do the same.
         outcomes: What came out.
-        pictures: Of clips, by name, for the page; those of the page that is there are kept.
+        truth: What they were held against; pictures of the page that is there are kept beside its own.
 
     Raises:
         ArtifactError: The bundle is another one meanwhile.
     """
-    manifest = bundle.read_bundle_manifest(folder)
-    certificate = read_certificate(folder)
-    if certificate is None:
-        raise CertificateUnreadableError(f"{folder / bundle.CERTIFICATE} is of an older version")
+    manifest, certificate = truth.manifest, truth.certificate
+    if bundle.read_bundle_manifest(folder) != manifest:
+        raise FileChangedError(f"{folder} is another bundle than the one whose forms were asked")
+    for name in sorted({bundle.CERTIFICATE_PAGE, bundle.CARD} & manifest.files.keys()):
+        bundle.verify_file(folder, manifest, name)  # much of them is kept
+    pictures = truth.pictures(outcomes)
     page = regular.read_text(folder / bundle.CERTIFICATE_PAGE)
     new = completed(certificate, outcomes)
     with atomic.updating(folder) as stage:
@@ -87,7 +88,7 @@ def _ran(engine: Engine, found: Completion | None, certificate: Certificate) -> 
     ran = Ran(
         card=found.card,
         date=found.date,
-        clips=0 if found.link is None else certificate.clips,
+        clips=certificate.clips if found.is_of_clips else 0,
         passed=found.passed,
     )
     return engine.model_copy(update={"ran": ran})

@@ -59,11 +59,11 @@ class TargetPrecisionError(EngineError):
 
 
 class CardNotHereError(EngineError):
-    """`tensorrt` tries kernels out on the card that it compiles for, so that card must be here."""
+    """`tensorrt` tries kernels out on the card that it compiles for: the first one that is here."""
 
     remedy = (
-        "export where the card is, or leave --flavour out: `tensorrt-rtx` compiles for cards that "
-        "are not here"
+        "export where the card is (of several cards `CUDA_VISIBLE_DEVICES=1` makes the second one "
+        "the first), or leave --flavour out: `tensorrt-rtx` compiles for cards that are not here"
     )
 
 

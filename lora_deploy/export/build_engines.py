@@ -1,6 +1,5 @@
 """The engines of a bundle under way: compiled from graphs that were proved, and labelled as never run."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lora_deploy.export.engine_order import EngineOrder
 from lora_deploy.export.to_tensorrt import build
 from lora_deploy.progress import Progress, silent
 from lora_deploy.proof.certificate import Unrun
+from lora_deploy.runtime.own_cache import cache_folder
 
 
 def build_engines(
@@ -37,8 +37,7 @@ def build_engines(
 
 def timing_cache(order: EngineOrder) -> Path:
     """Where ``tensorrt`` remembers how fast kernels were: in the user's cache, by the usual variable."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "lora-deploy" / "tensorrt" / f"timing-{order.target}"
+    return cache_folder("tensorrt") / f"timing-{order.target}"
 
 
 def unrun(engine: Engine) -> Unrun:

@@ -161,9 +161,9 @@ def check_order(order: EngineOrder) -> None:
                 f"tensorrt-rtx {api.__version__} compiles for {', '.join(targets)}, not for "
                 f"{order.target}{_who(order.compute_capability)}"
             )
-    elif order.compute_capability not in (here := cards_here()):
+    elif order.compute_capability not in (here := cards_here())[:1]:  # where it builds
         raise CardNotHereError(
-            f"tensorrt compiles for the card that is here, not for {order.target}; here is "
+            f"tensorrt compiles for the first card that is here, not for {order.target}; here is "
             f"{', '.join(here) or 'none'}"
         )
     if order.wishes and not cards_here():

@@ -95,7 +95,7 @@ def plan(
         adapter_graph: Whether to make the graph that takes adapters, too.
         triton: Whether to make a model repository for Triton, too, and the graph of ``frames_in`` for it.
         fuse: Whether ONNX Runtime gets graphs of its own; else it reads the plain ones.
-        cards: Which cards engines are for: ``sm86``, …; ``tensorrt`` takes those that are here.
+        cards: Which cards engines are for: ``sm86``, …; ``tensorrt`` takes the first that is here.
         flavour: Whose compiler makes engines.
         batch_sizes: An engine takes batches of these sizes.
         has_bf16: Whether the processor here computes in bfloat16; else no form of it can be proved.
@@ -175,7 +175,7 @@ def _engines(
     """
     named = [compute_capability_of(card) for card in cards]
     if flavour == "tensorrt" and not named:
-        named = list(cards_here())
+        named = list(cards_here()[:1])
         if not named:
             raise CardNotHereError("tensorrt compiles for the card that is here, and none is")
     if not named:

@@ -28,6 +28,7 @@ from lora_deploy.export.blocks import is_head
 from lora_deploy.export.engine_order import EngineOrder, check_order, multiplies_float32
 from lora_deploy.progress import Advance, Progress, silent
 from lora_deploy.runtime.outside_data import refuse_outside_data
+from lora_deploy.runtime.own_cache import make_own
 from lora_deploy.runtime.tensorrt_api import (
     AttentionLayer,
     Builder,
@@ -327,7 +328,7 @@ def _remembering(config: Config, file: Path | None) -> Callable[[], None] | None
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def keep() -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_own(file.parent)
         with atomic.replacing(file) as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
 

@@ -148,6 +148,8 @@ class Completion(_Frozen):
     date: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
     versions: dict[str, str]
     """Of the driver, and of what ran it."""
+    clips: int = Field(default=0, ge=0, le=MOST_CLIPS)
+    """Real clips that it was asked about; 0 for noise alone, and where it was not counted yet."""
     noise_difference: float | None
     """By how much a probability differs from the trained model's on seeded noise; None: no number."""
     link: Link | None = None
@@ -155,6 +157,11 @@ class Completion(_Frozen):
     alone, or gave no numbers."""
     reason: str = ""
     """Why it did not pass, in words."""
+
+    @property
+    def is_of_clips(self) -> bool:
+        """Whether real clips decided, and not noise alone."""
+        return self.clips > 0 or self.link is not None
 
 
 class Certificate(_Frozen):

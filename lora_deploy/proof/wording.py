@@ -171,7 +171,8 @@ def completion_sentence(completion: Completion) -> str:
     where = f"{form_title(completion.form)} was run on {completion.card}, {completion.date}"
     link = completion.link
     if not completion.passed:
-        return f"{where}, and is not within its budget: {completion.reason}. It is not opened."
+        refused = " It is not opened." if _ENGINE.fullmatch(completion.form) else ""
+        return f"{where}, and is not within its budget: {completion.reason}.{refused}"
     if link is None:
         return (
             f"{where}, on noise alone: probabilities differ by {figure(completion.noise_difference or 0)} "

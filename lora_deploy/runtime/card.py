@@ -189,17 +189,22 @@ class Card:
     def _launch(self, graph: Any, stream: Any) -> None:
         self._do(self._driver.cuGraphLaunch(graph, stream), "starting a graph")
 
-    def close(self) -> None:
-        """Give everything back, the last taken first; what fails then has nobody to tell."""
+    def close(self, first: Callable[[], object] = lambda: None) -> None:
+        """Give everything back, the last taken first; what fails then has nobody to tell.
+
+        Args:
+            first: Lets go of what others took of the card, while the thread is turned to it.
+        """
         if not self._given_back:
             return
         self._driver.cuCtxPushCurrent(self._context)
-        *first, last = reversed(self._given_back)
+        first()
+        *taken, context = reversed(self._given_back)
         self._given_back = []
-        for give_back in first:
+        for give_back in taken:
             give_back()
         self._driver.cuCtxPopCurrent()
-        last()  # the context itself
+        context()
 
     def _later(self, call: Callable[[Any], object], what: Any) -> None:
         self._given_back.append(lambda: call(what))

@@ -90,7 +90,7 @@ def open_engine(
     batch_size: int = 1,
     is_on_trial: bool = False,
 ) -> trt.TensorRtBackend:
-    """Open one engine of a BUNDLE on a card, which is closed with it.
+    """Open one engine of a BUNDLE on a card, which is closed with it, or at once where it is refused.
 
     Args:
         folder: The bundle.
@@ -106,23 +106,27 @@ def open_engine(
         CardError: It does not fit package, card or batch.
         ArtifactError: The file has changed.
     """
-    if engine.ran is not None and not engine.ran.passed and not is_on_trial:
-        raise EngineOverBudgetError(
-            f"{engine.name} was run on {engine.ran.card}, {engine.ran.date}, and was over its budget"
+    try:
+        if engine.ran is not None and not engine.ran.passed and not is_on_trial:
+            raise EngineOverBudgetError(
+                f"{engine.name} was run on {engine.ran.card}, {engine.ran.date}, and was over its budget"
+            )
+        api = trt.open_api(engine)
+        trt.check_card(engine, card)
+        trt.profile_for(engine, batch_size)
+        return trt.TensorRtBackend(
+            content_of(folder, manifest, engine.file),
+            engine,
+            manifest.contract,
+            labels=len(manifest.labels),
+            card=card,
+            api=api,
+            batch_size=batch_size,
+            cache=cache_folder(engine.flavour),
         )
-    api = trt.open_api(engine)
-    trt.check_card(engine, card)
-    trt.profile_for(engine, batch_size)
-    return trt.TensorRtBackend(
-        content_of(folder, manifest, engine.file),
-        engine,
-        manifest.contract,
-        labels=len(manifest.labels),
-        card=card,
-        api=api,
-        batch_size=batch_size,
-        cache=cache_folder(engine.flavour),
-    )
+    except BaseException:
+        card.close()
+        raise
 
 
 def open_proved(
@@ -154,7 +158,6 @@ def open_proved(
     if device == "cpu":
         return None
     for engine in proved:
-        card: Card | None = None
         try:
             card = Card(card_index(device))
             return open_engine(folder, manifest, engine, card, batch_size=batch_size)
@@ -162,6 +165,4 @@ def open_proved(
             logger.info("%s is for other computers: %s", engine.name, error.found)
         except (CardError, EngineError, MissingPackageError) as error:
             logger.warning("%s is passed over: %s", engine.name, error.found)
-        if card is not None:
-            card.close()
     return None

@@ -81,7 +81,7 @@ class OnnxRuntimeOnCard:
         options.log_severity_level = _FATAL
         options.add_session_config_entry(NO_CPU, "1")
         options.add_free_dimension_override_by_name(BATCH, batch_size)
-        self._session = _open(graph, backend, options, devices, precision, index, cache)
+        self._session = _open(graph, backend, options, devices, precision, index, cache, batch_size)
         check_signature(self._session, "pixel_values", "logits")
         self._lock = threading.Lock()
         self._binding: Any = None
@@ -169,20 +169,21 @@ def _open(
     precision: Precision,
     index: int,
     cache: Path | None,
+    batch_size: int,
 ) -> onnxruntime.InferenceSession:
     name = PROVIDERS[backend]
     onnxruntime.set_default_logger_severity(_FATAL)  # what it says is said again by the error
     try:
         with alone(graph) as path:
             refuse_outside_data(path)
-            kept = _folder_of(path, cache)
+            kept = _folder_of(path, cache, batch_size)
             settings = dict(options_of(backend, precision=precision, index=index, cache=kept))
             if devices:
                 options.add_provider_for_devices(devices, settings)
                 providers = None
             else:
                 providers = [(name, settings)]
-                _preload()
+                _preload(backend)
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
@@ -202,19 +203,27 @@ def _open(
     return session
 
 
-def _preload() -> None:
-    """Find CUDA and cuDNN where pip or PyTorch brought them; stdout is for results, and it prints."""
+def _preload(backend: ProviderBackend) -> None:
+    """Find libraries where pip or PyTorch brought them; stdout is for results, and it prints.
+
+    ONNX Runtime looks for CUDA and cuDNN. Those of TensorRT lie in a folder where no loader looks, and
+    are loaded when its package is imported; where that fails, there may be some in the system.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
+        if backend == "onnxruntime-tensorrt":
+            with contextlib.suppress(Exception):
+                importlib.import_module("tensorrt")
 
 
-def _folder_of(graph: Path, cache: Path | None) -> Path | None:
-    """A folder of the cache for this one graph, if nobody else can write to it: its engines will run."""
+def _folder_of(graph: Path, cache: Path | None, batch_size: int) -> Path | None:
+    """A folder of the cache for this one graph at one batch size, if nobody else can write to it: its
+    engines will run."""
     if cache is None:
         return None
     with graph.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ready_folder(cache / digest, "*", CACHE_BYTES)
+    return ready_folder(cache / f"{digest}-b{batch_size}", "*", CACHE_BYTES)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 
-def cache_folder(runtime: str) -> Path:
-    """Where a runtime's part of the cache is, by the usual variable."""
+def cache_folder(runtime: str = "") -> Path:
+    """Where a runtime's part of the cache is, or all of it, by the usual variable."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "lora-deploy" / runtime
 
@@ -22,8 +22,7 @@ def ready_folder(folder: Path, pattern: str, most_bytes: int) -> Path | None:
     """
     root = folder.parent
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_own(folder)
         if not all(map(is_own, (root, folder))):
             return None  # others could put a compiled model there
     except OSError:
@@ -35,6 +34,16 @@ def ready_folder(folder: Path, pattern: str, most_bytes: int) -> Path | None:
             if left < 0:
                 path.unlink()
     return folder
+
+
+def make_own(folder: Path) -> None:
+    """Make a folder, and whatever is missing above it, for this user alone.
+
+    ``parents`` of `Path.mkdir` obeys the umask, and one that is open to a group would leave folders
+    that nothing is trusted in.
+    """
+    for one in (*reversed(folder.parents), folder):
+        one.mkdir(mode=0o700, exist_ok=True)
 
 
 def is_own(file: int | Path) -> bool:

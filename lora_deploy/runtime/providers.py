@@ -16,6 +16,10 @@ PROVIDERS: dict[ProviderBackend, str] = {
 }
 """What ONNX Runtime calls them. The last one comes as a plug-in in a package of its own."""
 
+TF32_OFF = ("NVIDIA_TF32_OVERRIDE", "0")
+"""A variable of the environment, and its value: only so TensorRT's provider does not round what it
+multiplies in float32 to 10 bits."""
+
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 """The import name of that package."""
 
@@ -29,9 +33,9 @@ def options_of(
         backend: Which provider.
         precision: What the graph is in.
         index: Of the card.
-        cache: A folder for what it compiles of this one graph; None compiles anew. TensorRT's
-            provider knows an engine again by the names in its graph and not by its weights, so
-            two models may not share a folder.
+        cache: A folder for what it compiles of this one graph at one batch size; None compiles anew.
+            TensorRT's provider knows an engine again by the names in its graph, and neither by
+            its weights nor by its shapes, so two models or sizes may not share a folder.
     """
     if backend == "onnxruntime-cuda":
         return {

@@ -271,11 +271,13 @@ class TensorRtBackend:
     def close(self) -> None:
         """Give the card's memory back; nothing can be asked any more."""
         with self._lock:
-            # Each of them refers to the next one, and all to the card.
-            for part in ("_graph", "_context", "_kernels", "_opened", "_runtime"):
-                setattr(self, part, None)
+            self.card.close(self._let_go)
             self._listening.close()
-            self.card.close()
+
+    def _let_go(self) -> None:
+        # Each of them refers to the next one, and all to the card.
+        for part in ("_graph", "_context", "_kernels", "_opened", "_runtime"):
+            setattr(self, part, None)
 
     def __del__(self) -> None:
         with suppress(

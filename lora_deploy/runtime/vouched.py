@@ -17,15 +17,14 @@ _FOLDER = "engines"
 _MOST_BYTES = 1 << 20
 
 
-def vouch(manifest: BundleManifest, engine: Engine, card: str) -> None:
-    """Remember an engine; where that can't be written, it has to be named again."""
-    folder = ready_folder(cache_folder(_FOLDER), "*.ran", _MOST_BYTES)
-    if folder is None:
-        return
+def vouch(manifest: BundleManifest, engine: Engine, card: str) -> bool:
+    """Remember an engine; False where that can't be written, so that it has to be named again."""
     path = _record(manifest, engine)
-    with suppress(OSError, DiskFullError):
-        atomic.write_text(path, f"{engine.name} on {card}\n")
-        path.chmod(0o600)
+    if ready_folder(path.parent, "*.ran", _MOST_BYTES) is not None:
+        with suppress(OSError, DiskFullError):
+            atomic.write_text(path, f"{engine.name} on {card}\n")
+            path.chmod(0o600)
+    return is_vouched(manifest, engine)
 
 
 def is_vouched(manifest: BundleManifest, engine: Engine) -> bool:
