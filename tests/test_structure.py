@@ -25,6 +25,7 @@ LAYERS = (
         "memory",
         "disk",
         "regular",
+        "open_files",
         "atomic",
         "lock",
         "progress",
