@@ -2,7 +2,7 @@
 
 Counted on models without memory behind their weights (the meta device), so nothing is downloaded.
 
-    scripts/target-docs
+    scripts/docs
 """
 
 import torch
@@ -57,7 +57,7 @@ The base without its head has {sizes} parameters.
 
 A word that hits nothing is an error that lists the words and the layers that there are, even where other words hit something.
 
-This page is written by `scripts/target-docs`, from models that are built at these sizes.
+This page is written by `scripts/docs`, from models that are built at these sizes.
 """
 
 

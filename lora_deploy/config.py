@@ -45,9 +45,11 @@ class LoraSettings(_Section):
     lora_alpha: Alpha = 16
     """The update is scaled by lora_alpha / r."""
     lora_dropout: Fraction = 0.1
+    """Part of what each layer under the adapter reads that is dropped by chance while it learns."""
     target_modules: list[str] = Field(default=["qkv"], min_length=1)
     """Words such as qkv, proj, fc, all-linear, or exact layer names."""
     bias: Literal["none"] = "none"
+    """Biases of the base do not learn: the adapter could not be taken off them again."""
     use_dora: bool = False
     """Learn the length of each row of a weight apart from its direction (DoRA)."""
     use_rslora: bool = False
@@ -86,6 +88,7 @@ class ClipSettings(_Section):
     """Which frames make a clip; sizes and spread come from the base."""
 
     sampling: Sampling = "uniform"
+    """``uniform``: the middles of equal stretches of the whole clip; ``middle_frame``: one frame, repeated."""
 
 
 DataFormat = Literal[
@@ -101,33 +104,44 @@ class DataSettings(_Section):
     format: DataFormat = "auto"
     """``auto`` recognises it by its annotations."""
     fold: int = Field(default=1, ge=1, le=99)
-    """Which of their own divisions, of the layouts that bring several: ucf101 and hmdb51 have three."""
+    """Which of the divisions that a layout brings is used; ucf101 and hmdb51 have three."""
     find_duplicates: bool = True
     """Whether clips of two splits are told that show the same; test clips are decoded for it too."""
     val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
+    """Part of the clips that choose the best epoch, where the data names no such split."""
     test_fraction: Fraction = 0.15
+    """Part of the clips that the training never sees, where the data names no such split."""
 
 
 class TrainingSettings(_Section):
     """How long and how fast it learns."""
 
     batch_size: int = Field(default=8, ge=1, le=65536)
+    """Clips at once, in each process."""
     epochs: int = Field(default=40, ge=1, le=100_000)
+    """How many times it goes through the training clips, unless it stops early."""
     learning_rate: float = Field(default=1e-4, gt=0, le=10, allow_inf_nan=False)
+    """The highest, after the warm-up."""
     weight_decay: float = Field(default=0.01, ge=0, le=10, allow_inf_nan=False)
+    """AdamW's; norms and biases do not decay."""
     layer_decay: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     """Each block learns so many times as fast as the one above it; full fine-tuning only."""
     warmup_fraction: Fraction = 0.1
     """Part of all steps during which the learning rate rises."""
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up; ``constant``: it does not."""
     label_smoothing: Fraction = 0.0
+    """This part of each label is spread over all labels, so that answers are less sure."""
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Longer gradients are shortened to this length."""
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=65536)
+    """So many batches make one step: 4 with batches of 2 learns as one batch of 8, in less memory."""
     early_stopping_patience: int = Field(default=10, ge=0, le=100_000)
     """Epochs without a better validation accuracy before it stops; 0 never stops early."""
     random_crop_padding: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0625
     """Training clips are moved by up to this part of the frame; 0 switches it off."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """What a GPU multiplies in while it learns; weights stay float32."""
     workers: int = Field(default=0, ge=0, le=256)
     """Processes that read cached frames beside the training; the figures are the same with any."""
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
@@ -135,6 +149,7 @@ class TrainingSettings(_Section):
     report_to: list[Literal["wandb", "trackio"]] = []
     """Boards beside TensorBoard, each by a package of that name; the figures are the same with any."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything drawn by chance: the head's first weights, the order of clips, the division of clips."""
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: in the loss a clip counts the more, the fewer clips its class has."""
     balanced_sampling: bool = False
@@ -479,7 +494,7 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"there is no setting called {key}{_nearest(key)}"
     field = _field_at(location)
-    allowed = _allowed(field) if field is not None else problem["msg"].lower()
+    allowed = allowed_in_words(field) if field is not None else problem["msg"].lower()
     return f"{key} is {given!r}; allowed: {allowed}"
 
 
@@ -513,25 +528,9 @@ def _field_at(location: list[str]) -> FieldInfo | None:
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def _allowed(field: FieldInfo) -> str:
-    """What a setting may be, in words: its choices, or its type and bounds."""
+def allowed_in_words(field: FieldInfo) -> str:
+    """What a setting may be: its choices, or its type and bounds."""
     annotation = field.annotation
-    if get_origin(annotation) is Literal:
-        return ", ".join(str(choice) for choice in get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"a section with {', '.join(annotation.model_fields)}"
-    if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
-        return f"a list of any of {', '.join(get_args(get_args(annotation)[0]))}"
-    if get_origin(annotation) is list:
-        if any(isinstance(mark, MinLen) for mark in field.metadata):
-            return "a list of one or more texts, as in [qkv]"
-        return "a list of texts, as in [wave_left, wave_right]"
-    if get_origin(annotation) is dict:
-        value = get_args(annotation)[1]
-        if value is str:
-            return "pairs of a name and a value, as in {walk_left: walk_right}"
-        number = FieldInfo.from_annotation(value)
-        return f"target words, each with {_allowed(number)}, as in {{fc: 16}}"
     marks = field.metadata
     or_nothing = ""
     if type(None) in get_args(annotation):
@@ -540,6 +539,22 @@ def _allowed(field: FieldInfo) -> str:
             annotation, info = get_args(annotation)
             marks = info.metadata
         or_nothing = ", or nothing"
+    if get_origin(annotation) is Literal:
+        return ", ".join(str(choice) for choice in get_args(annotation)) + or_nothing
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a section with {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
+        return f"a list of any of {', '.join(get_args(get_args(annotation)[0]))}"
+    if get_origin(annotation) is list:
+        if any(isinstance(mark, MinLen) for mark in marks):
+            return "a list of one or more texts, as in [qkv]"
+        return "a list of texts, as in [wave_left, wave_right]"
+    if get_origin(annotation) is dict:
+        value = get_args(annotation)[1]
+        if value is str:
+            return "pairs of a name and a value, as in {walk_left: walk_right}"
+        number = FieldInfo.from_annotation(value)
+        return f"target words, each with {allowed_in_words(number)}, as in {{fc: 16}}"
     words = _TYPE_WORDS.get(annotation, "text") if isinstance(annotation, type) else "a text"
     bounds = [bound for mark in marks if (bound := _bound(mark))]
     return " ".join([words, " and ".join(bounds)]).strip() + or_nothing

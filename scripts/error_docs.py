@@ -10,7 +10,7 @@ from lora_deploy.errors import CLIP_ERROR_KINDS, ClipError, LoraDeployError
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 
 _HEAD = """\
-<!-- Written by scripts/error-docs from lora_deploy/errors: change that, and run it again. -->
+<!-- Written by scripts/docs from lora_deploy/errors: change that, and run it again. -->
 # Errors
 
 A mistake that you can mend is one line: what was found and what is allowed, what to do, and in brackets the name to look up here.

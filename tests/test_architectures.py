@@ -445,7 +445,7 @@ def test_inspection_counts_what_an_adapter_then_has(
 def test_the_page_of_target_words_says_what_is_counted() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "target_counts.py"))
     written = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
-    assert written == script["page"](), "type scripts/target-docs"
+    assert written == script["page"](), "type scripts/docs"
     # Counted another way: attached, at the published size.
     model = script["published_model"]("videomae")
     layers = resolve(model, ["q", "v"]).layers

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from lora_deploy import config
-from lora_deploy.config import Settings, load_settings, recipe_path, to_yaml
+from lora_deploy.config import Settings, known_keys, load_settings, recipe_path, to_yaml
 from lora_deploy.errors import (
     OverrideError,
     SettingsClashError,
@@ -16,6 +17,7 @@ from lora_deploy.errors import (
     UnknownRecipeError,
     UnknownSettingError,
 )
+from scripts import settings_docs
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -76,6 +78,7 @@ def test_lora_given_twice_is_refused(tmp_path: Path) -> None:
         ("augmentation.colour_jitter=0.5", ["colour_jitter", "augmentation.color_jitter"]),
         ("training.class_weights=yes", ["class_weights", "'yes'", "none, balanced"]),
         ("clip.sampling=random", ["clip.sampling", "'random'", "uniform, middle_frame"]),
+        ("proof.int8_weight_bits=9", ["int8_weight_bits", "9", "7, 8, or nothing"]),
         ("model=3", ["model", "3", "a section"]),
         ("nonsense", ["nonsense", "KEY=VALUE"]),
         ("model.base.x=1", ["model.base"]),
@@ -252,3 +255,23 @@ def test_no_is_a_choice_and_not_a_boolean() -> None:
     assert load_settings(None, ["training.mixed_precision=no"]).training.mixed_precision == "no"
     with pytest.raises(SettingsError, match=r"'yes'; allowed: true or false"):
         load_settings(None, ["model.use_lora=yes"])
+
+
+def test_the_page_of_settings_is_what_its_script_writes() -> None:
+    written = settings_docs.PAGE.read_text(encoding="utf-8")
+    assert written == settings_docs.page(), "type scripts/docs"
+    found: dict[str, str] = {}
+    for part in written.split("\n## ")[1:]:
+        section = part.split("\n", 1)[0]
+        found[section] = section
+        rows = re.findall(r"^\| `(\w+)` \| `.+?` \| .+? \| (.+) \|$", part, flags=re.MULTILINE)
+        found |= {f"{section}.{name}": meaning for name, meaning in rows}
+    assert sorted(found) == sorted(known_keys())
+
+
+def test_a_setting_without_a_meaning_is_found() -> None:
+    class Silent(BaseModel):
+        words: int = 3
+
+    with pytest.raises(KeyError, match=r"Silent\.words has no docstring"):
+        settings_docs.meaning(Silent, "words")

@@ -25,7 +25,7 @@ LoraDeployError                exit code 2: one clear line, no traceback
 └── CheckFailed                exit code 1: finished, but a proof did not hold
 
 The classes below these have names that a person can look up: the docstring is the cause, ``remedy``
-what to do. ``docs/errors.md`` is written from them by ``scripts/error-docs``.
+what to do. ``docs/errors.md`` is written from them by ``scripts/docs``.
 """
 
 from lora_deploy.errors.root import *

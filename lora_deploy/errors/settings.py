@@ -10,13 +10,13 @@ class SettingsError(LoraDeployError):
 class UnknownSettingError(SettingsError):
     """A key that no setting has: a typing error, or a key of another program."""
 
-    remedy = "`lora-deploy config --effective` prints every key"
+    remedy = "`lora-deploy config --effective` prints every key, and docs/settings.md explains them"
 
 
 class SettingValueError(SettingsError):
     """A value of the wrong type, or outside of what the setting allows."""
 
-    remedy = "`lora-deploy config` prints a recipe with every value explained"
+    remedy = "look the setting up in docs/settings.md, which says what it may be and what it does"
 
 
 class SettingsFileError(SettingsError):
