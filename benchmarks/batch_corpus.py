@@ -114,7 +114,13 @@ def make_corpus(media: Path, out: Path, clips: int, seed: int) -> Counter[str]:
 
 
 def plan(media: Path, clips: int, chance: random.Random) -> list[Clip]:
-    """Which clips there are, in the order of their rows."""
+    """Which clips there are, in the order of their rows.
+
+    Raises:
+        SystemExit: A folder that clips are made from is not there.
+    """
+    if missing := [folder for folder in (*STRANGE, *REAL) if not (media / folder).is_dir()]:
+        raise SystemExit(f"{media} has no folder {', '.join(missing)}")
     strange = sorted(
         path
         for folder in STRANGE

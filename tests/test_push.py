@@ -28,7 +28,7 @@ from lora_deploy.errors import (
     HubRefusedError,
     HubUnreachableError,
     ManifestError,
-    NotAModelError,
+    NotARunError,
     PublicRepoError,
     RepoNameError,
 )
@@ -164,7 +164,7 @@ def test_what_is_no_name_is_refused_before_anything_is_asked(
 
 def test_what_is_no_run_is_refused(hub: Hub, tmp_path: Path, bundle: Path) -> None:
     for folder in (tmp_path, bundle):
-        with pytest.raises(NotAModelError, match="neither a RUN nor an adapter"):
+        with pytest.raises(NotARunError, match="neither a RUN nor an adapter"):
             plan_push(folder, REPO)
 
 

@@ -25,6 +25,12 @@ class NotABundleError(ArtifactError):
     remedy = "give a BUNDLE; `lora-deploy merge-export RUN --out BUNDLE` makes one of a RUN"
 
 
+class NotARunError(ArtifactError):
+    """A folder that is neither a RUN nor an adapter, where what training left is needed."""
+
+    remedy = "give a folder that `lora-deploy train` left, or its best_model_lora_adapter"
+
+
 class ManifestError(ArtifactError):
     """``run.json`` or ``bundle.json`` is torn, or says something that can't be."""
 

@@ -28,7 +28,7 @@ from lora_deploy.errors import (
     HubLoginError,
     HubRefusedError,
     HubUnreachableError,
-    NotAModelError,
+    NotARunError,
     PublicRepoError,
     RepoNameError,
 )
@@ -97,7 +97,7 @@ def plan_push(
     elif is_adapter(source):
         files, base = _of_adapter(source), _base_of_adapter(source)
     else:
-        raise NotAModelError(
+        raise NotARunError(
             f"{source} is neither a RUN nor an adapter: a folder with {run.MANIFEST} or "
             f"{ADAPTER_CONFIG} is needed here"
         )
