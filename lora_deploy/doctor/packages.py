@@ -72,11 +72,14 @@ def _read(name: str, found: Distribution) -> Package | Unreadable:
     text = found.read_text("METADATA") or found.read_text("PKG-INFO")
     if not text:
         return Unreadable(name, "is empty")
+    told = found.metadata  # parsed anew whenever it is asked for
     return Package(
         name=name,
-        version=Version(str(found.metadata["Version"])),
-        requires=tuple(Requirement(line) for line in found.requires or ()),
-        extras=tuple(found.metadata.get_all("Provides-Extra") or ()),
+        version=Version(str(told["Version"])),
+        requires=tuple(
+            Requirement(line) for line in told.get_all("Requires-Dist") or found.requires or ()
+        ),
+        extras=tuple(told.get_all("Provides-Extra") or ()),
     )
 
 
@@ -121,8 +124,10 @@ def _age_days(version: Version) -> int:
 
 def _unmet(leave_out: set[str]) -> Iterator[Complaint]:
     """What ``pip check`` finds, for our packages and all that they need; torn metadata, too."""
+    once = cache(look_up)
+    roots = [canonicalize_name(name) for name in (OURSELVES, *PACKAGES)]
     needs: dict[str, list[tuple[str, Requirement, bool]]] = defaultdict(list)
-    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset()) for name in _roots()]
+    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset()) for name in roots]
     seen: set[tuple[str, frozenset[str]]] = set()
     torn: dict[str, Unreadable] = {}
     while waiting:
@@ -130,7 +135,7 @@ def _unmet(leave_out: set[str]) -> Iterator[Complaint]:
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        package = _look_up_once(name)
+        package = once(name)
         if isinstance(package, Unreadable):
             torn[name] = package
         if not isinstance(package, Package):
@@ -139,25 +144,13 @@ def _unmet(leave_out: set[str]) -> Iterator[Complaint]:
             needed = canonicalize_name(requirement.name)
             if needed != name:
                 needs[needed].append((name, requirement, is_optional))
-                if not is_optional or _look_up_once(needed):
+                if not is_optional or once(needed):
                     waiting.append((needed, frozenset(requirement.extras)))
-    _look_up_once.cache_clear()
     for one in torn.values():
         yield _torn(one)
     for name in sorted(needs):
         if name not in leave_out and name not in torn:
-            yield from _of_package(name, needs[name])
-
-
-@cache
-def _look_up_once(name: str) -> Package | Unreadable | None:
-    return look_up(name)
-
-
-def _roots() -> Iterator[str]:
-    for name in (OURSELVES, *PACKAGES):
-        if _look_up_once(name := canonicalize_name(name)):
-            yield name
+            yield from _of_package(name, once(name), needs[name])
 
 
 def _requirements(package: Package, extras: frozenset[str]) -> Iterator[tuple[Requirement, bool]]:
@@ -175,8 +168,11 @@ def _requirements(package: Package, extras: frozenset[str]) -> Iterator[tuple[Re
             yield requirement, True
 
 
-def _of_package(name: str, needs: Sequence[tuple[str, Requirement, bool]]) -> Iterator[Complaint]:
-    package = look_up(name)
+def _of_package(
+    name: str,
+    package: Package | Unreadable | None,
+    needs: Sequence[tuple[str, Requirement, bool]],
+) -> Iterator[Complaint]:
     if package is None:
         broken = [(owner, need) for owner, need, is_optional in needs if not is_optional]
     elif isinstance(package, Package):
