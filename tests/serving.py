@@ -1,5 +1,6 @@
-"""The service as operations run it: a process of its own, asked over loopback."""
+"""The service as operations run it: a process of its own, asked over loopback; and who asks nothing."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
 
@@ -212,3 +214,9 @@ def ask(address: str, clip: bytes, /, *, patience: float = 60, **query: object) 
         params={name: str(value) for name, value in query.items()},
         timeout=patience,
     )
+
+
+async def silent() -> Message:
+    """A visitor who neither sends anything nor leaves."""
+    await asyncio.sleep(60)
+    raise AssertionError
