@@ -141,7 +141,7 @@ class TrainingSettings(_Section):
     random_crop_padding: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0625
     """Training clips are moved by up to this part of the frame; 0 switches it off."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """What a GPU multiplies in while it learns; weights stay float32."""
+    """What is multiplied in while it learns; weights stay float32. For GPUs: on a CPU it may take longer."""
     workers: int = Field(default=0, ge=0, le=256)
     """Processes that read cached frames beside the training; the figures are the same with any."""
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
