@@ -25,6 +25,10 @@ _FILES_PER_CONNECTION = 3
 """That may be open: itself, an upload, and that upload once more for who reads it."""
 
 
+_KEPT_OPEN = 2
+"""Times the connections that are answered: those beyond them get a refusal, which takes a connection."""
+
+
 class OrderlyServer(uvicorn.Server):
     """Stops in two steps: first no new work, then, when there is none left, not at all.
 
@@ -120,14 +124,22 @@ class OrderlyServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _close_silent_connections(self, now: float) -> None:
-        """Those that are here for long and have sent no whole request.
+        """Those that are here for long and have sent no whole request; where there are too many, all that rest.
 
         Uvicorn has a limit for the time after an answer only, and a first byte ends that one.
         """
-        silent = filter(_awaits_request, self.server_state.connections)
+        connections: set[Any] = self.server_state.connections
+        resting = [one for one in connections if one.cycle is None or one.cycle.response_complete]
+        # The time after an answer is uvicorn's to limit.
+        silent = [one for one in resting if one.timeout_keep_alive_task is None]
         self._silent_since = {one: self._silent_since.get(one, now) for one in silent}
         for connection, since in self._silent_since.items():
             if now - since > self._request_seconds:
+                connection.transport.close()
+        if (surplus := len(connections) - _KEPT_OPEN * self._connections) > 0:
+            # Those that had an answer go first, and of the others who has been silent for longest.
+            resting.sort(key=lambda one: self._silent_since.get(one, 0.0))
+            for connection in resting[:surplus]:
                 connection.transport.close()
 
     def _watch_unread_answers(self) -> None:
@@ -147,12 +159,6 @@ class OrderlyServer(uvicorn.Server):
             connection.transport.abort()
         finally:
             del self._unread[connection]
-
-
-def _awaits_request(connection: Any) -> bool:
-    """Whether no request is being answered, and nothing else limits the time until there is one."""
-    is_answered = connection.cycle is None or connection.cycle.response_complete
-    return is_answered and connection.timeout_keep_alive_task is None
 
 
 @contextmanager
