@@ -41,13 +41,13 @@ class LoraSettings(_Section):
     """What kind of adapter is attached, and where."""
 
     r: Rank = 8
-    """Rank of the update B·A."""
+    """Rank of the update B·A that is added to a layer's weight."""
     lora_alpha: Alpha = 16
-    """The update is scaled by lora_alpha / r."""
+    """The update is scaled by lora_alpha / r (with ``use_rslora``, / √r)."""
     lora_dropout: Fraction = 0.1
-    """Part of what each layer under the adapter reads that is dropped by chance while it learns."""
+    """Part of what the adapter reads that is zeroed at random in training; the base reads all of it."""
     target_modules: list[str] = Field(default=["qkv"], min_length=1)
-    """Words such as qkv, proj, fc, all-linear, or exact layer names."""
+    """Words such as qkv, proj, fc, all-linear, ends of layers' names, or regular expressions: docs/targets.md."""
     bias: Literal["none"] = "none"
     """Biases of the base do not learn: the adapter could not be taken off them again."""
     use_dora: bool = False
@@ -59,7 +59,7 @@ class LoraSettings(_Section):
     alpha_pattern: dict[str, Alpha] = {}
     """As ``rank_pattern``, for ``lora_alpha``."""
     top_layers: int | None = Field(default=None, ge=1)
-    """Only in so many of the last blocks; nothing is learnt, or computed backwards, below them."""
+    """Only in so many of the last blocks; nothing is learnt, or computed backwards, below them. By default in all."""
 
     @property
     def kind(self) -> str:
@@ -72,7 +72,7 @@ class ModelSettings(_Section):
     """Which base, and how much of it learns."""
 
     base: str = Field(default="videomae-nano", min_length=1)
-    """The embedded base's name, a transformers folder, or a hub id."""
+    """The embedded base's name, a transformers folder, a ``.pth`` of the original VideoMAE code, or a hub id."""
     revision: str | None = None
     """Commit or tag of a hub id."""
     use_lora: bool = True
@@ -80,12 +80,12 @@ class ModelSettings(_Section):
     freeze_base: bool = False
     """With ``use_lora: false``: train nothing but the head, to compare against."""
     random_weights: bool = False
-    """Start from random weights, to see what the base is worth."""
+    """With ``use_lora: false``: start from random weights, to see what the base is worth."""
     lora: LoraSettings = LoraSettings()
 
 
 class ClipSettings(_Section):
-    """Which frames make a clip; sizes and spread come from the base."""
+    """Which frames make a clip; how many, their size and their normalisation come from the base."""
 
     sampling: Sampling = "uniform"
     """``uniform``: the middles of equal stretches of the whole clip; ``middle_frame``: one frame, repeated."""
@@ -102,15 +102,15 @@ class DataSettings(_Section):
     """How the data is laid out, and how clips are divided where it does not say."""
 
     format: DataFormat = "auto"
-    """``auto`` recognises it by its annotations."""
+    """``auto`` recognises it by the files that lie there; docs/data.md shows each."""
     fold: int = Field(default=1, ge=1, le=99)
     """Which of the divisions that a layout brings is used; ucf101 and hmdb51 have three."""
     find_duplicates: bool = True
-    """Whether clips of two splits are told that show the same; test clips are decoded for it too."""
+    """Warn of clips in different splits that show the same; test clips are decoded for it, too."""
     val_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
-    """Part of the clips that choose the best epoch, where the data names no such split."""
+    """Part of the clips without a split that choose the best epoch; where all have one and none is val, part of train."""
     test_fraction: Fraction = 0.15
-    """Part of the clips that the training never sees, where the data names no such split."""
+    """Part of the clips without a split that nothing is learnt from; where all have one, none are taken."""
 
 
 class TrainingSettings(_Section):
@@ -137,15 +137,15 @@ class TrainingSettings(_Section):
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=65536)
     """So many batches make one step: 4 with batches of 2 learns as one batch of 8, in less memory."""
     early_stopping_patience: int = Field(default=10, ge=0, le=100_000)
-    """Epochs without a better validation accuracy before it stops; 0 never stops early."""
+    """Epochs without a better one before it stops; 0 never does. Better: more validation clips right, or as many with a lower loss."""
     random_crop_padding: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0625
     """Training clips are moved by up to this part of the frame; 0 switches it off."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """What is multiplied in while it learns; weights stay float32. For GPUs: on a CPU it may take longer."""
+    """Precision of products in training; ``no`` is float32, and weights always are. For GPUs: on a CPU bf16 may be slower, and fp16 does nothing."""
     workers: int = Field(default=0, ge=0, le=256)
     """Processes that read cached frames beside the training; the figures are the same with any."""
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
-    """How many of the last epochs stay whole to go on from; more than one, lest the newest be damaged."""
+    """How many of the last epochs can be gone on from; with 1, damage to the newest costs all."""
     report_to: list[Literal["wandb", "trackio"]] = []
     """Boards beside TensorBoard, each by a package of that name; the figures are the same with any."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -153,19 +153,19 @@ class TrainingSettings(_Section):
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: in the loss a clip counts the more, the fewer clips its class has."""
     balanced_sampling: bool = False
-    """Draw as many clips of each class in an epoch, some of them several times."""
+    """Draw as many clips of each class in an epoch, some of them several times. Not with ``class_weights``."""
 
 
 class AugmentationSettings(_Section):
-    """How training clips are varied, beside ``training.random_crop_padding``; docs/augmentation.md.
+    """How training clips are varied (docs/augmentation.md), beside ``training.random_crop_padding``, which is on.
 
-    With the defaults nothing of it happens. Validation and test clips are never varied.
+    All of these are off by default. Validation and test clips are never varied.
     """
 
     random_resized_crop: float = Field(default=1.0, ge=0.05, le=1, allow_inf_nan=False)
     """The smallest part of a frame's area that a crop keeps, resized to the old size; 1 is off."""
     horizontal_flip: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
-    """The part of the training clips that is mirrored; labels that tell sides apart never are."""
+    """The part of the training clips that is mirrored; of labels that name a side, only those in ``mirrored_labels``."""
     unflipped_labels: list[str] = []
     """Never mirrored, beside those in whose names a side is found (left, clockwise, l2r, …)."""
     mirrored_labels: dict[str, str] = {}
@@ -184,7 +184,7 @@ Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BudgetSettings(_Section):
-    """How far a form may be from the trained model; docs/certificate.md argues the defaults."""
+    """How far a float32 form may be from the trained model; docs/certificate.md argues the defaults."""
 
     agreement: Share = 1.0
     """At least this part of the clips must get the same label."""
@@ -222,9 +222,9 @@ class ProofSettings(_Section):
     """What `merge-export` asks of every form before anything is shipped."""
 
     clips: int = Field(default=256, ge=64, le=100_000)
-    """More validation clips than this are thinned out evenly."""
+    """More clips than this (of the validation split, or of ``--verify-on``) are thinned out evenly."""
     largest_share: Share = 0.9
-    """If the model gives one label to more of the clips than this, agreement on them says nothing."""
+    """If the model gives one label to more of the clips than this, agreement says nothing, and nothing is shipped."""
     fp32: BudgetSettings = BudgetSettings()
     fp16: Fp16Budget = Fp16Budget()
     bf16: Bf16Budget = Bf16Budget()
@@ -236,11 +236,11 @@ class ProofSettings(_Section):
     int8_weight_bits: Literal[7, 8] | None = None
     """7 answers alike on every processor; by default 8 where the one that exports has VNNI."""
     calibration_clips: int = Field(default=32, ge=1, le=10_000)
-    """Training clips whose values give int8 its ranges."""
+    """Training clips whose values give int8 its ranges and show fp16 what is too large; without any, clips of the proof."""
     fit_temperature: bool = True
-    """Whether scores are made to mean what they say, by one number fitted on the clips."""
+    """Whether scores are made to mean what they say, by one number (a temperature) fitted on the clips of the proof."""
     unknown_rate: Fraction | None = None
-    """Part of the clips that may be called unknown; places the threshold. Nothing: no threshold."""
+    """Part of the clips that may be called unknown; places the threshold. By default there is none."""
 
 
 class Settings(_Section):
@@ -538,7 +538,7 @@ def allowed_in_words(field: FieldInfo) -> str:
         if get_origin(annotation) is Annotated:
             annotation, info = get_args(annotation)
             marks = info.metadata
-        or_nothing = ", or nothing"
+        or_nothing = ", or null"
     if get_origin(annotation) is Literal:
         return ", ".join(str(choice) for choice in get_args(annotation)) + or_nothing
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

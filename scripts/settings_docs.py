@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -32,6 +33,7 @@ A key that does not exist is refused with the nearest one, a value with what is 
 """
 
 
+@cache
 def meanings() -> dict[str, dict[str, str]]:
     """What stands below each field of each class, by the names of class and field, in Markdown."""
     found: dict[str, dict[str, str]] = {}
@@ -84,7 +86,9 @@ def _section(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _in_markdown(text: str) -> str:
-    return re.sub(r"\bdocs/(\w+)\.md", r"[\1](\1.md)", text.replace("``", "`"))
+    return re.sub(
+        r"\bdocs/([\w-]+)\.md", r"[\1](\1.md)", text.replace("``", "`").replace("|", r"\|")
+    )
 
 
 def _is_section(field: FieldInfo) -> bool:

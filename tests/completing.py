@@ -45,15 +45,6 @@ def turned(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits[:, ::-1]
 
 
-def nothing(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return logits * np.float32(np.nan)
-
-
-def a_little(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Other answers, and within budget."""
-    return logits + np.array([1e-4, 0], np.float32)
-
-
 Forms = Callable[[Path, BundleManifest, str | None], list[CardForm]]
 
 

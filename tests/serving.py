@@ -1,6 +1,5 @@
-"""The service as operations run it: a process of its own, asked over loopback; and who asks nothing."""
+"""The service as operations run it: a process of its own, asked over loopback."""
 
-import asyncio
 import json
 import os
 import re
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
 
@@ -214,9 +212,3 @@ def ask(address: str, clip: bytes, /, *, patience: float = 60, **query: object) 
         params={name: str(value) for name, value in query.items()},
         timeout=patience,
     )
-
-
-async def silent() -> Message:
-    """A visitor who neither sends anything nor leaves."""
-    await asyncio.sleep(60)
-    raise AssertionError

@@ -34,17 +34,24 @@ from tests.card_computers import ENGINE, REASON, Computer, with_engine
 from tests.completing import (
     CARD,
     NAME,
-    a_little,
     certificate_of,
     contents,
     here,
     is_whole,
     lines,
-    nothing,
     same,
     turned,
     with_new_hashes,
 )
+
+
+def nothing(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits * np.float32(np.nan)
+
+
+def a_little(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Other answers, and within budget."""
+    return logits + np.array([1e-4, 0], np.float32)
 
 
 @pytest.fixture

@@ -297,9 +297,6 @@ def test_whoever_completes_does_not_wait_for_himself(
     assert complete(folder, on_card=here()).passed
 
 
-# Cut off ----------------------------------------------------------------------------------------
-
-
 def test_killed_before_any_write_the_bundle_is_whole_and_all_old_or_all_new(
     folder: Path, tmp_path: Path, fault_injection: None
 ) -> None:

@@ -78,7 +78,7 @@ def test_lora_given_twice_is_refused(tmp_path: Path) -> None:
         ("augmentation.colour_jitter=0.5", ["colour_jitter", "augmentation.color_jitter"]),
         ("training.class_weights=yes", ["class_weights", "'yes'", "none, balanced"]),
         ("clip.sampling=random", ["clip.sampling", "'random'", "uniform, middle_frame"]),
-        ("proof.int8_weight_bits=9", ["int8_weight_bits", "9", "7, 8, or nothing"]),
+        ("proof.int8_weight_bits=9", ["int8_weight_bits", "9", "7, 8, or null"]),
         ("model=3", ["model", "3", "a section"]),
         ("nonsense", ["nonsense", "KEY=VALUE"]),
         ("model.base.x=1", ["model.base"]),

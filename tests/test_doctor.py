@@ -885,3 +885,18 @@ def test_hints_are_shown_and_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_package_that_is_not_there_is_not_looked_up() -> None:
     assert packages.look_up("no-such-package") is None
+
+
+def test_old_installations_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beside the package, or a folder that names its needs in a file of its own."""
+    (tmp_path / "plain-1.2.egg-info").write_text("Name: plain\nVersion: 1.2\n")
+    folder = tmp_path / "listing-3.4.egg-info"
+    folder.mkdir()
+    (folder / "PKG-INFO").write_text("Name: listing\nVersion: 3.4\n\nRequires-Dist: prose\n")
+    (folder / "requires.txt").write_text("numpy>=1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plain, listing = packages.look_up("plain"), packages.look_up("listing")
+    assert isinstance(plain, packages.Package)
+    assert isinstance(listing, packages.Package)
+    assert (str(plain.version), plain.requires) == ("1.2", ())
+    assert (str(listing.version), [str(need) for need in listing.requires]) == ("3.4", ["numpy>=1"])

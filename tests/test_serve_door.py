@@ -1,29 +1,18 @@
 """The door of the service and its settings: who may ask what, from where, with which token."""
 
 import asyncio
-import select
-import socket
-import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 from starlette.types import Message
 
 from lora_deploy.errors import ServeSettingError, TokenNeededError
 from lora_deploy.serve.door import Door
 from lora_deploy.serve.refusals import Refusing
 from lora_deploy.serve.settings import ServeSettings, read_tokens
-from lora_deploy.web.pulse import Pulse
-from lora_deploy.web.server import OrderlyServer, listening
 from lora_deploy.web.watch import Watch
 
 
@@ -78,71 +67,6 @@ def test_what_breaks_before_there_is_an_answer_is_answered_and_counted() -> None
     assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "fault")
     assert "secret" not in answer.text
     assert b'lora_deploy_rejected_total{reason="fault"} 1.0' in watch.metrics()
-
-
-def test_a_connection_ends_though_nobody_reads_its_last_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("lora_deploy.web.server.UNREAD_SECONDS", 0.3)
-    answer = PlainTextResponse("x" * 60_000, headers={"connection": "close"})
-    with listening("127.0.0.1", 0) as (listener, _), socket.socket() as visitor:
-        for one, buffer in ((listener, socket.SO_SNDBUF), (visitor, socket.SO_RCVBUF)):
-            one.setsockopt(socket.SOL_SOCKET, buffer, 1)  # the least that the system gives
-        server = OrderlyServer(
-            Starlette(routes=[Route("/", answer)]), Pulse(),
-            connections=5, request_seconds=10, grace_seconds=0,
-        )  # fmt: skip
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        visitor.connect(listener.getsockname())
-        visitor.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        until(lambda: server.server_state.total_requests == 1)
-        until(lambda: not server.server_state.connections)
-        server.stop()
-        thread.join(20)
-
-
-def test_many_connections_that_ask_nothing_shut_nobody_out() -> None:
-    asked, answering = threading.Event(), threading.Event()
-
-    async def answer(_: Request) -> PlainTextResponse:
-        asked.set()
-        await asyncio.to_thread(answering.wait, 20)
-        return PlainTextResponse("answered")
-
-    with listening("127.0.0.1", 0) as (listener, address), ExitStack() as crowd:
-        server = OrderlyServer(
-            Starlette(routes=[Route("/", answer)]), Pulse(),
-            connections=5, request_seconds=600, grace_seconds=0,
-        )  # fmt: skip
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        answers: list[str] = []
-        visitor = threading.Thread(target=lambda: answers.append(httpx.get(address).text))
-        visitor.start()
-        assert asked.wait(10)
-        silent = [
-            crowd.enter_context(socket.create_connection(listener.getsockname())) for _ in range(40)
-        ]
-        until(lambda: len(server.server_state.connections) == 10)
-        ended = [one for one in silent if select.select([one], [], [], 0)[0]]
-        assert len(ended) == 31
-        assert all(one.recv(1) == b"" for one in ended)
-        answering.set()
-        visitor.join(20)
-        assert answers == ["answered"]  # who is being answered is none of them
-        assert httpx.get(address).text == "answered"
-        server.stop()
-        thread.join(20)
-
-
-def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_no_web_socket_is_opened() -> None:

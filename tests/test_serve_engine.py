@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from starlette.types import Message
 
 from lora_deploy.artifact.bundle import EXAMPLE
 from lora_deploy.classify.terms import Model
@@ -27,7 +28,6 @@ from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
 from lora_deploy.web.watch import Watch
-from tests.serving import silent
 
 
 def frames(recogniser: Recogniser, number: int) -> NDArray[np.uint8]:
@@ -130,6 +130,12 @@ def test_a_clip_that_nobody_waits_for_any_more_is_not_computed(
     first.result(10)
     line.submit(frames(recogniser, 2)).result(10)
     assert backend.runs == 2
+
+
+async def silent() -> Message:
+    """A visitor who neither sends anything nor leaves."""
+    await asyncio.sleep(60)
+    raise AssertionError
 
 
 class Decoders:

@@ -309,10 +309,13 @@ def test_open_files_last_for_as_many_uploads_as_there_may_be_connections(clip: b
 
 def test_where_few_files_may_be_open_there_are_fewer_connections(clip: bytes) -> None:
     with serving("--workers", "1", open_files=(190, 190)) as service:
-        held = [begun_upload(service) for _ in range(100)]
-        busy = ("lora_deploy_rejected_total", "busy")
-        service.until(lambda: service.numbers().get(busy, 0) >= 70)
+        under_way = "lora_deploy_upload_bytes_under_way"
+        held = [begun_upload(service) for _ in range(22)]
+        service.until(lambda: service.numbers()[under_way,] == 22_000)
         refused(ask(service.url, clip), 503, "busy")
+        held += [begun_upload(service) for _ in range(100)]
+        refused(ask(service.url, clip), 503, "busy")
+        assert service.numbers()[under_way,] == 22_000  # of these, none gave way
         for connection in held:
             connection.close()
         service.until(lambda: ask(service.url, clip).status_code == 200)

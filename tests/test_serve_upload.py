@@ -22,7 +22,6 @@ from lora_deploy.serve.receiving import Receiving
 from lora_deploy.serve.settings import ServeSettings
 from lora_deploy.web.bodies import Body
 from lora_deploy.web.turned import Turned
-from tests.serving import silent
 
 FORM = (
     b"--edge\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''a%%20b.mp4; "
@@ -211,6 +210,12 @@ def test_an_upload_that_no_file_may_be_opened_for_may_come_again(
     with pytest.raises(Turned) as caught:
         asyncio.run(take())
     assert (caught.value.status, caught.value.reason) == (503, "no_room")
+
+
+async def silent() -> Message:
+    """A visitor who neither sends anything nor leaves."""
+    await asyncio.sleep(60)
+    raise AssertionError
 
 
 def test_what_is_read_for_nothing_has_an_end() -> None:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from email.parser import HeaderParser
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
@@ -69,16 +70,18 @@ def look_up(name: str) -> Package | Unreadable | None:
 
 
 def _read(name: str, found: Distribution) -> Package | Unreadable:
-    text = found.read_text("METADATA") or found.read_text("PKG-INFO")
+    # An old installation is one file, PKG-INFO itself: its name is empty.
+    text = found.read_text("METADATA") or found.read_text("PKG-INFO") or found.read_text("")
     if not text:
         return Unreadable(name, "is empty")
-    told = found.metadata  # parsed anew whenever it is asked for
+    told = HeaderParser().parsestr(text)
+    needs = told.get_all("Requires-Dist")
+    if needs is None and found.read_text("requires.txt"):
+        needs = found.requires
     return Package(
         name=name,
         version=Version(str(told["Version"])),
-        requires=tuple(
-            Requirement(line) for line in told.get_all("Requires-Dist") or found.requires or ()
-        ),
+        requires=tuple(Requirement(line) for line in needs or ()),
         extras=tuple(told.get_all("Provides-Extra") or ()),
     )
 

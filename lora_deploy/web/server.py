@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from lora_deploy import open_files
 from lora_deploy.errors import AddressTakenError, LoraDeployError
 from lora_deploy.web.pulse import Pulse
+from lora_deploy.web.resting import Resting
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than programs and proxies do, or one asks on a connection that is just being closed."""
@@ -21,12 +22,14 @@ KEEP_ALIVE_SECONDS = 65
 UNREAD_SECONDS = 60.0
 """For a visitor to take what was written of an answer."""
 
-_FILES_PER_CONNECTION = 3
-"""That may be open: itself, an upload, and that upload once more for who reads it."""
+_PLACES = 2
+"""Connections that may be open for each that is answered: one more has to be taken to be refused."""
 
+_FILES_PER_CONNECTION = _PLACES + 2
+"""That may be open: an upload, and that upload once more for who reads it."""
 
-_KEPT_OPEN = 2
-"""Times the connections that are answered: those beyond them get a refusal, which takes a connection."""
+_BACKLOG = 100
+"""Connections that are taken at one go, before any of them can be closed."""
 
 
 class OrderlyServer(uvicorn.Server):
@@ -36,7 +39,8 @@ class OrderlyServer(uvicorn.Server):
         app: What is served.
         pulse: Told when it stops.
         connections: At once; fewer where so many files can't be open. Of more than these, the door,
-            which asks the pulse, refuses requests.
+            which asks the pulse, refuses requests; of more than twice as many, resting ones are
+            closed.
         request_seconds: For a request to arrive, up to its body, after the connection is made or
             its first byte is sent.
         grace_seconds: What is under way may take so long after the server was asked to stop.
@@ -64,6 +68,7 @@ class OrderlyServer(uvicorn.Server):
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=2,
+                backlog=_BACKLOG,
             )
         )
         self._connections = (
@@ -71,10 +76,13 @@ class OrderlyServer(uvicorn.Server):
         )
         self._pulse = pulse
         pulse.is_crowded = lambda: len(self.server_state.connections) > self._connections
-        self._request_seconds = request_seconds
+        self._resting = Resting(
+            self.server_state.connections,
+            most=_PLACES * self._connections,
+            request_seconds=request_seconds,
+        )
         self._grace_seconds = grace_seconds
         self._stopping_since = 0.0
-        self._silent_since: dict[Any, float] = {}
         self._unread: dict[Any, asyncio.Task[None]] = {}
         self.at_start: Callable[[], None] | None = None
         """Called in a thread when requests are taken."""
@@ -92,6 +100,9 @@ class OrderlyServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take requests, and say so."""
+        self.config.http_protocol_class = _telling(
+            self.config.http_protocol_class, self._resting.came
+        )
         await super().startup(sockets)
         if self.at_start is not None:
             try:
@@ -119,28 +130,9 @@ class OrderlyServer(uvicorn.Server):
             if waited > self._grace_seconds or not self.is_working():
                 self.end_work()
                 self.should_exit = True
-        self._close_silent_connections(time.monotonic())
+        self._resting.end_silent()
         self._watch_unread_answers()
         return await super().on_tick(counter)
-
-    def _close_silent_connections(self, now: float) -> None:
-        """Those that are here for long and have sent no whole request; where there are too many, all that rest.
-
-        Uvicorn has a limit for the time after an answer only, and a first byte ends that one.
-        """
-        connections: set[Any] = self.server_state.connections
-        resting = [one for one in connections if one.cycle is None or one.cycle.response_complete]
-        # The time after an answer is uvicorn's to limit.
-        silent = [one for one in resting if one.timeout_keep_alive_task is None]
-        self._silent_since = {one: self._silent_since.get(one, now) for one in silent}
-        for connection, since in self._silent_since.items():
-            if now - since > self._request_seconds:
-                connection.transport.close()
-        if (surplus := len(connections) - _KEPT_OPEN * self._connections) > 0:
-            # Those that had an answer go first, and of the others who has been silent for longest.
-            resting.sort(key=lambda one: self._silent_since.get(one, 0.0))
-            for connection in resting[:surplus]:
-                connection.transport.close()
 
     def _watch_unread_answers(self) -> None:
         """Uvicorn waits without end for whoever does not read, also when it closes a connection."""
@@ -159,6 +151,16 @@ class OrderlyServer(uvicorn.Server):
             connection.transport.abort()
         finally:
             del self._unread[connection]
+
+
+def _telling(protocol: Any, came: Callable[[Any], None]) -> Any:
+    """The same protocol; ``came`` is called with each connection that is made."""
+
+    def connection_made(connection: Any, transport: asyncio.Transport) -> None:
+        protocol.connection_made(connection, transport)
+        came(connection)
+
+    return type(protocol.__name__, (protocol,), {"connection_made": connection_made})
 
 
 @contextmanager
