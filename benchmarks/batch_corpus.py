@@ -4,10 +4,9 @@
 
 MEDIA is a folder with real videos in `clips`, `dataset/fight300` and `dataset/weizmann4`, and other
 files in `hostile`, `attack` and `malformed`, which are all mixed in where the pile is large enough,
-half of it at most. The rest are real clips, cut, rescaled and
-encoded anew, some of them truncated; real clips as they are, and parts of them by start and end;
-files under two names; names of no file and of a pipe; two pictures that last five hours. The same
-seed gives the same pile.
+half of it at most. The rest are real clips, cut, rescaled and encoded anew, some of them truncated;
+real clips as they are, and parts of them by start and end; files under two names; names of no file
+and of a pipe; two pictures that last five hours. The same seed gives the same pile.
 """
 
 import csv

@@ -532,15 +532,15 @@ def allowed_in_words(field: FieldInfo) -> str:
     """What a setting may be: its choices, or its type and bounds."""
     annotation = field.annotation
     marks = field.metadata
-    or_nothing = ""
+    or_null = ""
     if type(None) in get_args(annotation):
         (annotation,) = (one for one in get_args(annotation) if one is not type(None))
         if get_origin(annotation) is Annotated:
             annotation, info = get_args(annotation)
             marks = info.metadata
-        or_nothing = ", or null"
+        or_null = ", or null"
     if get_origin(annotation) is Literal:
-        return ", ".join(str(choice) for choice in get_args(annotation)) + or_nothing
+        return ", ".join(str(choice) for choice in get_args(annotation)) + or_null
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"a section with {', '.join(annotation.model_fields)}"
     if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
@@ -557,7 +557,7 @@ def allowed_in_words(field: FieldInfo) -> str:
         return f"target words, each with {allowed_in_words(number)}, as in {{fc: 16}}"
     words = _TYPE_WORDS.get(annotation, "text") if isinstance(annotation, type) else "a text"
     bounds = [bound for mark in marks if (bound := _bound(mark))]
-    return " ".join([words, " and ".join(bounds)]).strip() + or_nothing
+    return " ".join([words, " and ".join(bounds)]).strip() + or_null
 
 
 def _bound(mark: object) -> str | None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -900,3 +901,16 @@ def test_old_installations_are_read_too(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(listing, packages.Package)
     assert (str(plain.version), plain.requires) == ("1.2", ())
     assert (str(listing.version), [str(need) for need in listing.requires]) == ("3.4", ["numpy>=1"])
+
+
+def test_what_is_needed_by_many_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = packages.look_up, Counter[str]()
+
+    def look_up(name: str) -> packages.Package | packages.Unreadable | None:
+        asked[name] += 1
+        return real(name)
+
+    monkeypatch.setattr(packages, "look_up", look_up)
+    assert list(packages._unmet(set())) == []
+    assert asked["numpy"] == 1
+    assert set(asked.values()) == {1}

@@ -26,7 +26,7 @@ _PLACES = 2
 """Connections that may be open for each that is answered: one more has to be taken to be refused."""
 
 _FILES_PER_CONNECTION = _PLACES + 2
-"""That may be open: an upload, and that upload once more for who reads it."""
+"""That may be open: its places, an upload, and that upload once more for who reads it."""
 
 _BACKLOG = 100
 """Connections that are taken at one go, before any of them can be closed."""
